@@ -91,7 +91,9 @@ pub enum Command {
     Host(String),
     Clnt(String),
     /// TYPE I (true) or TYPE A.
-    Type { image: bool },
+    Type {
+        image: bool,
+    },
     /// MODE and STRU with their one-letter argument.
     Mode(u8),
     Stru(u8),
@@ -111,19 +113,34 @@ pub enum Command {
     Appe(Pathname),
     Stou,
     /// LIST; `all` adds `-a`. A server ignores other flags.
-    List { all: bool, path: Option<Pathname> },
+    List {
+        all: bool,
+        path: Option<Pathname>,
+    },
     Nlst(Option<Pathname>),
     Mlsd(Option<Pathname>),
     Mlst(Option<Pathname>),
     /// STAT; `all` adds `-a`.
-    Stat { all: bool, path: Option<Pathname> },
+    Stat {
+        all: bool,
+        path: Option<Pathname>,
+    },
     Size(Pathname),
     Mdtm(Pathname),
     /// `MDTM YYYYMMDDHHMMSS path`: sets the time (vsftpd's mdtm_write).
-    MdtmSet { time: SystemTime, path: Pathname },
-    Mfmt { time: SystemTime, path: Pathname },
+    MdtmSet {
+        time: SystemTime,
+        path: Pathname,
+    },
+    Mfmt {
+        time: SystemTime,
+        path: Pathname,
+    },
     /// MFF with the facts given, e.g. `modify=...;UNIX.mode=...;`.
-    Mff { facts: String, path: Pathname },
+    Mff {
+        facts: String,
+        path: Pathname,
+    },
     Rnfr(Pathname),
     Rnto(Pathname),
     Dele(Pathname),
@@ -136,10 +153,19 @@ pub enum Command {
 /// SITE commands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Site {
-    Chmod { mode: u16, path: Pathname },
+    Chmod {
+        mode: u16,
+        path: Pathname,
+    },
     /// `SITE UTIME path atime mtime ctime UTC` (Pure-FTPd, ProFTPD's long form).
-    Utime { time: SystemTime, path: Pathname },
-    Symlink { target: Pathname, link: Pathname },
+    Utime {
+        time: SystemTime,
+        path: Pathname,
+    },
+    Symlink {
+        target: Pathname,
+        link: Pathname,
+    },
     Cpfr(Pathname),
     Cpto(Pathname),
     /// Anything else, as a server meets it.

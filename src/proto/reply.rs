@@ -9,7 +9,11 @@ pub struct Code(u16);
 impl Code {
     /// `None` outside 100..=599.
     pub const fn new(code: u16) -> Option<Self> {
-        if code >= 100 && code <= 599 { Some(Self(code)) } else { None }
+        if code >= 100 && code <= 599 {
+            Some(Self(code))
+        } else {
+            None
+        }
     }
     pub const fn as_u16(self) -> u16 {
         self.0
@@ -105,7 +109,9 @@ impl ReplyParser {
     pub const MAX_LISTING: usize = 64 << 20;
 
     pub fn new() -> Self {
-        Self { limit: Self::MAX_REPLY }
+        Self {
+            limit: Self::MAX_REPLY,
+        }
     }
     /// Sets the size limit, in bytes, of the replies that follow.
     pub fn set_limit(&mut self, limit: usize) {

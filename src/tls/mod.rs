@@ -3,5 +3,6 @@
 mod stream;
 mod trust;
 
-pub use stream::Stream;
+pub use stream::{Handshake, Stream};
+pub(crate) use stream::{wait, wait_any};
 pub use trust::{Fingerprint, ServerIdentity, Trust, TrustOptions};
