@@ -5,4 +5,4 @@ mod trust;
 
 pub use stream::{Handshake, Stream};
 pub(crate) use stream::{wait, wait_any};
-pub use trust::{Fingerprint, ServerIdentity, Trust, TrustOptions};
+pub use trust::{Fingerprint, RefusedCertificate, SessionTls, Trust, TrustError, TrustOptions};
