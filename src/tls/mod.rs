@@ -5,4 +5,5 @@ mod trust;
 
 pub use stream::{Handshake, Stream};
 pub(crate) use stream::{wait, wait_any};
+pub(crate) use trust::provider;
 pub use trust::{Fingerprint, RefusedCertificate, SessionTls, Trust, TrustError, TrustOptions};
