@@ -18,7 +18,13 @@ fn servers_start() {
         Kind::PyftpdlibImplicit,
     ] {
         for ipv6 in [false, true] {
-            let mut server = RealServer::start(kind, Options { ipv6, ..Options::default() });
+            let mut server = RealServer::start(
+                kind,
+                Options {
+                    ipv6,
+                    ..Options::default()
+                },
+            );
             std::fs::write(server.root.join("hello"), "hello").unwrap();
             for round in 0..2 {
                 let host = if ipv6 { "[::1]" } else { "127.0.0.1" };
@@ -27,12 +33,24 @@ fn servers_start() {
                 let output = Command::new("curl")
                     .args(["-sS", "--ssl-reqd", "--cacert"])
                     .arg(certificate("ca.pem"))
-                    .args(["-u", &format!("{USER}:{PASSWORD}"), &url, &format!("{url}hello")])
+                    .args([
+                        "-u",
+                        &format!("{USER}:{PASSWORD}"),
+                        &url,
+                        &format!("{url}hello"),
+                    ])
                     .output()
                     .unwrap();
-                println!("{kind:?} {ipv6} {round}: {}", String::from_utf8_lossy(&output.stdout));
+                println!(
+                    "{kind:?} {ipv6} {round}: {}",
+                    String::from_utf8_lossy(&output.stdout)
+                );
                 if !output.status.success() {
-                    println!("{}\n{}", String::from_utf8_lossy(&output.stderr), server.log());
+                    println!(
+                        "{}\n{}",
+                        String::from_utf8_lossy(&output.stderr),
+                        server.log()
+                    );
                 }
                 server.restart();
             }
