@@ -1,4 +1,11 @@
-//! Commands (RFC 959, 2228, 2389, 2428, 3659, 4217, 7151 and drafts): both directions.
+//! Commands (RFC 959, 2228, 2389, 2428, 3659, 4217, 7151 and drafts), in both directions: what a
+//! client writes, a server reads. Which of them make sense, and when, is not known here.
+
+mod decode;
+mod encode;
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -181,25 +188,4 @@ pub enum CommandError {
     /// 501.
     #[error("{0}: bad arguments")]
     Arguments(&'static str),
-}
-
-impl Command {
-    /// The bytes on the wire, CRLF included.
-    pub fn encode(&self) -> Vec<u8> {
-        todo!()
-    }
-    /// Server side: a line without its line end.
-    pub fn decode(_line: &[u8]) -> Result<Self, CommandError> {
-        todo!()
-    }
-    /// The verb in capitals, "SITE CHMOD" for a SITE command.
-    pub fn verb(&self) -> &'static str {
-        todo!()
-    }
-}
-
-impl fmt::Display for Command {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
-    }
 }
