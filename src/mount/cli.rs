@@ -12,13 +12,13 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::options;
 
 /// What the program is to do.
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Invocation {
     /// Mount a server: ftpsfs mount host:/path DIR
     Mount(MountArguments),
     /// Unmount a directory
     Umount(UmountArguments),
-    /// Serve a directory by FTPS
+    /// Serve a folder over FTPS
     Serve(crate::server::ServeArgs),
     /// Try it out: serve a sample folder on this machine, and mount it
     Demo(DemoArguments),
@@ -79,7 +79,12 @@ impl MountArguments {
             (self.fake, "--fake"),
             (self.report, "--report"),
         ];
-        line.extend(flags.iter().filter(|(set, _)| *set).map(|(_, name)| OsString::from(name)));
+        line.extend(
+            flags
+                .iter()
+                .filter(|(set, _)| *set)
+                .map(|(_, name)| OsString::from(name)),
+        );
         if let Some(namespace) = &self.namespace {
             line.extend([OsStr::new("-N"), namespace.as_os_str()].map(OsString::from));
         }
@@ -148,7 +153,9 @@ impl CliError {
 /// The name to begin messages with: what the program was called as.
 pub fn program_name(argv0: Option<&OsString>) -> String {
     let name = argv0.and_then(|argv0| Path::new(argv0).file_name());
-    name.map_or("ftpsfs".to_string(), |name| name.to_string_lossy().into_owned())
+    name.map_or("ftpsfs".to_string(), |name| {
+        name.to_string_lossy().into_owned()
+    })
 }
 
 /// Takes the arguments apart, the program's name first.
@@ -162,7 +169,9 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Invocation, CliError> {
     }
     let matches = command().try_get_matches_from(arguments);
     let parsed = matches.and_then(|matches| Arguments::from_arg_matches(&matches));
-    parsed.map(|parsed| parsed.invocation).map_err(|error| CliError::Clap(Box::new(error)))
+    parsed
+        .map(|parsed| parsed.invocation)
+        .map_err(|error| CliError::Clap(Box::new(error)))
 }
 
 /// The whole command line interface, for help and for completions.
@@ -206,7 +215,10 @@ mod tests {
         assert_eq!(arguments.options, ["ro", "port=990"]);
         assert!(arguments.foreground && arguments.verbose && arguments.sloppy && !arguments.fake);
         assert_eq!(arguments.namespace, Some("1".into()));
-        assert_eq!(mount("ftpsfs mount -r h:/ /m -o port=1").all_options(), ["port=1", "ro"]);
+        assert_eq!(
+            mount("ftpsfs mount -r h:/ /m -o port=1").all_options(),
+            ["port=1", "ro"]
+        );
     }
 
     #[test]
@@ -215,26 +227,39 @@ mod tests {
         let line = given.command_line(OsStr::new("-h:/"), OsStr::new("port=1"));
         let mut whole = vec![OsString::from("ftpsfs")];
         whole.extend(line);
-        let Ok(Invocation::Mount(again)) = parse(whole) else { panic!("not parsed") };
+        let Ok(Invocation::Mount(again)) = parse(whole) else {
+            panic!("not parsed")
+        };
         given.source = "-h:/".into();
         assert_eq!(again, given);
     }
 
     #[test]
     fn wrong_use_is_told_from_help() {
-        for wrong in ["ftpsfs", "ftpsfs mount", "ftpsfs nonsense", "ftpsfs mount -x a b"] {
-            let Err(CliError::Clap(error)) = parsed(wrong) else { panic!("{wrong}") };
+        for wrong in [
+            "ftpsfs",
+            "ftpsfs mount",
+            "ftpsfs nonsense",
+            "ftpsfs mount -x a b",
+        ] {
+            let Err(CliError::Clap(error)) = parsed(wrong) else {
+                panic!("{wrong}")
+            };
             assert!(error.use_stderr() || wrong == "ftpsfs", "{wrong}");
         }
         for help in ["ftpsfs help", "ftpsfs mount --help", "ftpsfs --version"] {
-            let Err(CliError::Clap(error)) = parsed(help) else { panic!("{help}") };
+            let Err(CliError::Clap(error)) = parsed(help) else {
+                panic!("{help}")
+            };
             assert!(!error.use_stderr(), "{help}");
         }
     }
 
     #[test]
     fn help_of_mount_shows_the_options() {
-        let Err(CliError::Clap(help)) = parsed("ftpsfs mount --help") else { panic!() };
+        let Err(CliError::Clap(help)) = parsed("ftpsfs mount --help") else {
+            panic!()
+        };
         assert!(help.to_string().contains("fingerprint=sha256:HEX"));
     }
 }

@@ -26,6 +26,18 @@ use super::source::Source;
 pub struct Credentials {
     pub user: Vec<u8>,
     pub password: Secret,
+    /// For servers that ask for one (ACCT).
+    pub account: Option<Secret>,
+}
+
+impl Credentials {
+    fn without_account(user: Vec<u8>, password: Secret) -> Self {
+        Self {
+            user,
+            password,
+            account: None,
+        }
+    }
 }
 
 /// Why nobody can log in.
@@ -91,11 +103,17 @@ pub fn find(
     places: &Places,
 ) -> Result<Credentials, CredentialsError> {
     let user = told_user(source, options)?;
-    if let Some(password) = told_password(source, options)? {
+    if options.password_stdin {
+        let (password, account) = from_stdin()?;
         return Ok(Credentials {
             user: user.unwrap_or_else(anonymous),
             password,
+            account,
         });
+    }
+    if let Some(password) = options.password.as_ref().or(source.password.as_ref()) {
+        let user = user.unwrap_or_else(anonymous);
+        return Ok(Credentials::without_account(user, password.clone()));
     }
     if let Some(path) = &options.credentials {
         let found = parse_file(path, &read_private(path)?)?;
@@ -109,10 +127,10 @@ pub fn find(
     }
     let user = user.unwrap_or_else(anonymous);
     if is_anonymous(&user) {
-        return Ok(Credentials {
+        return Ok(Credentials::without_account(
             user,
-            password: Secret::new("anonymous@"),
-        });
+            Secret::new("anonymous@"),
+        ));
     }
     let who = format!("{}@{}", shown(&user), source.host);
     if !places.terminal {
@@ -120,10 +138,8 @@ pub fn find(
     }
     let password = rpassword::prompt_password(format!("Password for {who}: "))
         .map_err(CredentialsError::Input)?;
-    Ok(Credentials {
-        user,
-        password: checked(Zeroizing::new(password.into_bytes()))?,
-    })
+    let password = checked(Zeroizing::new(password.into_bytes()))?;
+    Ok(Credentials::without_account(user, password))
 }
 
 fn told_user(source: &Source, options: &Options) -> Result<Option<Vec<u8>>, CredentialsError> {
@@ -131,14 +147,6 @@ fn told_user(source: &Source, options: &Options) -> Result<Option<Vec<u8>>, Cred
         (Some(a), Some(b)) if a != b => Err(CredentialsError::TwoUsers(shown(a), shown(b))),
         (a, b) => Ok(b.clone().or_else(|| a.clone())),
     }
-}
-
-fn told_password(source: &Source, options: &Options) -> Result<Option<Secret>, CredentialsError> {
-    if options.password_stdin {
-        let input = unbuffered_stdin().map_err(CredentialsError::Input)?;
-        return first_line(input).map(Some);
-    }
-    Ok(options.password.clone().or_else(|| source.password.clone()))
 }
 
 /// `ftpsfs.HOST`, else `ftpsfs`, in the format of `credentials=`.
@@ -187,11 +195,11 @@ fn find_in_netrc(
     if !is_anonymous(&user) {
         refusal?;
     }
-    let credentials = Credentials {
+    Ok(Some(Credentials {
         user: checked_user(user)?,
         password: checked(password)?,
-    };
-    Ok(Some(credentials))
+        account: entry.account.map(checked).transpose()?,
+    }))
 }
 
 /// What a credentials file says.
@@ -199,6 +207,7 @@ fn find_in_netrc(
 struct FileContent {
     user: Option<Vec<u8>>,
     password: Option<Zeroizing<Vec<u8>>>,
+    account: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl FileContent {
@@ -220,11 +229,12 @@ impl FileContent {
         Ok(Credentials {
             user: checked_user(user)?,
             password: checked(password)?,
+            account: self.account.map(checked).transpose()?,
         })
     }
 }
 
-/// `username=` and `password=` (or `user=`, `pass=`), one to a line, each value up to the end of
+/// `username=`, `password=` (or `user=`, `pass=`) and perhaps `account=`, one to a line, each value up to the end of
 /// its line. Empty lines and lines that begin with `#` are passed over, and so is `domain=`,
 /// which files shared with mount.cifs carry.
 fn parse_file(path: &Path, text: &[u8]) -> Result<FileContent, CredentialsError> {
@@ -243,6 +253,7 @@ fn parse_file(path: &Path, text: &[u8]) -> Result<FileContent, CredentialsError>
         match line[..equals].trim_ascii_end() {
             b"username" | b"user" => content.user = Some(value.to_vec()),
             b"password" | b"pass" => content.password = Some(Zeroizing::new(value.to_vec())),
+            b"account" => content.account = Some(Zeroizing::new(value.to_vec())),
             b"domain" | b"dom" => {}
             _ => return Err(broken()),
         }
@@ -302,13 +313,21 @@ fn read_bounded(
 /// Most bytes in a password; it must fit into a line that servers accept.
 const PASSWORD_LIMIT: usize = 1024;
 
-/// The first line without its end; the end of the input ends it too. Reads past it where that
-/// comes along: nothing else is expected there.
-fn first_line(mut input: impl Read) -> Result<Secret, CredentialsError> {
-    let mut line = Zeroizing::new(vec![0; PASSWORD_LIMIT + 2]);
+/// The password in the first line of standard input; a second line that comes along is the
+/// account. Read without the buffer of [`io::stdin`], which would keep them.
+fn from_stdin() -> Result<(Secret, Option<Secret>), CredentialsError> {
+    let input = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(CredentialsError::Input)?;
+    first_lines(File::from(input))
+}
+
+fn first_lines(mut input: impl Read) -> Result<(Secret, Option<Secret>), CredentialsError> {
+    let mut text = Zeroizing::new(vec![0; 2 * PASSWORD_LIMIT]);
     let mut length = 0;
-    let end = loop {
-        let free = &mut line[length..];
+    loop {
+        let free = &mut text[length..];
         if free.is_empty() {
             return Err(CredentialsError::TooLong);
         }
@@ -316,22 +335,25 @@ fn first_line(mut input: impl Read) -> Result<Secret, CredentialsError> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             result => result.map_err(CredentialsError::Input)?,
         };
-        let newline = free[..read].iter().position(|byte| *byte == b'\n');
-        if read == 0 || newline.is_some() {
-            break length + newline.unwrap_or(0);
-        }
         length += read;
-    };
-    line.truncate(end);
-    if line.last() == Some(&b'\r') {
-        line.pop();
+        if read == 0 || text[..length].contains(&b'\n') {
+            break;
+        }
     }
-    checked(line)
-}
-
-/// Without the buffer of [`io::stdin`], which would keep the password.
-fn unbuffered_stdin() -> io::Result<File> {
-    Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?))
+    let mut lines = text[..length].split(|byte| *byte == b'\n');
+    let mut next = || {
+        let line = lines.next().unwrap_or_default();
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.len() > PASSWORD_LIMIT {
+            return Err(CredentialsError::TooLong);
+        }
+        checked(Zeroizing::new(line.to_vec()))
+    };
+    let (password, account) = (next()?, next()?);
+    Ok((
+        password,
+        Some(account).filter(|account| !account.expose().is_empty()),
+    ))
 }
 
 fn checked(password: Zeroizing<Vec<u8>>) -> Result<Secret, CredentialsError> {

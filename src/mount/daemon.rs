@@ -54,11 +54,19 @@ pub fn start(
 ) -> Result<Child, Failure> {
     let options = options::without_password(&arguments.all_options(), Some(&credentials.user))
         .map_err(|error| Failure::Usage(error.to_string()))?;
-    let reporting = MountArguments { foreground: false, report: true, ..arguments.clone() };
+    let reporting = MountArguments {
+        foreground: false,
+        report: true,
+        ..arguments.clone()
+    };
     let line = reporting.command_line(OsStr::from_bytes(label), &options);
     let input = pipe_with(&credentials.password, credentials.account.as_ref())?;
     let (report, its_end) = io::pipe().map_err(cannot_start)?;
-    let spawned = own_program().args(line).stdin(input).stdout(its_end).spawn();
+    let spawned = own_program()
+        .args(line)
+        .stdin(input)
+        .stdout(its_end)
+        .spawn();
     let mut child = spawned.map_err(cannot_start)?;
     match read_report(report, Instant::now() + patience) {
         Ok(text) => match parse_report(&text) {
@@ -67,12 +75,17 @@ pub fn start(
                 let _ = child.wait();
                 Err(failure)
             }
-            None => Err(Failure::Mount(format!("the mounting process died: {}", end_of(&mut child)))),
+            None => Err(Failure::Mount(format!(
+                "the mounting process died: {}",
+                end_of(&mut child)
+            ))),
         },
         Err(error) => {
             let _ = child.kill();
             let _ = child.wait();
-            Err(Failure::Mount(format!("the mounting process does not report: {error}")))
+            Err(Failure::Mount(format!(
+                "the mounting process does not report: {error}"
+            )))
         }
     }
 }
@@ -207,7 +220,10 @@ mod tests {
             parse_report("32 no route to host\n"),
             Some(Err(Failure::Mount("no route to host".into())))
         );
-        assert_eq!(parse_report("1 a b\n"), Some(Err(Failure::Usage("a b".into()))));
+        assert_eq!(
+            parse_report("1 a b\n"),
+            Some(Err(Failure::Usage("a b".into())))
+        );
         for broken in ["", "0", "0 ", "x y\n", "999 x\n", "32\n"] {
             assert_eq!(parse_report(broken), None, "{broken:?}");
         }
@@ -225,7 +241,10 @@ mod tests {
     fn secrets_go_through_the_pipe() {
         let (password, account) = (Secret::new("p w"), Secret::new("acct"));
         let mut text = String::new();
-        pipe_with(&password, Some(&account)).unwrap().read_to_string(&mut text).unwrap();
+        pipe_with(&password, Some(&account))
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         assert_eq!(text, "p w\nacct\n");
     }
 }

@@ -101,7 +101,10 @@ fn syslog_line(level: Level, pid: u32, message: &str) -> String {
 /// A message in one line, whatever a server put into it.
 fn one_line(record: &Record) -> String {
     let message = record.args().to_string();
-    message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    message
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 fn connect() -> Option<UnixDatagram> {

@@ -34,36 +34,54 @@ impl Mounted {
 /// What is mounted at that canonical path; of several, the one that is seen.
 pub fn at(point: &Path) -> io::Result<Option<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    Ok(table.split(|byte| *byte == b'\n').filter_map(parse_line).rfind(|it| it.point == point))
+    Ok(table
+        .split(|byte| *byte == b'\n')
+        .filter_map(parse_line)
+        .rfind(|it| it.point == point))
 }
 
 /// Makes sure that `source` can be mounted on the directory, and gives its canonical name. What a
 /// dead process of ours left mounted there is cleared away first.
 pub fn prepare(directory: &Path, source: &[u8]) -> Result<PathBuf, Failure> {
     let shown = directory.display();
-    let point = canonical(directory).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::Mount(format!("mount point {shown} does not exist")),
-        _ => Failure::Mount(format!("mount point {shown}: {error}")),
-    })?;
+    let point = resolve(directory)?;
     // Several dead mounts may lie on one another.
     for _ in 0..16 {
-        match at(&point).map_err(|error| Failure::System(format!("/proc/self/mountinfo: {error}")))? {
+        match at(&point)
+            .map_err(|error| Failure::System(format!("/proc/self/mountinfo: {error}")))?
+        {
             Some(mounted) if mounted.is_ours() && is_dead(&point) => {
-                log::info!("clearing the dead mount of {} at {shown}", mounted.source.escape_ascii());
+                log::info!(
+                    "clearing the dead mount of {} at {shown}",
+                    mounted.source.escape_ascii()
+                );
                 unmount(&point, Manner::Lazy)?;
             }
             Some(mounted) if mounted.is_ours() && mounted.source == source => {
                 let source = source.escape_ascii();
-                return Err(Failure::Mount(format!("{source} is already mounted on {shown}")));
+                return Err(Failure::Mount(format!(
+                    "{source} is already mounted on {shown}"
+                )));
             }
             _ => break,
         }
     }
     match fs::metadata(&point) {
         Ok(metadata) if metadata.is_dir() => Ok(point),
-        Ok(_) => Err(Failure::Mount(format!("mount point {shown} is not a directory"))),
+        Ok(_) => Err(Failure::Mount(format!(
+            "mount point {shown} is not a directory"
+        ))),
         Err(error) => Err(Failure::Mount(format!("mount point {shown}: {error}"))),
     }
+}
+
+/// The canonical name of a mount point, or why it is none.
+pub fn resolve(directory: &Path) -> Result<PathBuf, Failure> {
+    let shown = directory.display();
+    canonical(directory).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Failure::Mount(format!("mount point {shown} does not exist")),
+        _ => Failure::Mount(format!("mount point {shown}: {error}")),
+    })
 }
 
 /// How to unmount.
@@ -77,6 +95,16 @@ pub enum Manner {
     Force,
 }
 
+impl Manner {
+    pub fn of(lazy: bool, force: bool) -> Self {
+        match (lazy, force) {
+            (true, _) => Manner::Lazy,
+            (false, true) => Manner::Force,
+            (false, false) => Manner::Plain,
+        }
+    }
+}
+
 /// Unmounts what is seen at that path, by the kernel where permitted, else by fusermount3.
 pub fn unmount(point: &Path, manner: Manner) -> Result<(), Failure> {
     let flags = match manner {
@@ -87,17 +115,24 @@ pub fn unmount(point: &Path, manner: Manner) -> Result<(), Failure> {
     match nix::mount::umount2(point, flags | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(nix::errno::Errno::EPERM) => fusermount(point, manner),
-        Err(error) => Err(Failure::Mount(format!("{}: {}", point.display(), error.desc()))),
+        Err(error) => Err(Failure::Mount(format!(
+            "{}: {}",
+            point.display(),
+            error.desc()
+        ))),
     }
 }
 
 /// The program that mounts and unmounts for ordinary users, if this machine has it.
 pub fn find_fusermount() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories: Vec<_> =
-        std::env::split_paths(&path).chain(["/usr/bin", "/bin"].map(PathBuf::from)).collect();
+    let directories: Vec<_> = std::env::split_paths(&path)
+        .chain(["/usr/bin", "/bin"].map(PathBuf::from))
+        .collect();
     let candidates = ["fusermount3", "fusermount"];
-    let mut all = candidates.iter().flat_map(|name| directories.iter().map(move |d| d.join(name)));
+    let mut all = candidates
+        .iter()
+        .flat_map(|name| directories.iter().map(move |d| d.join(name)));
     all.find(|candidate| candidate.is_file())
 }
 
@@ -124,7 +159,11 @@ fn fusermount(point: &Path, manner: Manner) -> Result<(), Failure> {
 /// The first line of what another program said.
 pub fn first_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    text.trim().lines().next().unwrap_or("unknown reason").to_string()
+    text.trim()
+        .lines()
+        .next()
+        .unwrap_or("unknown reason")
+        .to_string()
 }
 
 /// A dead FUSE mount cannot be resolved, but its parent can.
@@ -167,7 +206,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        let digits = after
+            .get(..3)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(escaped) if byte == b'\\' => {
                 bytes.push(escaped);
@@ -197,7 +238,13 @@ mod tests {
         assert!(mounted.is_ours());
         let plain = parse_line(b"1 0 8:1 / / rw - ext4 /dev/sda1 rw").unwrap();
         assert!(!plain.is_ours());
-        for broken in ["", "1 0 8:1 / /", "1 0 8:1 / / rw", "1 0 8:1 / / rw -", "1 0 8:1 / / rw - a"] {
+        for broken in [
+            "",
+            "1 0 8:1 / /",
+            "1 0 8:1 / / rw",
+            "1 0 8:1 / / rw -",
+            "1 0 8:1 / / rw - a",
+        ] {
             assert_eq!(parse_line(broken.as_bytes()), None, "{broken}");
         }
     }
@@ -216,10 +263,19 @@ mod tests {
         fs::create_dir(path.join("not empty")).unwrap();
         fs::write(path.join("not empty/file"), "").unwrap();
         let refusal = |name: &str| prepare(&path.join(name), b"h:/").unwrap_err().to_string();
-        assert_eq!(refusal("gone"), format!("mount point {}/gone does not exist", path.display()));
-        assert_eq!(refusal("file"), format!("mount point {}/file is not a directory", path.display()));
+        assert_eq!(
+            refusal("gone"),
+            format!("mount point {}/gone does not exist", path.display())
+        );
+        assert_eq!(
+            refusal("file"),
+            format!("mount point {}/file is not a directory", path.display())
+        );
         assert!(refusal("file/x").contains("Not a directory"));
-        assert_eq!(prepare(&path.join("not empty"), b"h:/").unwrap(), path.join("not empty"));
+        assert_eq!(
+            prepare(&path.join("not empty"), b"h:/").unwrap(),
+            path.join("not empty")
+        );
     }
 
     proptest! {

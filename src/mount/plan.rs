@@ -25,16 +25,22 @@ const FUSE_THREADS: usize = 2;
 pub fn endpoint(source: &Source, options: &Options) -> Result<(u16, Security), Failure> {
     let told_port = match (source.port, options.port) {
         (Some(a), Some(b)) if a != b => {
-            return Err(Failure::Usage(format!("the source has port {a}, but port= says {b}")));
+            return Err(Failure::Usage(format!(
+                "the source has port {a}, but port= says {b}"
+            )));
         }
         (a, b) => a.or(b),
     };
     let security = match (source.security, options.security) {
         (Some(Security::Implicit), Some(Security::Explicit)) => {
-            return Err(Failure::Usage("ftps:// is implicit TLS; ftpes:// is explicit".into()));
+            return Err(Failure::Usage(
+                "ftps:// is implicit TLS; ftpes:// is explicit".into(),
+            ));
         }
         (Some(Security::Explicit), Some(Security::Implicit)) => {
-            return Err(Failure::Usage("ftpes:// is explicit TLS; ftps:// is implicit".into()));
+            return Err(Failure::Usage(
+                "ftpes:// is explicit TLS; ftps:// is implicit".into(),
+            ));
         }
         (Some(security), _) | (None, Some(security)) => security,
         (None, None) if told_port == Some(IMPLICIT_PORT) => Security::Implicit,
@@ -99,7 +105,13 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
 pub fn session(source: &Source, options: &Options) -> fuser::Config {
     let mut config = fuser::Config::default();
     let is_root = geteuid().is_root();
-    config.mount_options = kernel_options(KernelFlags { read_only: true, ..options.kernel }, is_root);
+    config.mount_options = kernel_options(
+        KernelFlags {
+            read_only: true,
+            ..options.kernel
+        },
+        is_root,
+    );
     config.mount_options.extend([
         MountOption::FSName(mount_name(&source.label, is_root)),
         // As an option of its own this makes the type `fuse.ftps`; fuser's own Subtype would
@@ -130,7 +142,11 @@ fn kernel_options(flags: KernelFlags, is_root: bool) -> Vec<MountOption> {
         (flags.sync, MountOption::Sync),
         (flags.dirsync, MountOption::DirSync),
     ];
-    choices.into_iter().filter(|(chosen, _)| *chosen).map(|(_, option)| option).collect()
+    choices
+        .into_iter()
+        .filter(|(chosen, _)| *chosen)
+        .map(|(_, option)| option)
+        .collect()
 }
 
 /// Root mounts by mount(2), which takes any name; fusermount3 takes an option string.
@@ -151,7 +167,10 @@ mod tests {
 
     fn given(source: &str, options: &str) -> (Source, Options) {
         let source = source::parse(source.as_bytes()).unwrap();
-        (source, Options::parse(&[OsString::from(options)], false).unwrap())
+        (
+            source,
+            Options::parse(&[OsString::from(options)], false).unwrap(),
+        )
     }
 
     #[test]
@@ -169,9 +188,21 @@ mod tests {
             ("ftpes://h:990", "", "Explicit 990"),
             ("ftpes://h", "port=2121", "Explicit 2121"),
             ("ftps://h:5", "port=5", "Implicit 5"),
-            ("ftps://h:5", "port=6", "the source has port 5, but port= says 6"),
-            ("ftps://h", "explicit", "ftps:// is implicit TLS; ftpes:// is explicit"),
-            ("ftpes://h", "implicit", "ftpes:// is explicit TLS; ftps:// is implicit"),
+            (
+                "ftps://h:5",
+                "port=6",
+                "the source has port 5, but port= says 6",
+            ),
+            (
+                "ftps://h",
+                "explicit",
+                "ftps:// is implicit TLS; ftpes:// is explicit",
+            ),
+            (
+                "ftpes://h",
+                "implicit",
+                "ftpes:// is explicit TLS; ftps:// is implicit",
+            ),
         ];
         for (source, options, expected) in table {
             let (source_parsed, options_parsed) = given(source, options);
@@ -200,7 +231,10 @@ mod tests {
                 MountOption::DirSync,
             ]
         );
-        assert_eq!(flags("suid,dev", true), [MountOption::Suid, MountOption::Dev]);
+        assert_eq!(
+            flags("suid,dev", true),
+            [MountOption::Suid, MountOption::Dev]
+        );
         assert_eq!(flags("suid,dev", false), []);
     }
 
@@ -211,7 +245,9 @@ mod tests {
             session(&source, &options)
         };
         let checks = |config: &fuser::Config| {
-            config.mount_options.contains(&MountOption::DefaultPermissions)
+            config
+                .mount_options
+                .contains(&MountOption::DefaultPermissions)
         };
         assert_eq!(session("").acl, SessionACL::Owner);
         assert!(!checks(&session("")));
@@ -236,9 +272,15 @@ mod tests {
         };
         assert_eq!(config("").uid, geteuid().as_raw());
         assert_eq!((config("").fmask, config("").dmask), (0, 0));
-        assert_eq!((config("umask=027").fmask, config("umask=027").dmask), (0o27, 0o27));
+        assert_eq!(
+            (config("umask=027").fmask, config("umask=027").dmask),
+            (0o27, 0o27)
+        );
         let masks = config("umask=027,fmask=133,uid=7,gid=8");
-        assert_eq!((masks.fmask, masks.dmask, masks.uid, masks.gid), (0o133, 0o27, 7, 8));
+        assert_eq!(
+            (masks.fmask, masks.dmask, masks.uid, masks.gid),
+            (0o133, 0o27, 7, 8)
+        );
         assert_eq!(masks.root.as_bytes(), b"/x");
     }
 }

@@ -63,7 +63,10 @@ fn take_apart(
     with_value: &[u8],
     usage: &str,
 ) -> Result<Parts, CliError> {
-    let mut parts = Parts { letters: Vec::new(), others: Vec::new() };
+    let mut parts = Parts {
+        letters: Vec::new(),
+        others: Vec::new(),
+    };
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let bytes = argument.as_bytes();
@@ -85,7 +88,9 @@ fn take_apart(
                     }
                     if !with_value.contains(&letter) {
                         let wrong = bytes.escape_ascii();
-                        return Err(CliError::Usage(format!("unknown option {wrong}; usage: {usage}")));
+                        return Err(CliError::Usage(format!(
+                            "unknown option {wrong}; usage: {usage}"
+                        )));
                     }
                     let behind = &cluster[at + 1..];
                     let value = match behind {
@@ -93,7 +98,10 @@ fn take_apart(
                         _ => Some(OsString::from_vec(behind.to_vec())),
                     };
                     let missing = || format!("-{} needs a value; usage: {usage}", letter as char);
-                    parts.letters.push((letter, Some(value.ok_or_else(|| CliError::Usage(missing()))?)));
+                    parts.letters.push((
+                        letter,
+                        Some(value.ok_or_else(|| CliError::Usage(missing()))?),
+                    ));
                     break;
                 }
             }
@@ -131,7 +139,10 @@ mod tests {
             assert_eq!(mount.directory.as_os_str(), "/mnt", "{line}");
             assert_eq!(mount.options, ["rw,a=b", "c"], "{line}");
             assert_eq!(mount.namespace, Some("/proc/7/ns/mnt".into()), "{line}");
-            assert!(mount.read_only && mount.sloppy && mount.verbose && !mount.fake, "{line}");
+            assert!(
+                mount.read_only && mount.sloppy && mount.verbose && !mount.fake,
+                "{line}"
+            );
             assert!(!mount.foreground && !mount.read_write, "{line}");
         }
     }
@@ -150,8 +161,14 @@ mod tests {
         assert_eq!(mount("h:/"), usage);
         assert_eq!(mount("h:/ /mnt /more"), usage);
         assert_eq!(mount("h:/ /mnt -x"), format!("unknown option -x; {usage}"));
-        assert_eq!(mount("h:/ /mnt -rX"), format!("unknown option -rX; {usage}"));
-        assert_eq!(mount("h:/ /mnt --bind"), format!("unknown option --bind; {usage}"));
+        assert_eq!(
+            mount("h:/ /mnt -rX"),
+            format!("unknown option -rX; {usage}")
+        );
+        assert_eq!(
+            mount("h:/ /mnt --bind"),
+            format!("unknown option --bind; {usage}")
+        );
         assert_eq!(mount("h:/ /mnt -o"), format!("-o needs a value; {usage}"));
     }
 

@@ -7,10 +7,11 @@ use zeroize::Zeroizing;
 pub struct Entry {
     pub login: Option<Vec<u8>>,
     pub password: Option<Zeroizing<Vec<u8>>>,
+    pub account: Option<Zeroizing<Vec<u8>>>,
 }
 
 /// The first entry for the host and, where one is given, the user: a `machine` entry of that
-/// name, or `default`. Unknown words, `account` and macros are passed over.
+/// name, or `default`. Unknown words and macros are passed over.
 pub fn find(text: &[u8], host: &str, user: Option<&[u8]>) -> Option<Entry> {
     let mut words = Words { rest: text };
     let mut current: Option<Entry> = None;
@@ -20,13 +21,12 @@ pub fn find(text: &[u8], host: &str, user: Option<&[u8]>) -> Option<Entry> {
     };
     loop {
         let word = words.next();
-        if matches!(
-            word.as_deref().map(Vec::as_slice),
-            None | Some(b"machine" | b"default")
-        ) {
-            if let Some(entry) = current.take().filter(fits) {
-                return Some(entry);
-            }
+        let ends_entry = match word.as_deref().map(Vec::as_slice) {
+            None | Some(b"machine" | b"default") => true,
+            Some(_) => false,
+        };
+        if ends_entry && let Some(entry) = current.take().filter(fits) {
+            return Some(entry);
         }
         match word?.as_slice() {
             b"machine" => {
@@ -48,7 +48,12 @@ pub fn find(text: &[u8], host: &str, user: Option<&[u8]>) -> Option<Entry> {
                     entry.password = Some(password);
                 }
             }
-            b"account" => drop(words.next()?),
+            b"account" => {
+                let account = words.next()?;
+                if let Some(entry) = &mut current {
+                    entry.account = Some(account);
+                }
+            }
             b"macdef" => words.skip_macro(),
             _ => {}
         }

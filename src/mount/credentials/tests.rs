@@ -189,14 +189,48 @@ fn nobody_told_is_anonymous() {
 }
 
 #[test]
-fn a_line_from_standard_input() {
-    let line = |text: &[u8]| first_line(text).map(|secret| secret.expose().to_vec()).ok();
-    assert_eq!(line(b"pw\nmore"), Some(b"pw".to_vec()));
-    assert_eq!(line(b"p w\r\n"), Some(b"p w".to_vec()));
-    assert_eq!(line(b"pw"), Some(b"pw".to_vec()));
-    assert_eq!(line(b""), Some(Vec::new()));
-    assert_eq!(line(b"p\0w\n"), None);
+fn lines_from_standard_input() {
+    let lines = |text: &[u8]| {
+        let (password, account) = first_lines(text).ok()?;
+        let text = |secret: &Secret| String::from_utf8_lossy(secret.expose()).into_owned();
+        Some((text(&password), account.as_ref().map(text)))
+    };
+    let password = |text: &str| Some((text.to_string(), None));
+    assert_eq!(lines(b"p w\n"), password("p w"));
+    assert_eq!(lines(b"p w\r\n"), password("p w"));
+    assert_eq!(lines(b"pw"), password("pw"));
+    assert_eq!(lines(b""), password(""));
+    assert_eq!(
+        lines(b"pw\naccount\n"),
+        Some(("pw".to_string(), Some("account".to_string())))
+    );
+    assert_eq!(lines(b"p\0w\n"), None);
     let longest = [b'x'; PASSWORD_LIMIT];
-    assert_eq!(line(&longest), Some(longest.to_vec()));
-    assert_eq!(line(&[b'x'; PASSWORD_LIMIT + 9]), None);
+    assert_eq!(
+        lines(&longest),
+        password(std::str::from_utf8(&longest).unwrap())
+    );
+    assert_eq!(lines(&[b'x'; PASSWORD_LIMIT + 1]), None);
+    assert_eq!(lines(&[b'x'; 4 * PASSWORD_LIMIT]), None);
+}
+
+#[test]
+fn accounts_come_along() {
+    let case = Case::new(&[
+        ("cred", 0o600, "username=me\npassword=pw\naccount=one\n"),
+        (
+            ".netrc",
+            0o600,
+            "machine h login me password pw account two",
+        ),
+    ]);
+    let account = |options: &str| {
+        let directory = case.directory.path().to_str().unwrap();
+        let options = OsString::from(options.replace("DIR", directory));
+        let options = Options::parse(&[options], false).unwrap();
+        let found = find(&source::parse(b"h:/").unwrap(), &options, &case.places).unwrap();
+        found.account.map(|account| account.expose().to_vec())
+    };
+    assert_eq!(account("credentials=DIR/cred"), Some(b"one".to_vec()));
+    assert_eq!(account(""), Some(b"two".to_vec()));
 }

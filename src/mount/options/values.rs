@@ -146,7 +146,7 @@ pub fn fingerprints(value: &[u8]) -> Result<Vec<Fingerprint>, String> {
         for part in text(value).ok()?.split(':') {
             match part.len() {
                 2 | 64 => digits.push_str(part),
-                _ if part.eq_ignore_ascii_case("sha256") && digits.len() % 64 == 0 => {}
+                _ if part.eq_ignore_ascii_case("sha256") && digits.len().is_multiple_of(64) => {}
                 _ => return None,
             }
         }
