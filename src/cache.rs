@@ -93,12 +93,20 @@ impl Cache {
     /// whichever was fetched last.
     pub fn attributes(&self, path: &RemotePath, now: Instant) -> Answer {
         let inner = &mut *self.inner.lock();
-        let listed = path.parent().zip(path.name()).and_then(|(parent, name)| {
-            let directory = inner.items.get(&parent)?.listing.clone()?;
-            inner.listed(&directory, &parent, &name, path)
-        });
+        let listed = inner.listed_in_parent(path);
         let own = inner.own(path);
         self.newest(own, listed, now)
+    }
+
+    /// What was last known of `path`, however old, unless it changed since.
+    pub fn last_known(&self, path: &RemotePath) -> Option<Attributes> {
+        let inner = &mut *self.inner.lock();
+        let own = inner.own(path);
+        let listed = inner.listed_in_parent(path);
+        match (own, listed) {
+            (Some(own), Some(listed)) if listed.ticket.at > own.ticket.at => listed.found,
+            (own, listed) => own.or(listed)?.found,
+        }
     }
 
     /// What is known of an entry of `directory`, a listing of `path`: the listing's word, unless
@@ -316,6 +324,13 @@ impl Inner {
     fn own(&mut self, path: &RemotePath) -> Option<Own> {
         let own = self.items.get(path)?.own.clone()?;
         self.holds(own.ticket, path).then_some(own)
+    }
+
+    /// What the kept listing of its parent says of `path`.
+    fn listed_in_parent(&mut self, path: &RemotePath) -> Option<Own> {
+        let (parent, name) = (path.parent()?, path.name()?);
+        let directory = self.items.get(&parent)?.listing.clone()?;
+        self.listed(&directory, &parent, &name, path)
     }
 
     /// What a listing of `parent` says of `name`, which is `path`.

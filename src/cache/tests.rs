@@ -31,6 +31,7 @@ fn attributes(size: u64) -> Attributes {
 fn listing(names: &[&str], size: u64, complete: bool) -> Listing {
     Listing {
         entries: names.iter().map(|n| (name(n), attributes(size))).collect(),
+        own: None,
         complete,
     }
 }
@@ -385,6 +386,7 @@ proptest! {
                     size += 1;
                     let listing = Listing {
                         entries: names.iter().map(|n| (n.clone(), attributes(size))).collect(),
+                        own: None,
                         complete,
                     };
                     let accepted = large

@@ -1,11 +1,27 @@
 //! FTPS client sessions: one control connection each, at most one data connection, and the
 //! bounded pool of them. Knows no inodes, caches or errno.
 
+mod connect;
+mod control;
+mod data;
+mod download;
+mod error;
+mod pool;
+mod profile;
+mod session;
+
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::proto::{Secret, Security};
-use crate::tls::TrustOptions;
+use crate::proto::{Login, Secret, Security};
+use crate::tls::{Trust, TrustError, TrustOptions};
+
+pub use download::{Download, Progress, Started};
+pub use error::Error;
+pub use pool::{Lane, Lease, Parked, Pool};
+pub use profile::{Profile, Resumption};
+pub use session::{Begun, Session, Transfer};
 
 /// Everything a client needs to know to reach a server; made by `mount` from the options.
 #[derive(Clone, Debug)]
@@ -16,6 +32,8 @@ pub struct Config {
     pub security: Security,
     pub user: Vec<u8>,
     pub password: Secret,
+    /// For servers that answer PASS with 332.
+    pub account: Option<Secret>,
     pub trust: TrustOptions,
     /// `max_sessions=`, at least 1.
     pub max_sessions: usize,
@@ -23,21 +41,57 @@ pub struct Config {
     pub active: bool,
     /// `pasv_address=trust`: believe the address in a 227 reply.
     pub trust_pasv_address: bool,
-    /// `connect_timeout`-like bound of one TCP connect attempt.
+    /// Bound of one TCP connect attempt, and of the steps up to the login's end.
     pub connect_timeout: Duration,
-    /// `keepalive=`: NOOP after that much idleness.
+    /// NOOP after that much idleness.
     pub keepalive: Duration,
-    /// `idle=`: surplus sessions are closed after that much idleness.
+    /// Surplus sessions are closed after that much idleness.
     pub idle_close: Duration,
-    /// `min_rate=`: bytes per second that a transfer must keep on average.
+    /// Bytes per second that a transfer must keep on average.
     pub min_rate: u64,
     /// Addresses instead of a lookup of `host` (tests).
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Why a client operation failed. (More variants follow.)
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    #[error("{0}")]
-    Placeholder(String),
+/// What all sessions with one server share.
+pub(crate) struct Server {
+    config: Config,
+    trust: Trust,
+    profile: profile::Learned,
+}
+
+impl Server {
+    fn new(config: Config) -> Result<Arc<Self>, TrustError> {
+        let trust = Trust::new(&config.trust, &config.host)?;
+        Ok(Arc::new(Self {
+            config,
+            trust,
+            profile: profile::Learned::default(),
+        }))
+    }
+
+    /// "host:port", for messages.
+    fn name(&self) -> String {
+        let Config { host, port, .. } = &self.config;
+        if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        }
+    }
+
+    fn login(&self) -> Login {
+        let profile = self.profile.current();
+        Login {
+            security: self.config.security,
+            user: self.config.user.clone(),
+            password: self.config.password.clone(),
+            account: self.config.account.clone(),
+            host: None,
+            implicit_needs_prot: profile.implicit_needs_prot,
+            // The first session goes step by step, so that a refusal is told apart; those after
+            // it know that the server takes this login.
+            pipeline: profile.logged_in,
+        }
+    }
 }

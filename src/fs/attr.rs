@@ -54,7 +54,6 @@ fn mode(config: &Config, attributes: &Attributes) -> u16 {
         FileKind::Symlink => return 0o777,
         FileKind::File | FileKind::Other => (0o644, config.fmask),
     };
-    let mask = mask.or(config.umask).unwrap_or(0);
     attributes.mode.unwrap_or(default) & 0o7777 & !mask
 }
 
@@ -80,8 +79,8 @@ mod tests {
         assert_eq!(shown(FileKind::Symlink, Some(0o644), &plain).mode, 0o777);
         assert_eq!(shown(FileKind::File, Some(0o4711), &plain).mode, 0o4711);
         let masked = Config {
-            umask: Some(0o022),
-            fmask: Some(0o133),
+            fmask: 0o133,
+            dmask: 0o022,
             ..config()
         };
         assert_eq!(shown(FileKind::File, Some(0o777), &masked).mode, 0o644);

@@ -37,7 +37,7 @@ pub(super) struct OpenFile {
     pub ino: Ino,
     pub reader: Reader,
     /// The content that is being read. A leaf lock.
-    version: Mutex<Version>,
+    content: Mutex<Content>,
     /// Whether the server holds another content by now.
     replaced: AtomicBool,
     handles: AtomicUsize,
@@ -49,6 +49,13 @@ pub(super) struct OpenDirectory {
     pub ino: Ino,
     /// A leaf lock.
     snapshot: Mutex<Snapshot>,
+}
+
+/// What identifies a file's content.
+#[derive(Clone, Copy, Debug)]
+struct Content {
+    version: Version,
+    unique: Option<u64>,
 }
 
 struct Snapshot {
@@ -64,17 +71,18 @@ impl Files {
         }
     }
 
-    /// A new handle of a file with that content.
-    pub fn open(&self, ino: Ino, version: Version, reader: impl FnOnce() -> Reader) -> u64 {
+    /// A new handle of a file.
+    pub fn open(&self, ino: Ino, attributes: &Attributes, reader: impl FnOnce() -> Reader) -> u64 {
+        let content = Content::of(attributes);
         let table = &mut *self.table.lock();
         let shared = table.by_inode.get(&ino);
-        let file = match shared.filter(|file| file.observe(version)) {
+        let file = match shared.filter(|file| file.observe(content)) {
             Some(file) => file.clone(),
             None => {
                 let file = Arc::new(OpenFile {
                     ino,
                     reader: reader(),
-                    version: Mutex::new(version),
+                    content: Mutex::new(content),
                     replaced: AtomicBool::new(false),
                     handles: AtomicUsize::new(0),
                 });
@@ -96,7 +104,7 @@ impl Files {
     pub fn observe(&self, ino: Ino, attributes: &Attributes) {
         let file = self.table.lock().by_inode.get(&ino).cloned();
         if let Some(file) = file {
-            file.observe(version(attributes));
+            file.observe(Content::of(attributes));
         }
     }
 
@@ -151,7 +159,7 @@ impl OpenFile {
     /// The content to read; `None` where it is no longer to be had.
     pub fn version(&self) -> Option<Version> {
         let replaced = self.replaced.load(Ordering::Relaxed);
-        (!replaced).then(|| *self.version.lock())
+        (!replaced).then(|| self.content.lock().version)
     }
 
     pub fn handles(&self) -> usize {
@@ -165,16 +173,16 @@ impl OpenFile {
     }
 
     /// Compares with what the server now says; whether it is the same content, possibly grown.
-    fn observe(&self, now: Version) -> bool {
+    fn observe(&self, now: Content) -> bool {
         if self.replaced.load(Ordering::Relaxed) {
             return false;
         }
-        let mut version = self.version.lock();
-        let same = continues(&version, &now);
+        let mut content = self.content.lock();
+        let same = content.continues_as(&now);
         if same {
-            *version = now;
+            *content = now;
         }
-        drop(version);
+        drop(content);
         if !same {
             self.give_up();
         }
@@ -198,27 +206,31 @@ impl OpenDirectory {
     }
 }
 
-/// What identifies a file's content.
-pub(super) fn version(attributes: &Attributes) -> Version {
-    Version {
-        size: attributes.size,
-        mtime: attributes.mtime,
-        unique: attributes.unique,
+impl Content {
+    fn of(attributes: &Attributes) -> Self {
+        Self {
+            version: Version {
+                size: attributes.size,
+                mtime: attributes.mtime,
+            },
+            unique: attributes.unique,
+        }
     }
-}
 
-/// Whether `now` is the content `then`, or has grown from it. A file that only grew was also
-/// written later.
-fn continues(then: &Version, now: &Version) -> bool {
-    let same_file = match (then.unique, now.unique) {
-        (Some(then), Some(now)) => then == now,
-        _ => true,
-    };
-    let same_content = match now.size == then.size {
-        true => now.mtime == then.mtime,
-        false => now.size > then.size && now.mtime >= then.mtime,
-    };
-    same_file && same_content
+    /// Whether `now` is the same content, or has grown from it. A file that only grew was also
+    /// written later.
+    fn continues_as(&self, now: &Self) -> bool {
+        let same_file = match (self.unique, now.unique) {
+            (Some(then), Some(now)) => then == now,
+            _ => true,
+        };
+        let (then, now) = (self.version, now.version);
+        let same_content = match now.size == then.size {
+            true => now.mtime == then.mtime,
+            false => now.size > then.size && now.mtime >= then.mtime,
+        };
+        same_file && same_content
+    }
 }
 
 #[cfg(test)]
@@ -227,24 +239,24 @@ mod tests {
 
     use super::*;
 
-    fn version(size: u64, seconds: u64, unique: Option<u64>) -> Version {
-        Version {
-            size,
-            mtime: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+    fn content(size: u64, seconds: u64, unique: Option<u64>) -> Content {
+        let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        Content {
+            version: Version { size, mtime },
             unique,
         }
     }
 
     #[test]
     fn growth_is_no_change() {
-        let then = version(10, 100, Some(1));
-        assert!(continues(&then, &then));
-        assert!(continues(&then, &version(11, 100, Some(1))));
-        assert!(continues(&then, &version(11, 101, Some(1))));
-        assert!(continues(&then, &version(11, 101, None)));
-        assert!(!continues(&then, &version(10, 101, Some(1))));
-        assert!(!continues(&then, &version(9, 101, Some(1))));
-        assert!(!continues(&then, &version(11, 99, Some(1))));
-        assert!(!continues(&then, &version(11, 101, Some(2))));
+        let then = content(10, 100, Some(1));
+        assert!(then.continues_as(&then));
+        assert!(then.continues_as(&content(11, 100, Some(1))));
+        assert!(then.continues_as(&content(11, 101, Some(1))));
+        assert!(then.continues_as(&content(11, 101, None)));
+        assert!(!then.continues_as(&content(10, 101, Some(1))));
+        assert!(!then.continues_as(&content(9, 101, Some(1))));
+        assert!(!then.continues_as(&content(11, 99, Some(1))));
+        assert!(!then.continues_as(&content(11, 101, Some(2))));
     }
 }

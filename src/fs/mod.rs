@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::cache::{Answer, Cache, Directory, Limits};
 use crate::proto::{Name, PathError, RemotePath};
-use crate::remote::{self, Attributes, FileKind, Remote};
+use crate::remote::{self, Attributes, FileKind, Remote, Space};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use error::Error;
 use files::Files;
@@ -39,11 +39,10 @@ pub struct Config {
     /// `uid=`, `gid=`: whose all files are.
     pub uid: u32,
     pub gid: u32,
-    /// `umask=`: permission bits that are never shown.
-    pub umask: Option<u16>,
-    /// `fmask=`, `dmask=`: the same, instead, for files and for directories.
-    pub fmask: Option<u16>,
-    pub dmask: Option<u16>,
+    /// `fmask=`, `dmask=`, or `umask=` for both: permission bits that are never shown, of files
+    /// and of directories.
+    pub fmask: u16,
+    pub dmask: u16,
     /// `timeout=`: how long a request may take, retries included.
     pub timeout: Duration,
     /// `attr_timeout=`: how long attributes are believed.
@@ -105,12 +104,6 @@ pub struct DirEntry<'a> {
     pub kind: FileKind,
     /// Where to go on after it.
     pub next: u64,
-}
-
-/// Free space, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
-    pub available: u64,
 }
 
 /// The longest name, bytes.
@@ -258,10 +251,9 @@ impl Fs {
             FileKind::Symlink | FileKind::Other => return Err(Error::NotAFile),
         }
         self.hold(ino)?;
-        let version = files::version(&attributes);
         let reader = || Reader::new(&self.reads);
         Ok(Opened {
-            handle: self.files.open(ino, version, reader),
+            handle: self.files.open(ino, &attributes, reader),
             keep_cache: self.inodes.caches(ino, (attributes.size, attributes.mtime)),
         })
     }
@@ -318,9 +310,7 @@ impl Fs {
         }
         let deadline = patience.deadline()?.min(now + SPACE_PATIENCE);
         let space = match self.remote.space(&self.config.root, deadline) {
-            Ok(Some(told)) => Space {
-                available: told.available,
-            },
+            Ok(Some(space)) => space,
             Ok(None) => Space { available: PLENTY },
             Err(error) => {
                 log::debug!("free space of {}: {error}", self.config.root);
@@ -352,10 +342,16 @@ impl Fs {
             return Ok(known);
         }
         let deadline = patience.deadline()?;
-        // A first lookup in a directory could fetch its listing instead: this is the place.
+        let before = self.cache.last_known(path);
+        if before.is_none() && self.remote.prefers_listings() {
+            let listed = self.stat_by_listing(path, deadline);
+            if listed != Answer::Unknown {
+                return Ok(listed);
+            }
+        }
         let ticket = self.cache.begin(Instant::now());
         let fetched = self.stats.join(path, ticket.tick(), deadline, || {
-            let fetched = self.remote.stat(path, deadline);
+            let fetched = self.remote.stat(path, before.as_ref(), deadline);
             match &fetched {
                 Ok(attributes) => self.cache.insert(ticket, path, Some(attributes)),
                 Err(remote::Error::NotFound) => self.cache.insert(ticket, path, None),
@@ -375,6 +371,22 @@ impl Fs {
         }
     }
 
+    /// What the listing of the directory says of `path`: it costs no more than asking for the one
+    /// file where the server has no good way to do so, and answers for its neighbours too.
+    fn stat_by_listing(&self, path: &RemotePath, deadline: Instant) -> Answer {
+        let Some((parent, name)) = path.parent().zip(path.name()) else {
+            return Answer::Unknown;
+        };
+        match self.list(&parent, Patience::Until(deadline)) {
+            Ok(directory) => {
+                let now = Instant::now();
+                self.cache.attributes_in(&directory, &parent, &name, now)
+            }
+            // The directory may be closed to listings only.
+            Err(_) => Answer::Unknown,
+        }
+    }
+
     fn list(&self, path: &RemotePath, patience: Patience) -> Result<Arc<Directory>, Error> {
         if let Some(directory) = self.cache.listing(path, Instant::now()) {
             return Ok(directory);
@@ -383,8 +395,14 @@ impl Fs {
         let ticket = self.cache.begin(Instant::now());
         let fetched = self.lists.join(path, ticket.tick(), deadline, || {
             let fetched = self.remote.list(path, deadline);
-            if let Err(remote::Error::NotFound) = fetched {
-                self.cache.insert(ticket, path, None);
+            match &fetched {
+                Ok(listing) if let Some(own) = &listing.own => {
+                    self.cache.insert(ticket, path, Some(own));
+                }
+                Err(remote::Error::NotFound) => {
+                    self.cache.insert(ticket, path, None);
+                }
+                Ok(_) | Err(_) => {}
             }
             let directory = Arc::new(Directory::new(fetched?, ticket));
             if !directory.is_complete() {

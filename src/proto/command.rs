@@ -1,4 +1,11 @@
-//! Commands (RFC 959, 2228, 2389, 2428, 3659, 4217, 7151 and drafts): both directions.
+//! Commands (RFC 959, 2228, 2389, 2428, 3659, 4217, 7151 and drafts), in both directions: what a
+//! client writes, a server reads. Which of them make sense, and when, is not known here.
+
+mod decode;
+mod encode;
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -91,7 +98,9 @@ pub enum Command {
     Host(String),
     Clnt(String),
     /// TYPE I (true) or TYPE A.
-    Type { image: bool },
+    Type {
+        image: bool,
+    },
     /// MODE and STRU with their one-letter argument.
     Mode(u8),
     Stru(u8),
@@ -111,19 +120,34 @@ pub enum Command {
     Appe(Pathname),
     Stou,
     /// LIST; `all` adds `-a`. A server ignores other flags.
-    List { all: bool, path: Option<Pathname> },
+    List {
+        all: bool,
+        path: Option<Pathname>,
+    },
     Nlst(Option<Pathname>),
     Mlsd(Option<Pathname>),
     Mlst(Option<Pathname>),
     /// STAT; `all` adds `-a`.
-    Stat { all: bool, path: Option<Pathname> },
+    Stat {
+        all: bool,
+        path: Option<Pathname>,
+    },
     Size(Pathname),
     Mdtm(Pathname),
     /// `MDTM YYYYMMDDHHMMSS path`: sets the time (vsftpd's mdtm_write).
-    MdtmSet { time: SystemTime, path: Pathname },
-    Mfmt { time: SystemTime, path: Pathname },
+    MdtmSet {
+        time: SystemTime,
+        path: Pathname,
+    },
+    Mfmt {
+        time: SystemTime,
+        path: Pathname,
+    },
     /// MFF with the facts given, e.g. `modify=...;UNIX.mode=...;`.
-    Mff { facts: String, path: Pathname },
+    Mff {
+        facts: String,
+        path: Pathname,
+    },
     Rnfr(Pathname),
     Rnto(Pathname),
     Dele(Pathname),
@@ -136,10 +160,19 @@ pub enum Command {
 /// SITE commands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Site {
-    Chmod { mode: u16, path: Pathname },
+    Chmod {
+        mode: u16,
+        path: Pathname,
+    },
     /// `SITE UTIME path atime mtime ctime UTC` (Pure-FTPd, ProFTPD's long form).
-    Utime { time: SystemTime, path: Pathname },
-    Symlink { target: Pathname, link: Pathname },
+    Utime {
+        time: SystemTime,
+        path: Pathname,
+    },
+    Symlink {
+        target: Pathname,
+        link: Pathname,
+    },
     Cpfr(Pathname),
     Cpto(Pathname),
     /// Anything else, as a server meets it.
@@ -155,25 +188,4 @@ pub enum CommandError {
     /// 501.
     #[error("{0}: bad arguments")]
     Arguments(&'static str),
-}
-
-impl Command {
-    /// The bytes on the wire, CRLF included.
-    pub fn encode(&self) -> Vec<u8> {
-        todo!()
-    }
-    /// Server side: a line without its line end.
-    pub fn decode(_line: &[u8]) -> Result<Self, CommandError> {
-        todo!()
-    }
-    /// The verb in capitals, "SITE CHMOD" for a SITE command.
-    pub fn verb(&self) -> &'static str {
-        todo!()
-    }
-}
-
-impl fmt::Display for Command {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
-    }
 }

@@ -4,7 +4,10 @@
 //! The driver performs each [`Step`] and reports what came of it. One command list is in flight
 //! at a time; its replies come back one by one, in order.
 
-use super::{Command, Features, Reply, Secret};
+mod login;
+
+use self::login::LoggingIn;
+use super::{AuthMechanism, Command, Features, Reply, Secret};
 
 /// How TLS starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +54,7 @@ pub enum Step {
 pub struct Ready {
     pub greeting: Reply,
     pub features: Features,
-    /// OPTS UTF8 ON was accepted, or FEAT lists UTF8.
+    /// FEAT lists UTF8 (RFC 2640), and OPTS UTF8 ON was sent: names are UTF-8.
     pub utf8: bool,
 }
 
@@ -80,32 +83,171 @@ pub enum NegotiationError {
 #[derive(Debug)]
 pub struct Negotiation {
     login: Login,
+    state: State,
+    /// The first one: after REIN, an explicit server sends none.
+    greeting: Option<Reply>,
+}
+
+/// What is awaited.
+#[derive(Debug)]
+enum State {
+    /// [`Negotiation::start`].
+    New,
+    Greeting,
+    /// The reply to AUTH TLS, or after that to AUTH SSL.
+    Auth(AuthMechanism),
+    TlsStarted,
+    LoggingIn(LoggingIn),
+    Ready,
+    /// The reply to REIN.
+    Rein,
+    TlsStopped,
+    /// Nothing: an error was returned.
+    Failed,
 }
 
 impl Negotiation {
     /// For a connection just made.
     pub fn new(login: Login) -> Self {
-        Self { login }
+        Self {
+            login,
+            state: State::New,
+            greeting: None,
+        }
     }
-    /// The first step, and after [`Negotiation::reinitialize`] the first step of that.
+
+    /// The first step on a connection just made.
     pub fn start(&mut self) -> Step {
-        let _ = &self.login;
-        todo!()
+        match self.login.security {
+            Security::Implicit => self.start_tls(),
+            Security::Explicit => self.await_greeting(),
+        }
     }
-    /// A reply came.
-    pub fn on_reply(&mut self, _reply: Reply) -> Result<Step, NegotiationError> {
-        todo!()
+
+    /// A reply came. After an error the connection is of no use.
+    pub fn on_reply(&mut self, reply: Reply) -> Result<Step, NegotiationError> {
+        let result = self.next_step(reply);
+        if result.is_err() {
+            self.state = State::Failed;
+        }
+        result
     }
+
     /// The TLS handshake is complete and verified.
     pub fn on_tls_started(&mut self) -> Step {
-        todo!()
+        match self.login.security {
+            Security::Implicit => self.await_greeting(),
+            Security::Explicit => self.log_in(),
+        }
     }
-    /// The connection is clear again (after REIN).
+
+    /// The connection is clear again (after REIN): as if it had just been made, but that no
+    /// greeting precedes AUTH (RFC 959 5.4 has REIN's 220 in its place).
     pub fn on_tls_stopped(&mut self) -> Step {
-        todo!()
+        match self.login.security {
+            Security::Implicit => self.start_tls(),
+            Security::Explicit => self.authenticate(AuthMechanism::Tls),
+        }
     }
-    /// From ready: REIN, TLS down, and the whole way again on the same TCP connection.
+
+    /// From ready: REIN, TLS down, and the whole way again on the same TCP connection. This is the
+    /// first step of it; [`Negotiation::start`] is not called again.
     pub fn reinitialize(&mut self) -> Step {
-        todo!()
+        self.state = State::Rein;
+        Step::Send(vec![Command::Rein])
+    }
+
+    fn next_step(&mut self, reply: Reply) -> Result<Step, NegotiationError> {
+        let code = reply.code.as_u16();
+        if code == 421 {
+            return Err(NegotiationError::Unavailable(reply));
+        }
+        match &mut self.state {
+            State::Greeting => match code {
+                120 => Ok(Step::Await),
+                220 => {
+                    self.greeting.get_or_insert(reply);
+                    Ok(match self.login.security {
+                        Security::Implicit => self.log_in(),
+                        Security::Explicit => self.authenticate(AuthMechanism::Tls),
+                    })
+                }
+                400.. => Err(NegotiationError::Unavailable(reply)),
+                _ => Err(NegotiationError::Unexpected(reply)),
+            },
+            State::Auth(mechanism) => match code {
+                // 334 is RFC 2228's "security data follow": old servers, and the data is TLS's.
+                234 | 334 => Ok(self.start_tls()),
+                500..=504 if *mechanism == AuthMechanism::Tls => {
+                    Ok(self.authenticate(AuthMechanism::Ssl))
+                }
+                400.. => Err(NegotiationError::NoTls(reply)),
+                _ => Err(NegotiationError::Unexpected(reply)),
+            },
+            State::LoggingIn(progress) => {
+                progress.on_reply(reply)?;
+                self.continue_login()
+            }
+            State::Rein => match code {
+                120 => Ok(Step::Await),
+                220 => {
+                    self.state = State::TlsStopped;
+                    Ok(Step::StopTls)
+                }
+                // 500, 502; pyftpdlib's 230 means that TLS stays.
+                _ => Err(NegotiationError::ReinRefused(reply)),
+            },
+            State::New | State::TlsStarted | State::TlsStopped | State::Ready | State::Failed => {
+                Err(NegotiationError::Unexpected(reply))
+            }
+        }
+    }
+
+    fn start_tls(&mut self) -> Step {
+        self.state = State::TlsStarted;
+        Step::StartTls
+    }
+
+    fn await_greeting(&mut self) -> Step {
+        self.state = State::Greeting;
+        Step::Await
+    }
+
+    fn authenticate(&mut self, mechanism: AuthMechanism) -> Step {
+        self.state = State::Auth(mechanism.clone());
+        Step::Send(vec![Command::Auth(mechanism)])
+    }
+
+    fn log_in(&mut self) -> Step {
+        let mut progress = LoggingIn::new(&self.login);
+        let first = progress.write(&self.login);
+        self.state = State::LoggingIn(progress);
+        Step::Send(first)
+    }
+
+    fn continue_login(&mut self) -> Result<Step, NegotiationError> {
+        let State::LoggingIn(progress) = &mut self.state else {
+            return Ok(Step::Await);
+        };
+        if progress.awaits_replies() {
+            return Ok(Step::Await);
+        }
+        progress.supply_account(&self.login)?;
+        let commands = progress.write(&self.login);
+        if !commands.is_empty() {
+            return Ok(Step::Send(commands));
+        }
+        let features = std::mem::take(&mut progress.features);
+        self.state = State::Ready;
+        let greeting = self.greeting.clone().unwrap_or_else(|| Reply::new(220, ""));
+        let utf8 = features.has("UTF8");
+        Ok(Step::Ready(Box::new(Ready {
+            greeting,
+            features,
+            utf8,
+        })))
     }
 }
+
+#[cfg(test)]
+mod tests;

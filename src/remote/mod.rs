@@ -1,54 +1,24 @@
 //! Does one thing to one path: picks the verbs by what the server can do, and turns a refusal
 //! into a meaning. Knows no handles and no kernel.
 
-use std::time::{Instant, SystemTime};
+mod attributes;
+mod download;
+mod listing;
+mod meaning;
 
-use crate::client;
-use crate::proto::{Name, RemotePath};
+use std::sync::Arc;
+use std::time::Instant;
 
-/// What a file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FileKind {
-    File,
-    Directory,
-    Symlink,
-    /// A device, socket or pipe: shown, never opened.
-    Other,
-}
+use crate::client::{self, Lane, Pool, Session};
+use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
 
-/// What is known of one file; times are exact (MLSx or MDTM).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attributes {
-    pub kind: FileKind,
-    /// Bytes; 0 for directories.
-    pub size: u64,
-    /// The epoch where the server cannot tell.
-    pub mtime: SystemTime,
-    /// Permission bits 0o7777 where the server tells them.
-    pub mode: Option<u16>,
-    pub uid: Option<u32>,
-    pub gid: Option<u32>,
-    /// A hash of the `unique` fact, never 0.
-    pub unique: Option<u64>,
-    /// Where the listing told it.
-    pub link_target: Option<Box<[u8]>>,
-}
+pub use attributes::{Attributes, FileKind, Listing, Version};
+pub use download::Download;
+pub use meaning::Error;
 
-/// One listing of a directory.
-#[derive(Clone, Debug)]
-pub struct Listing {
-    /// Without `.` and `..`, each name once.
-    pub entries: Vec<(Name, Attributes)>,
-    /// False where the server cut the listing short: then nothing is concluded from a name's absence.
-    pub complete: bool,
-}
-
-/// What identifies the content of a file while it is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version {
-    pub size: u64,
-    pub mtime: SystemTime,
-    pub unique: Option<u64>,
+/// A server, addressed by path. Shared by all threads; every call may block until `deadline`.
+pub struct Remote {
+    pool: Arc<Pool>,
 }
 
 /// Free space, in bytes.
@@ -57,97 +27,132 @@ pub struct Space {
     pub available: u64,
 }
 
-/// What an operation on a path came to, with the server's words where it spoke.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
-    #[error("no such file or directory")]
-    NotFound,
-    #[error("file exists")]
-    Exists,
-    #[error("directory not empty")]
-    NotEmpty,
-    #[error("not a directory")]
-    NotDirectory,
-    #[error("is a directory")]
-    IsDirectory,
-    #[error("denied by the server: {0}")]
-    Denied(String),
-    #[error("no space on the server: {0}")]
-    NoSpace(String),
-    #[error("quota exceeded on the server: {0}")]
-    Quota(String),
-    #[error("the file name cannot be carried by FTP")]
-    InvalidName,
-    #[error("the server cannot do this: {0}")]
-    Unsupported(String),
-    /// The file was replaced while it was read.
-    #[error("the file changed on the server while it was read")]
-    Changed,
-    #[error("no answer within the deadline: {0}")]
-    TimedOut(String),
-    /// Anything else: connection lost, protocol violated, refused for an unknown reason.
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// A server, addressed by path. Shared by all threads; every call may block until `deadline`.
-pub struct Remote {}
-
 impl Remote {
     /// Connects the first session, so that a wrong password, certificate or host shows now.
-    pub fn connect(_config: client::Config, _deadline: Instant) -> Result<Self, client::Error> {
-        todo!()
+    pub fn connect(config: client::Config, deadline: Instant) -> Result<Self, client::Error> {
+        Ok(Self {
+            pool: Pool::connect(config, deadline)?,
+        })
     }
-    /// One file's attributes.
-    pub fn stat(&self, _path: &RemotePath, _deadline: Instant) -> Result<Attributes, Error> {
-        todo!()
+
+    /// Whether a file that is not known yet is better looked up in its directory's listing: this
+    /// server has no MLST, or its MLST shows a symbolic link as what it points to.
+    pub fn prefers_listings(&self) -> bool {
+        let profile = self.pool.profile();
+        profile.mlsd_refused || profile.mlst_missing || profile.links_hidden == Some(true)
     }
+
+    /// One file's attributes, exactly as a listing would show them. `known`: what was known of it
+    /// before, which may save a listing.
+    pub fn stat(
+        &self,
+        path: &RemotePath,
+        known: Option<&Attributes>,
+        deadline: Instant,
+    ) -> Result<Attributes, Error> {
+        self.metadata(deadline, |session, deadline| {
+            stat(session, path, known, deadline)
+        })
+    }
+
     /// A directory's entries with exact times. `NotDirectory`, `NotFound`.
-    pub fn list(&self, _path: &RemotePath, _deadline: Instant) -> Result<Listing, Error> {
-        todo!()
+    pub fn list(&self, path: &RemotePath, deadline: Instant) -> Result<Listing, Error> {
+        self.metadata(deadline, |session, deadline| {
+            listing::list(session, path, deadline)
+        })
     }
+
     /// A symbolic link's target where the server tells it, else `Unsupported`.
-    pub fn read_link(&self, _path: &RemotePath, _deadline: Instant) -> Result<Box<[u8]>, Error> {
-        todo!()
+    pub fn read_link(&self, path: &RemotePath, deadline: Instant) -> Result<Box<[u8]>, Error> {
+        self.metadata(deadline, |session, deadline| {
+            listing::link_target(session, path, deadline)
+        })
     }
-    /// Starts reading at `offset`. Where the file is no longer `expected` (but for growth):
-    /// `Changed`.
+
+    /// Starts reading at `offset`. With `expected`: `Changed` where the file is no longer that
+    /// version; growth alone is no change.
     pub fn download(
         &self,
-        _path: &RemotePath,
-        _offset: u64,
-        _expected: Version,
-        _deadline: Instant,
+        path: &RemotePath,
+        offset: u64,
+        expected: Option<Version>,
+        deadline: Instant,
     ) -> Result<Download, Error> {
-        todo!()
+        Download::open(&self.pool, path, offset, expected, deadline)
     }
+
     /// Free space where the server tells it (AVBL).
-    pub fn space(&self, _path: &RemotePath, _deadline: Instant) -> Result<Option<Space>, Error> {
-        todo!()
+    pub fn space(&self, path: &RemotePath, deadline: Instant) -> Result<Option<Space>, Error> {
+        self.metadata(deadline, |session, deadline| {
+            if !session.features().has("AVBL") {
+                return Ok(Ok(None));
+            }
+            let reply = session.execute(&Command::Avbl(Some(path.into())), deadline)?;
+            Ok(Ok(number(&reply).map(|available| Space { available })))
+        })
     }
-    /// Closes all sessions politely, within the deadline.
-    pub fn shutdown(&self, _deadline: Instant) {
-        todo!()
+
+    /// Closes all sessions politely.
+    pub fn shutdown(&self) {
+        self.pool.close();
+    }
+
+    fn metadata<T>(
+        &self,
+        deadline: Instant,
+        mut work: impl FnMut(&mut Session, Instant) -> Result<Result<T, Error>, client::Error>,
+    ) -> Result<T, Error> {
+        self.pool.run(Lane::Metadata, deadline, &mut work)?
     }
 }
 
-/// A file being read, in order. Owns its session; dropping it gives the session back to the pool.
-/// A lost connection is replaced and the reading goes on at the same offset, unnoticed, unless
-/// the file was replaced meanwhile (`Changed`).
-pub struct Download {}
+/// By MLST; without it, a known file by SIZE and MDTM, and anything else by its directory.
+fn stat(
+    session: &mut Session,
+    path: &RemotePath,
+    known: Option<&Attributes>,
+    deadline: Instant,
+) -> Result<Result<Attributes, Error>, client::Error> {
+    let profile = session.profile();
+    let is_file = known.is_some_and(|k| k.kind == FileKind::File);
+    if !profile.mlst_missing && (profile.links_hidden != Some(true) || is_file || path.is_root()) {
+        let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
+        if let Some(attributes) = listing::parse_mlst(&reply) {
+            return Ok(Ok(attributes));
+        }
+        if !matches!(reply.code.as_u16(), 500 | 502 | 504) && !reply.code.is_completion() {
+            return meaning::of_refusal(session, path, "MLST", &reply, deadline).map(Err);
+        }
+        session.learn(|p| p.mlst_missing = true);
+    }
+    if let Some(known) = known.filter(|_| is_file) {
+        let name = Pathname::from(path);
+        let ask = [Command::Size(name.clone()), Command::Mdtm(name)];
+        let replies = session.pipeline(&ask, deadline)?;
+        if let [size, mtime] = &replies[..]
+            && let (Some(size), Some(mtime)) = (number(size), time(mtime))
+        {
+            return Ok(Ok(Attributes {
+                size,
+                mtime,
+                ..known.clone()
+            }));
+        }
+    }
+    listing::find(session, path, deadline)
+}
 
-impl Download {
-    /// Reads some bytes; `Ok(0)` is the verified end of the file (226, close_notify, and the size).
-    pub fn read(&mut self, _buf: &mut [u8], _deadline: Instant) -> Result<usize, Error> {
-        todo!()
-    }
-    /// Where the next byte comes from.
-    pub fn offset(&self) -> u64 {
-        todo!()
-    }
-    /// Keeps the half-read stream for later without holding up others: the pool may take its
-    /// session when it needs one; a later `read` then opens it again at the offset.
-    pub fn park(&mut self) {
-        todo!()
-    }
+/// The number of a 213 reply (SIZE, AVBL).
+fn number(reply: &Reply) -> Option<u64> {
+    text_of_213(reply)?.parse().ok()
+}
+
+/// The time of a 213 reply (MDTM).
+fn time(reply: &Reply) -> Option<std::time::SystemTime> {
+    parse_time(text_of_213(reply)?.as_bytes())
+}
+
+fn text_of_213(reply: &Reply) -> Option<&str> {
+    let line = (reply.code.as_u16() == 213).then(|| reply.lines.last())??;
+    std::str::from_utf8(line).ok().map(str::trim)
 }

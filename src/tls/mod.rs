@@ -3,5 +3,7 @@
 mod stream;
 mod trust;
 
-pub use stream::Stream;
-pub use trust::{Fingerprint, ServerIdentity, Trust, TrustOptions};
+pub use stream::{Handshake, Stream};
+pub(crate) use stream::wait_any;
+pub(crate) use trust::provider;
+pub use trust::{Fingerprint, RefusedCertificate, SessionTls, Trust, TrustError, TrustOptions};

@@ -1,9 +1,30 @@
-//! Whom to trust: roots, pinned fingerprints, host names, client certificates.
+//! Whom to trust: roots, pinned fingerprints, host names, client certificates; and the TLS
+//! sessions that one control connection and its data connections share.
 
-use std::path::PathBuf;
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{
+    ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+    verify_server_cert_signed_by_trust_anchor, verify_server_name,
+};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, NamedGroup,
+    OtherError, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+};
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// SHA-256 of a certificate's DER.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);
 
 /// What the user said about trust; see the options of the same names.
@@ -24,16 +45,495 @@ pub struct TrustOptions {
 }
 
 /// The trust decision, ready for use by every connection of a mount.
-#[derive(Debug)]
-pub struct Trust {}
+pub struct Trust {
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<Verifier>,
+    client_auth: Option<ClientAuth>,
+    name: ServerName<'static>,
+    versions: &'static [&'static SupportedProtocolVersion],
+    /// The key exchange group the server chose; saves a HelloRetryRequest on each fresh
+    /// connection to vsftpd and Pure-FTPd.
+    group: Arc<Mutex<Option<NamedGroup>>>,
+}
 
-/// What is known of a refused server certificate.
+static TLS12: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+static TLS13: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+static TLS13_OR_TLS12: &[&SupportedProtocolVersion] =
+    &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// The TLS side of one control connection: its data connections resume its sessions, and no
+/// other's (vsftpd and ProFTPD refuse those of another).
+pub struct SessionTls {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    store: Arc<SessionStore>,
+}
+
+/// Why the user's TLS options cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TrustError {
+    #[error("{option}={path}: {why}")]
+    File {
+        option: &'static str,
+        path: String,
+        why: String,
+    },
+    #[error(
+        "no trusted root certificates on this system ({0}); name some with cafile=, or pin the server's with fingerprint="
+    )]
+    NoRoots(String),
+    #[error("'{0}' is neither a host name nor an address")]
+    Name(String),
+    #[error("cert= and key= go together")]
+    HalfAClientCertificate,
+    #[error("{0}")]
+    Tls(String),
+}
+
+/// A server certificate that was refused, with what a user needs to decide about it.
 #[derive(Clone, Debug)]
-pub struct ServerIdentity {}
+pub struct RefusedCertificate {
+    pub reason: String,
+    pub subject: String,
+    pub issuer: String,
+    pub not_before: String,
+    pub not_after: String,
+    pub fingerprint: Fingerprint,
+}
 
 impl Fingerprint {
-    /// `sha256:` and 64 hexadecimal digits, colons between bytes allowed.
-    pub fn parse(_text: &str) -> Option<Self> {
-        todo!()
+    /// Of a certificate in DER.
+    pub fn of(certificate: &[u8]) -> Self {
+        Self(Sha256::digest(certificate).into())
+    }
+
+    /// 64 hexadecimal digits, with or without colons between the bytes; `sha256:` may precede.
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = text
+            .strip_prefix("sha256:")
+            .unwrap_or(text)
+            .replace(':', "");
+        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut bytes = [0; 32];
+        for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+/// `sha256:` and 64 lower-case digits: the form that `fingerprint=` takes.
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Trust {
+    /// Loads roots, pins and the client certificate. `host` is what the user mounts.
+    pub fn new(options: &TrustOptions, host: &str) -> Result<Self, TrustError> {
+        let provider = Arc::new(provider());
+        let name = options.name.as_deref().unwrap_or(host);
+        let name =
+            ServerName::try_from(name.to_owned()).map_err(|_| TrustError::Name(name.to_owned()))?;
+        let roots = if options.fingerprints.is_empty() {
+            Some(load_roots(options.cafile.as_deref())?)
+        } else {
+            None
+        };
+        let client_auth = match (&options.cert, &options.key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(ClientAuth::load(cert, key)?),
+            // One file may hold both.
+            (Some(both), None) => Some(ClientAuth::load(both, both)?),
+            (None, Some(_)) => return Err(TrustError::HalfAClientCertificate),
+        };
+        let versions = match (options.only_tls12, options.only_tls13) {
+            (true, false) => TLS12,
+            (false, true) => TLS13,
+            _ => TLS13_OR_TLS12,
+        };
+        Ok(Self {
+            verifier: Arc::new(Verifier {
+                provider: provider.clone(),
+                roots,
+                pins: options.fingerprints.clone(),
+            }),
+            provider,
+            client_auth,
+            name,
+            versions,
+            group: Arc::default(),
+        })
+    }
+
+    /// For a new control connection. `prefer_tls12` for servers that give no TLS 1.3 tickets on
+    /// uploads but demand resumption (ProFTPD), unless the user insists on 1.3.
+    pub fn session(&self, prefer_tls12: bool) -> Result<SessionTls, TrustError> {
+        let narrowed = prefer_tls12 && self.versions.len() > 1;
+        let versions = if narrowed { TLS12 } else { self.versions };
+        let builder = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(versions)
+            .map_err(|e| TrustError::Tls(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(self.verifier.clone());
+        let mut config = match &self.client_auth {
+            None => builder.with_no_client_auth(),
+            Some(auth) => builder
+                .with_client_auth_cert(auth.chain.clone(), auth.key.clone_key())
+                .map_err(|e| TrustError::Tls(e.to_string()))?,
+        };
+        let store = Arc::new(SessionStore {
+            group: self.group.clone(),
+            sessions: Mutex::default(),
+        });
+        config.resumption = Resumption::store(store.clone());
+        Ok(SessionTls {
+            config: Arc::new(config),
+            name: self.name.clone(),
+            store,
+        })
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SessionTls {
+    /// A new connection's client side. It takes a TLS 1.3 ticket out of the store: call it late.
+    pub fn connection(&self) -> Result<ClientConnection, rustls::Error> {
+        ClientConnection::new(self.config.clone(), self.name.clone())
+    }
+
+    /// Whether the next connection will offer a session to resume.
+    pub fn can_resume(&self) -> bool {
+        let sessions = self.store.sessions.lock();
+        sessions.tls12.is_some() || !sessions.tls13.is_empty()
+    }
+
+    /// Forgets every session, as a REIN or a new handshake on the control connection demands.
+    pub fn forget(&self) {
+        *self.store.sessions.lock() = Sessions::default();
+    }
+}
+
+/// A client certificate and its key.
+struct ClientAuth {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl ClientAuth {
+    fn load(cert: &Path, key: &Path) -> Result<Self, TrustError> {
+        let chain = read_certificates("cert", cert)?;
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|e| file_error("key", key, e))?;
+        Ok(Self { chain, key })
+    }
+}
+
+fn load_roots(cafile: Option<&Path>) -> Result<RootCertStore, TrustError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = cafile {
+        for certificate in read_certificates("cafile", path)? {
+            roots
+                .add(certificate)
+                .map_err(|e| file_error("cafile", path, e))?;
+        }
+        return Ok(roots);
+    }
+    let system = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(system.certs);
+    if roots.is_empty() {
+        let why = system
+            .errors
+            .first()
+            .map_or("none found".to_owned(), ToString::to_string);
+        return Err(TrustError::NoRoots(why));
+    }
+    Ok(roots)
+}
+
+fn read_certificates(
+    option: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| file_error(option, path, e))?;
+    if certificates.is_empty() {
+        return Err(file_error(option, path, "no PEM certificate in it"));
+    }
+    Ok(certificates)
+}
+
+fn file_error(option: &'static str, path: &Path, why: impl ToString) -> TrustError {
+    TrustError::File {
+        option,
+        path: path.display().to_string(),
+        why: why.to_string(),
+    }
+}
+
+#[cfg(feature = "ring")]
+pub(crate) fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+#[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
+pub(crate) fn provider() -> CryptoProvider {
+    rustls::crypto::aws_lc_rs::default_provider()
+}
+
+/// Verifies by pin where there are pins, else by roots and name. The handshake's signature is
+/// verified in both cases.
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    roots: Option<RootCertStore>,
+    pins: Vec<Fingerprint>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verdict = match &self.roots {
+            None if self.pins.contains(&Fingerprint::of(leaf)) => Ok(()),
+            None => Err("its fingerprint is not the pinned one".to_owned()),
+            Some(roots) => self
+                .verify_chain(leaf, intermediates, name, roots, now)
+                .map_err(|e| describe(&e, name)),
+        };
+        match verdict {
+            Ok(()) => Ok(ServerCertVerified::assertion()),
+            Err(reason) => {
+                let refused = Arc::new(RefusedCertificate::of(leaf, reason));
+                Err(CertificateError::Other(OtherError(refused)).into())
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+impl Verifier {
+    fn verify_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        roots: &RootCertStore,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms)?;
+        verify_server_name(&leaf, name)
+    }
+}
+
+/// A verification failure in an administrator's words.
+fn describe(error: &rustls::Error, name: &ServerName<'_>) -> String {
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return error.to_string();
+    };
+    match error {
+        CertificateError::UnknownIssuer => "its issuer is not trusted here".to_owned(),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it has expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            format!("it is not for the name {}", name.to_str())
+        }
+        CertificateError::Revoked => "it has been revoked".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+impl RefusedCertificate {
+    fn of(leaf: &CertificateDer<'_>, reason: String) -> Self {
+        let fingerprint = Fingerprint::of(leaf);
+        let unknown = || "(unreadable)".to_owned();
+        let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
+            return Self {
+                reason,
+                subject: unknown(),
+                issuer: unknown(),
+                not_before: unknown(),
+                not_after: unknown(),
+                fingerprint,
+            };
+        };
+        let reason = if certificate.subject() == certificate.issuer() {
+            format!("{reason} (it is self-signed)")
+        } else {
+            reason
+        };
+        let mut subject = certificate.subject().to_string();
+        let names = subject_names(&certificate);
+        if !names.is_empty() {
+            subject = format!("{subject} ({})", names.join(", "));
+        }
+        Self {
+            reason,
+            subject: printable(&subject),
+            issuer: printable(&certificate.issuer().to_string()),
+            not_before: printable(&certificate.validity().not_before.to_string()),
+            not_after: printable(&certificate.validity().not_after.to_string()),
+            fingerprint,
+        }
+    }
+
+    /// The refusal inside a TLS error, where it is one.
+    pub fn from_error(error: &rustls::Error) -> Option<&Self> {
+        match error {
+            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(e))) => {
+                e.downcast_ref()
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for RefusedCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the server's certificate is refused: {}; subject {}, issuer {}, valid {} to {}; \
+             if it is the right one, mount with -o fingerprint={}",
+            self.reason,
+            self.subject,
+            self.issuer,
+            self.not_before,
+            self.not_after,
+            self.fingerprint
+        )
+    }
+}
+
+impl std::error::Error for RefusedCertificate {}
+
+fn subject_names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let shown = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress([a, b, c, d]) => Some(format!("{a}.{b}.{c}.{d}")),
+            GeneralName::IPAddress(bytes) => <[u8; 16]>::try_from(*bytes)
+                .ok()
+                .map(|octets| std::net::Ipv6Addr::from(octets).to_string()),
+            _ => None,
+        });
+    shown.take(8).collect()
+}
+
+/// What comes from a certificate is a stranger's text: one bounded line of it.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+/// TLS sessions of one control connection.
+struct SessionStore {
+    group: Arc<Mutex<Option<NamedGroup>>>,
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Default)]
+struct Sessions {
+    tls12: Option<Tls12ClientSessionValue>,
+    tls13: VecDeque<Tls13ClientSessionValue>,
+}
+
+/// More than a server gives before they are used.
+const MAX_TICKETS: usize = 16;
+
+impl fmt::Debug for SessionStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionStore")
+    }
+}
+
+impl ClientSessionStore for SessionStore {
+    fn set_kx_hint(&self, _: ServerName<'static>, group: NamedGroup) {
+        *self.group.lock() = Some(group);
+    }
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        *self.group.lock()
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.sessions.lock().tls12 = Some(value);
+    }
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.sessions.lock().tls12.clone()
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {
+        self.sessions.lock().tls12 = None;
+    }
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, value: Tls13ClientSessionValue) {
+        let mut sessions = self.sessions.lock();
+        if sessions.tls13.len() == MAX_TICKETS {
+            sessions.tls13.pop_front();
+        }
+        sessions.tls13.push_back(value);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.sessions.lock().tls13.pop_back()
     }
 }

@@ -21,8 +21,6 @@ use crate::remote::{self, Download};
 const PAUSE: Duration = Duration::from_secs(1);
 /// A stream that nobody reads ends after that.
 const IDLE: Duration = Duration::from_secs(60);
-/// A stream that goes on and on offers its session to others so often.
-const SLICE: Duration = Duration::from_millis(500);
 /// How long to wait before asking again for memory.
 const SHORTAGE: Duration = Duration::from_millis(50);
 /// What was fetched is handed over after that, even if nobody waits for it yet.
@@ -188,8 +186,7 @@ impl Pump {
     fn pump(&self, target: &Target, offset: u64) -> Result<(), remote::Error> {
         let Reads { remote, .. } = &*self.reads;
         let deadline = self.deadline();
-        let mut download = remote.download(&target.path, offset, target.version, deadline)?;
-        let mut slice = Instant::now();
+        let mut download = remote.download(&target.path, offset, Some(target.version), deadline)?;
         while let Some((mut buffer, limit)) = self.next_buffer(&mut download) {
             let (filled, end) = self.fill(&mut download, &mut buffer[..limit])?;
             let mut state = self.stream.state.lock();
@@ -202,10 +199,6 @@ impl Pump {
             drop(state);
             if end {
                 return Ok(());
-            }
-            if slice.elapsed() > SLICE {
-                download.park();
-                slice = Instant::now();
             }
         }
         Ok(())

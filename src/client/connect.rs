@@ -1,0 +1,85 @@
+//! TCP: names to addresses, and every address tried in turn, all within one deadline.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+
+use super::{Config, Error, Server};
+
+/// TCP's own probes notice a peer that vanished while nobody sends.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Connects to the first address of the server that answers.
+pub(super) fn connect(server: &Server, deadline: Instant) -> Result<TcpStream, Error> {
+    let addresses = addresses(&server.config, deadline).map_err(|e| Error::Connect {
+        target: server.name(),
+        why: e.to_string(),
+    })?;
+    let mut last = None;
+    for address in &addresses {
+        match connect_one(*address, server.config.connect_timeout, deadline) {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = Some(error),
+        }
+        if Instant::now() >= deadline {
+            break;
+        }
+    }
+    let why = last.map_or("the name has no address".to_owned(), |e| e.to_string());
+    Err(Error::Connect {
+        target: server.name(),
+        why,
+    })
+}
+
+/// Connects to one address within the shorter of both bounds.
+pub(super) fn connect_one(
+    address: SocketAddr,
+    timeout: Duration,
+    deadline: Instant,
+) -> io::Result<TcpStream> {
+    let left = deadline
+        .saturating_duration_since(Instant::now())
+        .min(timeout);
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let tcp = TcpStream::connect_timeout(&address, left)?;
+    let probes = TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_INTERVAL);
+    SockRef::from(&tcp).set_tcp_keepalive(&probes)?;
+    Ok(tcp)
+}
+
+/// getaddrinfo(3) knows no deadline, so it runs in a thread that may outlive the wait for it.
+fn addresses(config: &Config, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+    if !config.addresses.is_empty() {
+        return Ok(config.addresses.clone());
+    }
+    let (host, port) = (config.host.clone(), config.port);
+    if let Ok(ip) = host.parse() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new()
+        .name("resolve".to_owned())
+        .spawn(move || {
+            let found = (host.as_str(), port)
+                .to_socket_addrs()
+                .map(|list| list.collect());
+            let _ = sender.send(found);
+        })?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    receiver.recv_timeout(left).unwrap_or_else(|_| {
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the name was not resolved in time",
+        ))
+    })
+}

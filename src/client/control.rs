@@ -1,0 +1,144 @@
+//! [`Control`]: commands out, replies in, over one control connection.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use crate::proto::{Command, Reply, ReplyParser};
+use crate::tls::Stream;
+
+use super::Error;
+
+/// More commands than this in one TLS record stall ProFTPD and Pure-FTPd (at 4096 bytes).
+const RECORD: usize = 1 << 10;
+/// Received at once.
+const CHUNK: usize = 16 << 10;
+/// How long a connection that broke while sending may take to tell why (a 421 on its way).
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+pub(super) struct Control {
+    pub(super) stream: Stream,
+    pub(super) parser: ReplyParser,
+}
+
+impl Control {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            parser: ReplyParser::new(),
+        }
+    }
+
+    /// Writes the commands, as many to a TLS record as servers bear.
+    pub(super) fn send(&mut self, commands: &[Command], deadline: Instant) -> Result<(), Error> {
+        let mut record = Vec::with_capacity(RECORD);
+        for (i, command) in commands.iter().enumerate() {
+            log::trace!("> {command}");
+            let line = command.encode();
+            if !record.is_empty() && record.len() + line.len() > RECORD {
+                self.write(&record, &commands[i - 1], deadline)?;
+                record.clear();
+            }
+            record.extend_from_slice(&line);
+        }
+        match commands.last() {
+            Some(last) => self.write(&record, last, deadline),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, record: &[u8], last: &Command, deadline: Instant) -> Result<(), Error> {
+        self.stream.write_all(record, deadline).map_err(|error| {
+            let soon = deadline.min(Instant::now() + LAST_WORDS);
+            match self.reply(last.verb(), soon) {
+                Err(said @ Error::Lost { .. }) => said,
+                _ => Error::io(last.verb(), &error),
+            }
+        })
+    }
+
+    /// The next reply; a 421 is the connection's end.
+    pub(super) fn reply(&mut self, during: &str, deadline: Instant) -> Result<Reply, Error> {
+        let reply = self.raw_reply(during, deadline)?;
+        not_421(during, reply)
+    }
+
+    /// The next reply, whatever it is.
+    pub(super) fn raw_reply(&mut self, during: &str, deadline: Instant) -> Result<Reply, Error> {
+        loop {
+            if let Some(reply) = self.parse()? {
+                return Ok(reply);
+            }
+            let mut chunk = [0; CHUNK];
+            let n = self.stream.read(&mut chunk, deadline);
+            self.received(during, &chunk, n)?;
+        }
+    }
+
+    /// The next reply if it is here already.
+    pub(super) fn reply_now(&mut self, during: &str) -> Result<Option<Reply>, Error> {
+        loop {
+            if let Some(reply) = self.parse()? {
+                return not_421(during, reply).map(Some);
+            }
+            let mut chunk = [0; CHUNK];
+            match self.stream.read_now(&mut chunk).transpose() {
+                None => return Ok(None),
+                Some(n) => self.received(during, &chunk, n)?,
+            }
+        }
+    }
+
+    fn parse(&mut self) -> Result<Option<Reply>, Error> {
+        let reply = self.parser.next()?;
+        if let Some(reply) = &reply {
+            log::trace!("< {reply}");
+        }
+        Ok(reply)
+    }
+
+    fn received(&mut self, during: &str, chunk: &[u8], n: io::Result<usize>) -> Result<(), Error> {
+        match n {
+            Ok(0) => Err(Error::lost(during, "the server closed the connection")),
+            Ok(n) => {
+                self.parser.push(&chunk[..n]);
+                Ok(())
+            }
+            Err(error) => Err(match self.clear_words() {
+                Some(words) => {
+                    Error::lost(during, format!("the server said in the clear: {words}"))
+                }
+                None => Error::io(during, &error),
+            }),
+        }
+    }
+
+    /// What the server said where TLS was due (vsftpd: `421`, `500 OOPS`), one line of it.
+    pub(super) fn clear_words(&self) -> Option<String> {
+        let line = self
+            .stream
+            .unread()
+            .split(|&b| b == b'\r' || b == b'\n')
+            .next()?;
+        let text = line.len() > 3 && line[..3].iter().all(u8::is_ascii_digit);
+        text.then(|| line[..line.len().min(200)].escape_ascii().to_string())
+    }
+
+    /// Whether nothing waits to be read: no 421, no close, no surplus reply.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        matches!(self.reply_now("idleness"), Ok(None))
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn not_421(during: &str, reply: Reply) -> Result<Reply, Error> {
+    if reply.code.as_u16() == 421 {
+        return Err(Error::lost(during, reply));
+    }
+    Ok(reply)
+}

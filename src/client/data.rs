@@ -1,0 +1,144 @@
+//! Opening data connections: EPSV or PASV, EPRT or PORT.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::time::Instant;
+
+use socket2::SockRef;
+
+use crate::proto::{Command, parse_epsv, parse_pasv};
+use crate::tls::Stream;
+
+use super::connect::connect_one;
+use super::{Error, Session};
+
+/// A way for the next transfer's data, agreed with the server.
+pub(super) enum Endpoint {
+    /// Passive: connected.
+    Connected(TcpStream),
+    /// Active: the server will connect, from `peer` only.
+    Listening { listener: TcpListener, peer: IpAddr },
+}
+
+impl Endpoint {
+    /// Agrees on an endpoint as the options and the server have it.
+    pub(super) fn open(session: &mut Session, deadline: Instant) -> Result<Self, Error> {
+        if session.server().config.active {
+            listen(session, deadline)
+        } else {
+            connect(session, deadline)
+        }
+    }
+
+    /// The stream, if it is there without waiting; a listener that nobody called on comes back.
+    pub(super) fn stream_now(self) -> io::Result<Result<Stream, Self>> {
+        match self {
+            Self::Connected(tcp) => Stream::new(tcp).map(Ok),
+            Self::Listening { listener, peer } => loop {
+                match listener.accept() {
+                    // Another host's connection is not the server's: an attack, or a stray.
+                    Ok((tcp, from)) if from.ip().to_canonical() == peer => {
+                        return Stream::new(tcp).map(Ok);
+                    }
+                    Ok((_, from)) => log::warn!("data connection from {from} refused"),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                        return Ok(Err(Self::Listening { listener, peer }));
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            },
+        }
+    }
+
+    /// What to wait on until [`Endpoint::stream_now`] has a stream.
+    pub(super) fn listener(&self) -> Option<&TcpListener> {
+        match self {
+            Self::Connected(_) => None,
+            Self::Listening { listener, .. } => Some(listener),
+        }
+    }
+}
+
+fn connect(session: &mut Session, deadline: Instant) -> Result<Endpoint, Error> {
+    let address = passive_address(session, deadline)?;
+    let timeout = session.server().config.connect_timeout;
+    let tcp = connect_one(address, timeout, deadline).map_err(|e| {
+        // A dead data port says nothing about the control connection, but the server may now
+        // wait on that port for long: the session is given up.
+        Error::lost(format!("the data connection to {address}"), e)
+    })?;
+    Ok(Endpoint::Connected(tcp))
+}
+
+/// Where to connect: always the control connection's peer, unless the user trusts the 227.
+fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAddr, Error> {
+    let peer = session.peer();
+    if !session.profile().epsv_refused {
+        let reply = session.execute(&Command::Epsv, deadline)?;
+        if reply.code.as_u16() == 229 {
+            let port = parse_epsv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
+            return Ok(SocketAddr::new(peer.ip(), port));
+        }
+        if !reply.code.is_permanent() || peer.is_ipv6() {
+            return Err(Error::refused(&Command::Epsv, reply));
+        }
+        session.learn(|p| p.epsv_refused = true);
+    }
+    let reply = session.execute(&Command::Pasv, deadline)?;
+    if reply.code.as_u16() != 227 {
+        return Err(Error::refused(&Command::Pasv, reply));
+    }
+    let named = parse_pasv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
+    if session.server().config.trust_pasv_address {
+        return Ok(named.into());
+    }
+    Ok(SocketAddr::new(peer.ip(), named.port()))
+}
+
+fn listen(session: &mut Session, deadline: Instant) -> Result<Endpoint, Error> {
+    let failed = |e: io::Error| Error::lost("opening a port for an active data connection", e);
+    let local = session.local().map_err(failed)?;
+    let listener = TcpListener::bind(SocketAddr::new(local, 0)).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let command = if session.profile().eprt_refused {
+        port(address)
+    } else {
+        None
+    }
+    .unwrap_or(Command::Eprt(address));
+    let mut reply = session.execute(&command, deadline)?;
+    if reply.code.is_permanent()
+        && matches!(command, Command::Eprt(_))
+        && let Some(command) = port(address)
+    {
+        reply = session.execute(&command, deadline)?;
+        session.learn(|p| p.eprt_refused = true);
+    }
+    if !reply.code.is_completion() {
+        return Err(Error::refused(&command, reply));
+    }
+    Ok(Endpoint::Listening {
+        listener,
+        peer: session.peer().ip(),
+    })
+}
+
+fn port(address: SocketAddr) -> Option<Command> {
+    match address {
+        SocketAddr::V4(v4) => Some(Command::Port(SocketAddrV4::new(*v4.ip(), v4.port()))),
+        SocketAddr::V6(_) => None,
+    }
+}
+
+/// Ends a data connection that is to fail: a reset, never a FIN (which kills ProFTPD's session
+/// in the middle of a RETR).
+pub(super) fn reset(data: &Stream) {
+    let _ = SockRef::from(data.tcp()).set_linger(Some(std::time::Duration::ZERO));
+}
+
+/// Acknowledge at once: Pure-FTPd's short answers wait 40 ms for it otherwise.
+pub(super) fn acknowledge_quickly(data: &Stream) {
+    let _ = SockRef::from(data.tcp()).set_tcp_quickack(true);
+}

@@ -1,0 +1,474 @@
+//! [`Pool`]: the bounded set of sessions with one server, and who may have one next.
+//!
+//! From two sessions up one is kept for metadata. Streams that nobody reads just now are parked
+//! here, and the session of the oldest is taken when one is needed. The pool learns the server's
+//! own limit and keeps to it for a while.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::proto::Command;
+
+use super::download::Download;
+use super::{Config, Error, Profile, Server, Session};
+
+/// How long a server's limit is believed.
+const CAP_LIFETIME: Duration = Duration::from_secs(60);
+/// The pause between attempts to reach a server that is down.
+const RETRY_PAUSE: Duration = Duration::from_millis(300);
+/// The housekeeper's round.
+const ROUND: Duration = Duration::from_secs(1);
+/// A server that leaves a NOOP unanswered for this long is not there.
+const NOOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a session is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lane {
+    Metadata,
+    Transfer,
+}
+
+/// The sessions. Lock: `state` is a leaf, never held over I/O.
+pub struct Pool {
+    server: Arc<Server>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Requests that wait for a session.
+    waiting: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    /// The most recently used last.
+    idle: Vec<Session>,
+    /// Sessions in being or being made: idle, leased or parked.
+    open: usize,
+    /// Leases of the transfer lane, parked ones among them.
+    transfers: usize,
+    /// The oldest first.
+    parked: VecDeque<(Ticket, Download)>,
+    next_ticket: Ticket,
+    /// The server's own limit, and until when it is believed.
+    cap: Option<(usize, Instant)>,
+    outage: Option<Outage>,
+    closed: bool,
+}
+
+type Ticket = u64;
+
+/// A parked download's claim ticket.
+#[derive(Debug)]
+pub struct Parked(Ticket);
+
+/// The server cannot be reached.
+struct Outage {
+    since: Instant,
+    last_attempt: Instant,
+    error: Error,
+}
+
+/// A session on loan; dropped, it goes back.
+pub struct Lease {
+    pool: Arc<Pool>,
+    session: Option<Session>,
+    lane: Lane,
+}
+
+impl Pool {
+    /// Connects the first session, so that whatever is wrong shows now.
+    pub fn connect(config: Config, deadline: Instant) -> Result<Arc<Self>, Error> {
+        let server = Server::new(config)?;
+        let first = Session::connect(&server, deadline)?;
+        let state = State {
+            idle: vec![first],
+            open: 1,
+            ..State::default()
+        };
+        let pool = Arc::new(Self {
+            server,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+        });
+        let weak = Arc::downgrade(&pool);
+        thread::Builder::new()
+            .name("housekeeper".to_owned())
+            .spawn(move || keep_house(&weak))
+            .map_err(|e| Error::lost("starting the housekeeper thread", e))?;
+        Ok(pool)
+    }
+
+    /// Runs `work` on a session; where that is lost, once more on another. `work` must be
+    /// harmless to repeat. The first attempt has half of the time, so that a connection that
+    /// silently died does not use it all up.
+    pub fn run<T>(
+        self: &Arc<Self>,
+        lane: Lane,
+        deadline: Instant,
+        mut work: impl FnMut(&mut Session, Instant) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let first = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let attempt = |bound, work: &mut dyn FnMut(&mut Session, Instant) -> Result<T, Error>| {
+            let mut lease = self.acquire(lane, deadline)?;
+            let result = work(&mut lease, bound);
+            if let Err(Error::Busy(_)) = &result {
+                self.shrink(1);
+            }
+            result
+        };
+        match attempt(first, &mut work) {
+            Err(error) if error.is_transient() || matches!(error, Error::Busy(_)) => {
+                log::debug!("{}: {error}; trying once more", self.server.name());
+                attempt(deadline, &mut work)
+            }
+            result => result,
+        }
+    }
+
+    /// A session for the lane, by the deadline.
+    pub fn acquire(self: &Arc<Self>, lane: Lane, deadline: Instant) -> Result<Lease, Error> {
+        let _waiting = Waiting::new(&self.waiting);
+        let mut state = self.state.lock();
+        loop {
+            if state.closed {
+                return Err(Error::lost(
+                    "waiting for a session",
+                    "the file system is unmounted",
+                ));
+            }
+            let limit = self.limit(&mut state);
+            let transfers = if limit > 1 { limit - 1 } else { limit };
+            let admitted = lane == Lane::Metadata || state.transfers < transfers;
+            if admitted && let Some(session) = state.idle.pop() {
+                state.count(lane, 1);
+                let lease = self.lease(session, lane);
+                match MutexGuard::unlocked(&mut state, || lease.refreshed(deadline)) {
+                    Some(lease) => return Ok(lease),
+                    None => continue,
+                }
+            }
+            if admitted && state.open < limit {
+                if let Some(outage) = state.outage.as_ref().filter(|o| o.is_fresh()) {
+                    self.await_server(outage.error.clone(), &mut state, deadline)?;
+                    continue;
+                }
+                state.open += 1;
+                state.count(lane, 1);
+                let made = MutexGuard::unlocked(&mut state, || self.make(deadline));
+                match made {
+                    Ok(session) => {
+                        state.outage = None;
+                        return Ok(self.lease(session, lane));
+                    }
+                    Err(error) => {
+                        state.open -= 1;
+                        state.count(lane, -1);
+                        self.changed.notify_all();
+                        self.refused(error, &mut state, deadline)?;
+                        continue;
+                    }
+                }
+            }
+            if let Some((_, download)) = state.parked.pop_front() {
+                let lease = MutexGuard::unlocked(&mut state, || download.give_up());
+                if let Some(mut lease) = lease {
+                    state.count(lease.lane, -1);
+                    lease.lane = lane;
+                    state.count(lane, 1);
+                    return Ok(lease);
+                }
+                continue;
+            }
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                let why = state
+                    .outage
+                    .as_ref()
+                    .map_or(String::new(), |o| format!(" ({})", o.error));
+                return Err(Error::TimedOut {
+                    during: format!("waiting for a free session{why}"),
+                });
+            }
+        }
+    }
+
+    /// What a failed attempt to connect means: a limit to keep to, an outage to wait out (then
+    /// `Ok`, try again), or an error to report.
+    fn refused(
+        &self,
+        error: Error,
+        state: &mut MutexGuard<'_, State>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        match error {
+            Error::Busy(_) | Error::Connect { .. } if state.open > 0 => {
+                log::debug!("keeping to {} sessions: {error}", state.open);
+                state.cap = Some((state.open, Instant::now() + CAP_LIFETIME));
+                Ok(())
+            }
+            Error::Busy(_)
+            | Error::Connect { .. }
+            | Error::Lost { .. }
+            | Error::TimedOut { .. } => {
+                let now = Instant::now();
+                let since = state.outage.as_ref().map_or(now, |o| o.since);
+                if state.outage.is_none() {
+                    log::warn!("{}: {error}", self.server.name());
+                }
+                state.outage = Some(Outage {
+                    since,
+                    last_attempt: now,
+                    error: error.clone(),
+                });
+                self.await_server(error, state, deadline)
+            }
+            other => Err(other),
+        }
+    }
+
+    /// Waits a little for a server that is down; gives up at once where it has been down for
+    /// long, so that callers do not queue up behind one timeout each.
+    fn await_server(
+        &self,
+        error: Error,
+        state: &mut MutexGuard<'_, State>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let patience = 2 * self.server.config.connect_timeout;
+        let long = state
+            .outage
+            .as_ref()
+            .is_some_and(|o| o.since.elapsed() > patience);
+        let pause = Instant::now() + RETRY_PAUSE;
+        if long || pause >= deadline {
+            return Err(error);
+        }
+        self.changed.wait_until(state, pause);
+        Ok(())
+    }
+
+    fn make(&self, deadline: Instant) -> Result<Session, Error> {
+        let session = Session::connect(&self.server, deadline)?;
+        log::debug!("{}: session opened", self.server.name());
+        Ok(session)
+    }
+
+    fn lease(self: &Arc<Self>, session: Session, lane: Lane) -> Lease {
+        Lease {
+            pool: self.clone(),
+            session: Some(session),
+            lane,
+        }
+    }
+
+    /// The smaller of `max_sessions` and the server's own limit, at least one.
+    fn limit(&self, state: &mut State) -> usize {
+        let max = self.server.config.max_sessions.max(1);
+        match state.cap {
+            Some((cap, until)) if Instant::now() < until => cap.clamp(1, max),
+            _ => {
+                state.cap = None;
+                max
+            }
+        }
+    }
+
+    /// Believes that the server bears `less` sessions fewer than are open.
+    fn shrink(&self, less: usize) {
+        let mut state = self.state.lock();
+        let cap = state.open.saturating_sub(less).max(1);
+        state.cap = Some((cap, Instant::now() + CAP_LIFETIME));
+    }
+
+    /// Keeps a half-read stream until it is asked for, or its session is needed.
+    pub fn park(&self, download: Download) -> Parked {
+        let mut state = self.state.lock();
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.parked.push_back((ticket, download));
+        self.changed.notify_one();
+        Parked(ticket)
+    }
+
+    /// The parked stream, unless its session was needed meanwhile.
+    pub fn unpark(&self, parked: &Parked) -> Option<Download> {
+        let mut state = self.state.lock();
+        let at = state
+            .parked
+            .iter()
+            .position(|(ticket, _)| *ticket == parked.0)?;
+        state.parked.remove(at).map(|(_, download)| download)
+    }
+
+    /// What was learned about the server.
+    pub fn profile(&self) -> Profile {
+        self.server.profile.current()
+    }
+
+    pub fn learn(&self, lesson: impl FnOnce(&mut Profile)) {
+        self.server.profile.learn(lesson);
+    }
+
+    /// Ends all idle sessions with QUIT, and every other when it comes back.
+    pub fn close(&self) {
+        let (idle, parked) = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            (
+                std::mem::take(&mut state.idle),
+                std::mem::take(&mut state.parked),
+            )
+        };
+        self.changed.notify_all();
+        drop(parked);
+        idle.into_iter().for_each(Session::quit);
+    }
+
+    fn give_back(&self, session: Session, lane: Lane) {
+        let mut state = self.state.lock();
+        state.count(lane, -1);
+        let keep = !session.is_broken() && !state.closed && state.open <= self.limit(&mut state);
+        let surplus = if keep {
+            state.idle.push(session);
+            None
+        } else {
+            state.open -= 1;
+            Some(session)
+        };
+        // All: the first woken may wait for another lane.
+        self.changed.notify_all();
+        drop(state);
+        if let Some(session) = surplus {
+            session.quit();
+        }
+    }
+}
+
+impl State {
+    fn count(&mut self, lane: Lane, by: isize) {
+        if lane == Lane::Transfer {
+            self.transfers = self.transfers.saturating_add_signed(by);
+        }
+    }
+}
+
+impl Outage {
+    fn is_fresh(&self) -> bool {
+        self.last_attempt.elapsed() < RETRY_PAUSE
+    }
+}
+
+impl Lease {
+    /// This lease, if its session may be used: alive, and young enough for its TLS sessions;
+    /// an aged one starts over by REIN where the server knows it, else it is replaced.
+    fn refreshed(mut self, deadline: Instant) -> Option<Self> {
+        if !self.is_usable() {
+            self.mark_broken();
+            return None;
+        }
+        if self.is_aged(Instant::now()) {
+            let renewed = !self.profile().rein_refused && self.reinitialize(deadline).is_ok();
+            if !renewed {
+                self.mark_broken();
+                return None;
+            }
+        }
+        Some(self)
+    }
+
+    /// Whether some request waits for a session.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.pool.waiting.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Deref for Lease {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        self.session
+            .as_ref()
+            .expect("a lease holds its session until it is dropped")
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut Session {
+        self.session
+            .as_mut()
+            .expect("a lease holds its session until it is dropped")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.pool.give_back(session, self.lane);
+        }
+    }
+}
+
+/// Counts a waiting request for as long as it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Keepalive and idle close, until the pool is gone.
+fn keep_house(pool: &Weak<Pool>) {
+    loop {
+        thread::sleep(ROUND);
+        let Some(pool) = pool.upgrade() else { return };
+        if pool.state.lock().closed {
+            return;
+        }
+        while let Some(session) = pool.take_surplus() {
+            session.quit();
+        }
+        while let Some(mut lease) = pool.take_quiet() {
+            let deadline = Instant::now() + NOOP_TIMEOUT;
+            if let Err(error) = lease.execute(&Command::Noop, deadline) {
+                log::debug!("{}: keepalive: {error}", pool.server.name());
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// A session that idled for long, while there are others.
+    fn take_surplus(&self) -> Option<Session> {
+        let mut state = self.state.lock();
+        let first = state.idle.first()?;
+        let idle = first.idle_for(Instant::now());
+        if state.open < 2 || idle < self.server.config.idle_close {
+            return None;
+        }
+        state.open -= 1;
+        Some(state.idle.remove(0))
+    }
+
+    /// A session that is due for a NOOP.
+    fn take_quiet(self: &Arc<Self>) -> Option<Lease> {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let due = |s: &Session| s.idle_for(now) >= self.server.config.keepalive;
+        let at = state.idle.iter().position(due)?;
+        let session = state.idle.remove(at);
+        Some(self.lease(session, Lane::Metadata))
+    }
+}

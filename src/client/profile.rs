@@ -1,0 +1,59 @@
+//! What was learned about a server, shared by all sessions with it. A wrong entry corrects
+//! itself at the next refusal.
+
+use parking_lot::Mutex;
+
+/// Whether data connections must resume a TLS session of their control connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Resumption {
+    #[default]
+    Unknown,
+    /// A transfer went through after a full handshake.
+    Optional,
+    /// A full handshake was refused (522, 425).
+    Demanded,
+}
+
+/// The lessons. All false or unknown at first.
+#[derive(Clone, Debug, Default)]
+pub struct Profile {
+    /// A login succeeded.
+    pub logged_in: bool,
+    /// This implicit server wants PBSZ 0 and PROT P nonetheless (vsftpd: 522).
+    pub implicit_needs_prot: bool,
+    /// A data transfer succeeded.
+    pub data_proven: bool,
+    pub resumption: Resumption,
+    /// EPSV was refused; PASV is used.
+    pub epsv_refused: bool,
+    /// EPRT was refused; PORT is used.
+    pub eprt_refused: bool,
+    /// REIN was refused, or left TLS up.
+    pub rein_refused: bool,
+    /// FEAT lists MLST, but MLSD does not work (Serv-U).
+    pub mlsd_refused: bool,
+    /// FEAT does not list MLST, or MLST does not work.
+    pub mlst_missing: bool,
+    /// `LIST -a` was refused (pyftpdlib).
+    pub list_all_refused: bool,
+    /// STAT of a directory was compared with LIST.
+    pub stat_faithful: Option<bool>,
+    /// MLSx shows symbolic links as what they point to (ProFTPD, pyftpdlib).
+    pub links_hidden: Option<bool>,
+    /// What LIST's and STAT's times must be moved by to be UTC, seconds.
+    pub listing_offset: Option<i64>,
+}
+
+/// The profile behind its lock: a leaf, held for memory work only.
+#[derive(Default)]
+pub(crate) struct Learned(Mutex<Profile>);
+
+impl Learned {
+    pub(crate) fn current(&self) -> Profile {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn learn(&self, lesson: impl FnOnce(&mut Profile)) {
+        lesson(&mut self.0.lock());
+    }
+}

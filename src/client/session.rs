@@ -1,0 +1,731 @@
+//! [`Session`]: one control connection, from TCP connect through login to its end, and at most
+//! one data connection beside it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags};
+use rustls::HandshakeKind;
+
+use crate::proto::{
+    Command, Features, Negotiation, NegotiationError, Protection, Ready, Reply, ReplyParser,
+    Security, Step,
+};
+use crate::tls::{Handshake, SessionTls, Stream, wait_any};
+
+use super::control::Control;
+use super::data::{Endpoint, acknowledge_quickly, reset};
+use super::profile::{Profile, Resumption};
+use super::{Error, Server, connect};
+
+/// Commands in flight at once: measured safe with every server.
+const WINDOW: usize = 100;
+/// A listing, at most.
+const MAX_LISTING: usize = ReplyParser::MAX_LISTING;
+/// TLS 1.2 sessions expire at the server an hour after the control connection's handshake at the
+/// earliest (Pure-FTPd), and resuming does not renew them.
+const LIFETIME: Duration = Duration::from_secs(50 * 60);
+/// A server that promised to take TLS down after REIN has this long.
+const REIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a transfer's refusal may take once its TLS handshake failed.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A control connection that is logged in, with PROT P and TYPE I in force.
+pub struct Session {
+    server: Arc<Server>,
+    control: Control,
+    negotiation: Negotiation,
+    tls: SessionTls,
+    ready: Ready,
+    peer: SocketAddr,
+    born: Instant,
+    last_used: Instant,
+    /// The shortest round trip seen.
+    round_trip: Duration,
+    /// A transfer's final reply that came before its data was read to the end.
+    final_reply: Option<Reply>,
+    /// A data connection is open: until it ends, the control connection is out of step.
+    in_transfer: bool,
+    /// An error left it in an unknown state: close it.
+    broken: bool,
+}
+
+/// How a transfer began.
+pub struct Begun {
+    /// The replies to the commands written before the transfer's.
+    pub prelude: Vec<Reply>,
+    pub transfer: Transfer,
+}
+
+/// What came of a transfer command.
+pub enum Transfer {
+    Started(Stream),
+    Refused(Reply),
+}
+
+impl Session {
+    /// Connects, starts TLS and logs in.
+    pub(super) fn connect(server: &Arc<Server>, deadline: Instant) -> Result<Self, Error> {
+        let deadline = deadline.min(Instant::now() + 2 * server.config.connect_timeout);
+        let tcp = connect::connect(server, deadline)?;
+        let failed = |e: io::Error| Error::io("connecting", &e);
+        let peer = tcp.peer_addr().map_err(failed)?;
+        let mut opening = Opening {
+            control: Control::new(Stream::new(tcp).map_err(failed)?),
+            negotiation: Negotiation::new(server.login()),
+            tls: server.trust.session(false)?,
+            explicit_silence: server.config.security == Security::Explicit,
+        };
+        let started = Instant::now();
+        let step = opening.negotiation.start();
+        let ready = opening
+            .negotiate(step, deadline)
+            .map_err(|e| server.explain(e))?;
+        server.profile.learn(|p| {
+            p.logged_in = true;
+            p.mlst_missing |= !ready.features.has("MLST");
+        });
+        let Opening {
+            control,
+            negotiation,
+            tls,
+            ..
+        } = opening;
+        let now = Instant::now();
+        Ok(Self {
+            server: server.clone(),
+            control,
+            negotiation,
+            tls,
+            ready,
+            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            born: now,
+            last_used: now,
+            round_trip: now - started,
+            final_reply: None,
+            in_transfer: false,
+            broken: false,
+        })
+    }
+
+    /// Sends one command and awaits its reply, whatever the code. 421 is a loss.
+    pub fn execute(&mut self, command: &Command, deadline: Instant) -> Result<Reply, Error> {
+        let mut replies = self.pipeline(std::slice::from_ref(command), deadline)?;
+        replies
+            .pop()
+            .ok_or_else(|| Error::Protocol("no reply".to_owned()))
+    }
+
+    /// Sends many commands, as many at a time as every server bears, and gives their replies in
+    /// order, refusals among them.
+    pub fn pipeline(
+        &mut self,
+        commands: &[Command],
+        deadline: Instant,
+    ) -> Result<Vec<Reply>, Error> {
+        let result = self.try_pipeline(commands, deadline);
+        self.note(result)
+    }
+
+    fn try_pipeline(
+        &mut self,
+        commands: &[Command],
+        deadline: Instant,
+    ) -> Result<Vec<Reply>, Error> {
+        self.limit_replies(commands);
+        let mut replies = Vec::with_capacity(commands.len());
+        let mut sent = 0;
+        let started = Instant::now();
+        while replies.len() < commands.len() {
+            if sent < commands.len() && sent - replies.len() <= WINDOW / 2 {
+                let until = commands.len().min(replies.len() + WINDOW);
+                self.control.send(&commands[sent..until], deadline)?;
+                sent = until;
+            }
+            replies.push(
+                self.control
+                    .reply(commands[replies.len()].verb(), deadline)?,
+            );
+            if replies.len() == 1 {
+                self.round_trip = self.round_trip.min(started.elapsed());
+            }
+        }
+        Ok(replies)
+    }
+
+    fn limit_replies(&mut self, commands: &[Command]) {
+        let listing = commands
+            .iter()
+            .any(|c| matches!(c, Command::Stat { path: Some(_), .. }));
+        let limit = if listing {
+            MAX_LISTING
+        } else {
+            ReplyParser::MAX_REPLY
+        };
+        self.control.parser.set_limit(limit);
+    }
+
+    /// Begins a transfer: `prelude` (commands whose replies are wanted, RETR's REST among them)
+    /// and `command` in one write, with the TLS handshake of the data connection beside them.
+    pub fn begin(
+        &mut self,
+        prelude: &[Command],
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Begun, Error> {
+        let result = self.prove_data(&command, deadline).and_then(|()| {
+            let endpoint = Endpoint::open(self, deadline)?;
+            self.try_begin(prelude, command, endpoint, deadline)
+        });
+        self.note(result)
+    }
+
+    fn try_begin(
+        &mut self,
+        prelude: &[Command],
+        command: Command,
+        endpoint: Endpoint,
+        deadline: Instant,
+    ) -> Result<Begun, Error> {
+        if self.profile().resumption == Resumption::Demanded && !self.tls.can_resume() {
+            return Err(Error::NoResumption(
+                "it gave none for this connection".to_owned(),
+            ));
+        }
+        let verb = command.verb();
+        let mut commands = prelude.to_vec();
+        commands.push(command);
+        self.limit_replies(&commands);
+        self.control.send(&commands, deadline)?;
+
+        let mut opening = DataOpening::Endpoint(endpoint);
+        let mut replies = Vec::with_capacity(prelude.len());
+        let mut started = false;
+        let mut deadline = deadline;
+        loop {
+            if let Err(error) = opening.advance(&self.tls) {
+                // Most likely the server refuses, and says so on the control connection.
+                opening = DataOpening::Failed(error);
+                deadline = deadline.min(Instant::now() + REFUSAL_TIMEOUT);
+            }
+            while let Some(reply) = self.control.reply_now(verb)? {
+                if replies.len() < prelude.len() {
+                    replies.push(reply);
+                } else if reply.code.is_preliminary() {
+                    started = true;
+                    break;
+                } else if reply.code.is_completion() {
+                    // A short transfer is over before its data was read.
+                    (started, self.final_reply) = (true, Some(reply));
+                    break;
+                } else {
+                    opening.reset();
+                    self.check_resumption(opening.handshake_kind(), &reply)?;
+                    let transfer = Transfer::Refused(reply);
+                    return Ok(Begun {
+                        prelude: replies,
+                        transfer,
+                    });
+                }
+            }
+            if started && let DataOpening::Open(data) = opening {
+                self.in_transfer = true;
+                acknowledge_quickly(&data);
+                return Ok(Begun {
+                    prelude: replies,
+                    transfer: Transfer::Started(data),
+                });
+            }
+            let mut waiting = Vec::with_capacity(2);
+            if self.final_reply.is_none() {
+                waiting.push(PollFd::new(self.control.as_fd(), PollFlags::POLLIN));
+            }
+            opening.wait_for(&mut waiting);
+            if let Err(error) = wait_any(&mut waiting, deadline) {
+                return Err(match opening {
+                    DataOpening::Failed(error) => Error::io("the data connection", &error),
+                    _ => Error::io(verb, &error),
+                });
+            }
+        }
+    }
+
+    /// Ends a download whose data ended with close_notify: answers it, closes, and only then
+    /// awaits the final reply (vsftpd and ProFTPD wait for the client).
+    pub(super) fn finish_download(
+        &mut self,
+        mut data: Stream,
+        verb: &'static str,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let handshake = data.tls().and_then(|t| t.handshake_kind());
+        // The server may have closed already: only the 226 counts.
+        let _ = data.close_notify(deadline);
+        drop(data);
+        let result = self.final_reply(verb, deadline).and_then(|reply| {
+            self.in_transfer = false;
+            self.check_resumption(handshake, &reply)?;
+            if reply.code.is_completion() {
+                self.learn_from_success(handshake);
+            }
+            Ok(reply)
+        });
+        self.note(result)
+    }
+
+    fn final_reply(&mut self, verb: &str, deadline: Instant) -> Result<Reply, Error> {
+        match self.final_reply.take() {
+            Some(reply) => Ok(reply),
+            None => self.control.reply(verb, deadline),
+        }
+    }
+
+    /// Ends a download early: resets the data connection, and finds the control connection's
+    /// place again, whatever the server says to it (426, 551, 150, 226 or nothing).
+    pub(super) fn abandon_download(
+        &mut self,
+        data: &Stream,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        reset(data);
+        let _ = data.tcp().shutdown(std::net::Shutdown::Both);
+        let result = self.resynchronize(deadline);
+        self.in_transfer &= result.is_err();
+        self.note(result)
+    }
+
+    fn resynchronize(&mut self, deadline: Instant) -> Result<(), Error> {
+        if self.final_reply.take().is_some() {
+            return Ok(());
+        }
+        let grace = Instant::now() + (3 * self.round_trip).max(Duration::from_millis(250));
+        loop {
+            match self.control.reply("RETR", grace.min(deadline)) {
+                Ok(reply) if reply.code.is_preliminary() => {}
+                Ok(_) => return Ok(()),
+                Err(Error::TimedOut { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        // Pure-FTPd may say nothing more about the transfer: ask for a reply that is ours.
+        self.control.send(&[Command::Noop], deadline)?;
+        for _ in 0..4 {
+            let reply = self.control.reply("NOOP", deadline)?;
+            let of_transfer = matches!(reply.code.as_u16(), 225 | 226 | 250);
+            if reply.code.is_completion() && !of_transfer {
+                return Ok(());
+            }
+        }
+        Err(Error::Protocol(
+            "no reply to NOOP after a transfer that was given up".to_owned(),
+        ))
+    }
+
+    /// A whole listing by `LIST` or `MLSD`, with the replies to `prelude` and the final reply.
+    pub fn list(
+        &mut self,
+        prelude: &[Command],
+        command: Command,
+        deadline: Instant,
+    ) -> Result<(Vec<Reply>, Result<(Vec<u8>, Reply), Reply>), Error> {
+        let verb = command.verb();
+        let begun = self.begin(prelude, command, deadline)?;
+        let mut data = match begun.transfer {
+            Transfer::Started(data) => data,
+            Transfer::Refused(reply) => return Ok((begun.prelude, Err(reply))),
+        };
+        let read = read_to_end(&mut data, deadline);
+        let listing = self.note(read)?;
+        let reply = self.finish_download(data, verb, deadline)?;
+        let outcome = if reply.code.is_completion() {
+            Ok((listing, reply))
+        } else {
+            Err(reply)
+        };
+        Ok((begun.prelude, outcome))
+    }
+
+    /// On an implicit server that is not yet proven the first data transfer is a LIST, never a
+    /// STOR (a refused one truncates its target) or RETR; where it shows that the server wants
+    /// PBSZ 0 and PROT P nonetheless, they are sent, now and on every later connection.
+    fn prove_data(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
+        if self.server.config.security != Security::Implicit || self.profile().data_proven {
+            return Ok(());
+        }
+        let list = Command::List {
+            all: false,
+            path: None,
+        };
+        let result = self.list_proof(&list, deadline);
+        if self.profile().data_proven || self.profile().implicit_needs_prot {
+            return result.map(drop);
+        }
+        let needs_prot = match &result {
+            Ok(reply) => (520..530).contains(&reply.code.as_u16()),
+            Err(Error::Tls(_) | Error::Lost { .. }) => true,
+            Err(_) => false,
+        };
+        if !needs_prot {
+            // A refused LIST (no permission here, say) proves nothing: whatever comes next that
+            // cannot harm goes on.
+            return match (result, command) {
+                (Ok(reply), Command::Stor(_) | Command::Appe(_)) => {
+                    Err(Error::refused(&list, reply))
+                }
+                (other, _) => other.map(drop),
+            };
+        }
+        log::debug!(
+            "{}: implicit, but wants PBSZ 0 and PROT P",
+            self.server.name()
+        );
+        self.learn(|p| p.implicit_needs_prot = true);
+        let protect = [Command::Pbsz(0), Command::Prot(Protection::Private)];
+        for reply in self.try_pipeline(&protect, deadline)? {
+            if !reply.code.is_completion() {
+                return Err(NegotiationError::NoProtection(reply).into());
+            }
+        }
+        let reply = self.list_proof(&list, deadline)?;
+        if self.profile().data_proven {
+            Ok(())
+        } else {
+            Err(Error::refused(&list, reply))
+        }
+    }
+
+    /// One LIST of the current folder, to its final reply. What it lists does not matter.
+    fn list_proof(&mut self, list: &Command, deadline: Instant) -> Result<Reply, Error> {
+        let endpoint = Endpoint::open(self, deadline)?;
+        match self
+            .try_begin(&[], list.clone(), endpoint, deadline)?
+            .transfer
+        {
+            Transfer::Refused(reply) => Ok(reply),
+            Transfer::Started(mut data) => {
+                read_to_end(&mut data, deadline)?;
+                self.finish_download(data, list.verb(), deadline)
+            }
+        }
+    }
+
+    fn learn_from_success(&self, handshake: Option<HandshakeKind>) {
+        self.learn(|p| {
+            p.data_proven = true;
+            let full = handshake.is_some_and(|kind| kind != HandshakeKind::Resumed);
+            if full && p.resumption == Resumption::Unknown {
+                p.resumption = Resumption::Optional;
+            }
+        });
+    }
+
+    /// 522 or 425 after a full handshake: this server wants a session resumed (vsftpd, ProFTPD),
+    /// and another connection has one. On an implicit server that is not proven, 522 more likely
+    /// asks for PROT P.
+    fn check_resumption(
+        &self,
+        handshake: Option<HandshakeKind>,
+        reply: &Reply,
+    ) -> Result<(), Error> {
+        let unproven_implicit =
+            self.server.config.security == Security::Implicit && !self.profile().data_proven;
+        let resumed = handshake == Some(HandshakeKind::Resumed);
+        if resumed || unproven_implicit || !matches!(reply.code.as_u16(), 425 | 522) {
+            return Ok(());
+        }
+        self.learn(|p| p.resumption = Resumption::Demanded);
+        Err(Error::NoResumption(reply.to_string()))
+    }
+
+    /// REIN: the state of a connection just made, over the same TCP connection. An error means
+    /// that the server would not (or no longer answers): replace the session.
+    pub fn reinitialize(&mut self, deadline: Instant) -> Result<(), Error> {
+        let step = self.negotiation.reinitialize();
+        let result = self.renegotiate(step, deadline);
+        if matches!(
+            result,
+            Err(Error::Negotiation(NegotiationError::ReinRefused(_)))
+        ) {
+            self.learn(|p| p.rein_refused = true);
+        }
+        self.note(result)
+    }
+
+    fn renegotiate(&mut self, step: Step, deadline: Instant) -> Result<(), Error> {
+        let mut driver = Driver {
+            control: &mut self.control,
+            negotiation: &mut self.negotiation,
+            tls: &self.tls,
+        };
+        self.ready = driver.run(step, deadline)?;
+        self.born = Instant::now();
+        Ok(())
+    }
+
+    /// What FEAT listed.
+    pub fn features(&self) -> &Features {
+        &self.ready.features
+    }
+
+    /// The greeting's text (RFC 959 5.4).
+    pub fn greeting(&self) -> &Reply {
+        &self.ready.greeting
+    }
+
+    pub fn profile(&self) -> Profile {
+        self.server.profile.current()
+    }
+
+    pub fn learn(&self, lesson: impl FnOnce(&mut Profile)) {
+        self.server.profile.learn(lesson);
+    }
+
+    pub(super) fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// The control connection's peer.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The control connection's own address.
+    pub(super) fn local(&self) -> io::Result<IpAddr> {
+        Ok(self.control.stream.tcp().local_addr()?.ip().to_canonical())
+    }
+
+    /// Whether it may serve another request: nothing broke it, and nothing came unasked.
+    pub(super) fn is_usable(&mut self) -> bool {
+        !self.is_broken() && self.control.is_quiet()
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken || self.in_transfer
+    }
+
+    /// Too old for its TLS sessions to be resumed with certainty.
+    pub(super) fn is_aged(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.born) > LIFETIME
+    }
+
+    pub(super) fn idle_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_used)
+    }
+
+    /// QUIT, politely but without waiting for the answer.
+    pub(super) fn quit(mut self) {
+        if !self.is_broken() {
+            let soon = Instant::now() + Duration::from_millis(200);
+            let _ = self.control.send(&[Command::Quit], soon);
+            let _ = self.control.stream.close_notify(soon);
+        }
+    }
+
+    pub(super) fn mark_broken(&mut self) {
+        self.broken = true;
+    }
+
+    fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        self.last_used = Instant::now();
+        if let Err(error) = &result {
+            self.broken |= !error.keeps_session();
+        }
+        result
+    }
+}
+
+/// A data connection on its way to be ready.
+enum DataOpening {
+    Endpoint(Endpoint),
+    Handshaking(Stream, Handshake),
+    Open(Stream),
+    Failed(io::Error),
+}
+
+impl DataOpening {
+    /// Goes as far as it can without waiting. The ClientHello leaves at once.
+    fn advance(&mut self, tls: &SessionTls) -> io::Result<()> {
+        let closed = || DataOpening::Failed(io::ErrorKind::UnexpectedEof.into());
+        *self = match std::mem::replace(self, closed()) {
+            Self::Endpoint(endpoint) => match endpoint.stream_now()? {
+                Err(endpoint) => Self::Endpoint(endpoint),
+                Ok(mut data) => {
+                    data.begin_tls(tls.connection().map_err(io::Error::other)?);
+                    Self::shake(data)?
+                }
+            },
+            Self::Handshaking(data, _) => Self::shake(data)?,
+            done @ (Self::Open(_) | Self::Failed(_)) => done,
+        };
+        Ok(())
+    }
+
+    fn shake(mut data: Stream) -> io::Result<Self> {
+        Ok(match data.handshake()? {
+            Handshake::Complete => Self::Open(data),
+            pending => Self::Handshaking(data, pending),
+        })
+    }
+
+    fn wait_for<'a>(&'a self, waiting: &mut Vec<PollFd<'a>>) {
+        match self {
+            Self::Endpoint(endpoint) => waiting.extend(
+                endpoint
+                    .listener()
+                    .map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)),
+            ),
+            Self::Handshaking(data, Handshake::Pending { wants_write: true }) => {
+                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLOUT));
+            }
+            Self::Handshaking(data, _) => {
+                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLIN));
+            }
+            Self::Open(_) | Self::Failed(_) => {}
+        }
+    }
+
+    fn handshake_kind(&self) -> Option<HandshakeKind> {
+        match self {
+            Self::Handshaking(data, _) | Self::Open(data) => data.tls()?.handshake_kind(),
+            Self::Endpoint(_) | Self::Failed(_) => None,
+        }
+    }
+
+    fn reset(&self) {
+        if let Self::Handshaking(data, _) | Self::Open(data) = self {
+            reset(data);
+        }
+    }
+}
+
+/// A connection on its way to be a session.
+struct Opening {
+    control: Control,
+    negotiation: Negotiation,
+    tls: SessionTls,
+    explicit_silence: bool,
+}
+
+impl Opening {
+    fn negotiate(&mut self, step: Step, deadline: Instant) -> Result<Ready, Error> {
+        let Self {
+            control,
+            negotiation,
+            tls,
+            ..
+        } = self;
+        let mut driver = Driver {
+            control,
+            negotiation,
+            tls,
+        };
+        driver.run(step, deadline).map_err(|error| match error {
+            Error::TimedOut { .. } if self.explicit_silence && !self.control.stream.is_tls() => {
+                Error::TimedOut {
+                    during: "the greeting (a server that is silent here may want implicit TLS)"
+                        .to_owned(),
+                }
+            }
+            error => error,
+        })
+    }
+}
+
+/// Performs the steps of a [`Negotiation`]: connecting, reconnecting and REIN all come here.
+struct Driver<'a> {
+    control: &'a mut Control,
+    negotiation: &'a mut Negotiation,
+    tls: &'a SessionTls,
+}
+
+impl Driver<'_> {
+    fn run(&mut self, mut step: Step, deadline: Instant) -> Result<Ready, Error> {
+        let mut during = "the greeting";
+        loop {
+            step = match step {
+                Step::Ready(ready) => return Ok(*ready),
+                Step::StartTls => {
+                    self.start_tls(deadline)?;
+                    self.negotiation.on_tls_started()
+                }
+                Step::StopTls => {
+                    let soon = deadline.min(Instant::now() + REIN_TIMEOUT);
+                    self.control
+                        .stream
+                        .stop_tls(soon)
+                        .map_err(|e| Error::io("REIN", &e))?;
+                    self.negotiation.on_tls_stopped()
+                }
+                Step::Send(commands) => {
+                    self.control.send(&commands, deadline)?;
+                    during = commands.last().map_or(during, Command::verb);
+                    self.await_reply(during, deadline)?
+                }
+                Step::Await => self.await_reply(during, deadline)?,
+            };
+        }
+    }
+
+    fn await_reply(&mut self, during: &str, deadline: Instant) -> Result<Step, Error> {
+        let reply = self.control.raw_reply(during, deadline)?;
+        Ok(self.negotiation.on_reply(reply)?)
+    }
+
+    fn start_tls(&mut self, deadline: Instant) -> Result<(), Error> {
+        if !self.control.parser.is_empty() || !self.control.stream.unread().is_empty() {
+            return Err(Error::Protocol(
+                "clear text was injected before TLS".to_owned(),
+            ));
+        }
+        self.tls.forget();
+        let connection = self
+            .tls
+            .connection()
+            .map_err(|e| Error::Tls(e.to_string()))?;
+        let result = self.control.stream.start_tls(connection, deadline);
+        result.map_err(|error| match self.control.clear_words() {
+            Some(words) if words.starts_with("421") => Error::Busy(words),
+            Some(words) => Error::Tls(format!(
+                "the server does not speak TLS here, it says: {words}"
+            )),
+            None => Error::io("the TLS handshake", &error),
+        })
+    }
+}
+
+impl Server {
+    /// Tells a server at its limit from one that refuses us.
+    fn explain(&self, error: Error) -> Error {
+        let busy = match &error {
+            Error::Negotiation(NegotiationError::Unavailable(reply)) => reply,
+            // ProFTPD counts its clients at PASS: "530 Sorry, the maximum number of clients".
+            Error::Negotiation(NegotiationError::Login(reply))
+                if reply.text().to_ascii_lowercase().contains("maximum") =>
+            {
+                reply
+            }
+            _ => return error,
+        };
+        Error::Busy(busy.to_string())
+    }
+}
+
+fn read_to_end(data: &mut Stream, deadline: Instant) -> Result<Vec<u8>, Error> {
+    let mut listing = Vec::new();
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        match data.read(&mut chunk, deadline) {
+            Ok(0) => return Ok(listing),
+            Ok(n) => listing.extend_from_slice(&chunk[..n]),
+            Err(error) => return Err(Error::io("a listing", &error)),
+        }
+        if listing.len() > MAX_LISTING {
+            return Err(Error::Protocol(format!(
+                "a listing of over {MAX_LISTING} bytes"
+            )));
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! [`Download`]: a file's content in order, unbothered by lost connections.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::client::{self, Lane, Parked, Pool, Progress, Started};
+use crate::proto::{Command, Pathname, RemotePath};
+
+use super::{Error, Version, meaning, number, time};
+
+/// Bytes kept of what was read last, to be compared where a file has grown before a stream is
+/// opened again.
+const TAIL: usize = 4 << 10;
+/// Attempts to go on without a byte of progress.
+const ATTEMPTS: u32 = 5;
+
+/// A file being read, in order. A lost connection is replaced and the reading goes on at the same
+/// offset, unnoticed, unless the file was replaced meanwhile ([`Error::Changed`]).
+pub struct Download {
+    pool: Arc<Pool>,
+    path: RemotePath,
+    offset: u64,
+    version: Version,
+    stream: Stream,
+    /// The last bytes read.
+    tail: Vec<u8>,
+}
+
+enum Stream {
+    Open(client::Download),
+    Parked(Parked),
+    Closed,
+    /// The end was reached and verified.
+    Ended,
+}
+
+impl Download {
+    pub(super) fn open(
+        pool: &Arc<Pool>,
+        path: &RemotePath,
+        offset: u64,
+        expected: Option<Version>,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        let mut download = Self {
+            pool: pool.clone(),
+            path: path.clone(),
+            offset,
+            version: Version {
+                size: 0,
+                mtime: SystemTime::UNIX_EPOCH,
+            },
+            stream: Stream::Closed,
+            tail: Vec::new(),
+        };
+        download.reopen(expected, deadline)?;
+        Ok(download)
+    }
+
+    /// The version that is read: what SIZE and MDTM said when the stream was opened last.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Where the next byte comes from.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Reads some bytes; `Ok(0)` is the verified end of the file: 226, and close_notify or the
+    /// exact size.
+    pub fn read(&mut self, buf: &mut [u8], deadline: Instant) -> Result<usize, Error> {
+        let mut attempts = 0;
+        loop {
+            let open = match std::mem::replace(&mut self.stream, Stream::Closed) {
+                Stream::Ended => {
+                    self.stream = Stream::Ended;
+                    return Ok(0);
+                }
+                Stream::Open(open) if open.should_yield() => {
+                    self.stream = Stream::Parked(self.pool.park(open));
+                    // Whoever waits takes it now; then it is our turn to wait.
+                    std::thread::yield_now();
+                    continue;
+                }
+                Stream::Open(open) => Some(open),
+                Stream::Parked(parked) => self.pool.unpark(&parked),
+                Stream::Closed => None,
+            };
+            let Some(mut open) = open else {
+                attempts += 1;
+                match self.reopen(Some(self.version), deadline) {
+                    Ok(()) => continue,
+                    Err(Error::Failed(why)) if attempts < ATTEMPTS && Instant::now() < deadline => {
+                        log::debug!("{}: {why}; reading on at {}", self.path, self.offset);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            };
+            // Half of the time for this connection, the rest for the next, should it be dead.
+            let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+            match open.read(buf, half) {
+                Ok(Progress::Bytes(n)) => {
+                    self.offset += n as u64;
+                    self.remember(&buf[..n]);
+                    self.stream = Stream::Open(open);
+                    return Ok(n);
+                }
+                Ok(Progress::End { clean }) => {
+                    let whole = self.offset == self.version.size
+                        || (clean && self.offset > self.version.size);
+                    if whole || (clean && self.version.size == 0) {
+                        self.stream = Stream::Ended;
+                        return Ok(0);
+                    }
+                    if attempts >= ATTEMPTS {
+                        return Err(Error::Failed(format!(
+                            "the server ended the transfer at byte {} of {}",
+                            self.offset, self.version.size
+                        )));
+                    }
+                }
+                Err(error) if error.is_transient() && attempts < ATTEMPTS => {
+                    log::debug!("{}: {error}; reading on at {}", self.path, self.offset);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Keeps the half-read stream for later without holding up others: the pool may take its
+    /// session when it needs one; a later `read` then opens it again at the offset.
+    pub fn park(&mut self) {
+        self.stream = match std::mem::replace(&mut self.stream, Stream::Closed) {
+            Stream::Open(open) => Stream::Parked(self.pool.park(open)),
+            other => other,
+        };
+    }
+
+    /// SIZE, MDTM, REST and RETR in one write, on a session of the transfer lane.
+    fn reopen(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
+        let name = Pathname::from(&self.path);
+        let ask = [Command::Size(name.clone()), Command::Mdtm(name)];
+        // Bytes read already are read again where growth has to be told from replacement.
+        let back = self.tail.len() as u64;
+        let begin = self.offset - back;
+        let started = self.start(&ask, begin, deadline)?;
+        let mut open = match started.download {
+            Ok(open) => open,
+            Err(reply) => {
+                let path = self.path.clone();
+                let error = self
+                    .pool
+                    .run(Lane::Metadata, deadline, |session, deadline| {
+                        meaning::of_refusal(session, &path, "RETR", &reply, deadline)
+                    })?;
+                return Err(error);
+            }
+        };
+        let found = |at: usize| started.prelude.get(at);
+        let size = found(0).and_then(number);
+        let mtime = found(1).and_then(time);
+        let version = Version {
+            size: size.or(expected.map(|e| e.size)).unwrap_or(0),
+            mtime: mtime
+                .or(expected.map(|e| e.mtime))
+                .unwrap_or(SystemTime::UNIX_EPOCH),
+        };
+        let unchanged = expected.is_none_or(|expected| expected == version);
+        let grown = expected.is_some_and(|e| version.size > e.size && version.mtime >= e.mtime);
+        if !unchanged && !grown {
+            open.give_up();
+            return Err(Error::Changed);
+        }
+        let skip = if started.from_start { begin } else { 0 };
+        if let Err(error) = discard(&mut open, skip, deadline) {
+            open.give_up();
+            return Err(error);
+        }
+        if !self.tail.is_empty() {
+            let again = take(&mut open, self.tail.len(), deadline);
+            match again {
+                Ok(again) if again == self.tail => {}
+                Ok(_) => {
+                    open.give_up();
+                    return Err(Error::Changed);
+                }
+                Err(error) => {
+                    open.give_up();
+                    return Err(error);
+                }
+            }
+        }
+        self.version = version;
+        self.stream = Stream::Open(open);
+        Ok(())
+    }
+
+    fn start(
+        &self,
+        ask: &[Command],
+        offset: u64,
+        deadline: Instant,
+    ) -> Result<Started, client::Error> {
+        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let lease = self.pool.acquire(Lane::Transfer, deadline)?;
+        match client::Download::start(lease, ask, &self.path, offset, half) {
+            Err(error) if error.is_transient() => {
+                log::debug!("{}: {error}; trying once more", self.path);
+                let lease = self.pool.acquire(Lane::Transfer, deadline)?;
+                client::Download::start(lease, ask, &self.path, offset, deadline)
+            }
+            result => result,
+        }
+    }
+
+    fn remember(&mut self, bytes: &[u8]) {
+        if bytes.len() >= TAIL {
+            self.tail.clear();
+            self.tail.extend_from_slice(&bytes[bytes.len() - TAIL..]);
+        } else {
+            let surplus = (self.tail.len() + bytes.len()).saturating_sub(TAIL);
+            self.tail.drain(..surplus);
+            self.tail.extend_from_slice(bytes);
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        let open = match std::mem::replace(&mut self.stream, Stream::Ended) {
+            Stream::Open(open) => Some(open),
+            Stream::Parked(parked) => self.pool.unpark(&parked),
+            Stream::Closed | Stream::Ended => None,
+        };
+        if let Some(open) = open {
+            open.give_up();
+        }
+    }
+}
+
+/// Reads past bytes that are not wanted: a server without REST sends from the start.
+fn discard(open: &mut client::Download, mut skip: u64, deadline: Instant) -> Result<(), Error> {
+    let mut sink = vec![0; 64 << 10];
+    while skip > 0 {
+        let most = sink.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
+        match open.read(&mut sink[..most], deadline)? {
+            Progress::Bytes(n) => skip -= n as u64,
+            Progress::End { .. } => return Err(Error::Changed),
+        }
+    }
+    Ok(())
+}
+
+/// Exactly `length` bytes; an early end means that the file is another.
+fn take(open: &mut client::Download, length: usize, deadline: Instant) -> Result<Vec<u8>, Error> {
+    let mut bytes = vec![0; length];
+    let mut filled = 0;
+    while filled < length {
+        match open.read(&mut bytes[filled..], deadline)? {
+            Progress::Bytes(n) => filled += n,
+            Progress::End { .. } => return Err(Error::Changed),
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,421 @@
+//! Listings: by MLSD; where that is missing by STAT on the control connection if it proves
+//! faithful, else by LIST. Every listing is made from within the directory (`CWD` in the same
+//! write): it proves that the directory is there, and keeps names out of the way of servers that
+//! expand patterns (`[`, `*`) or read options (`-`) in arguments.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+use std::time::{Instant, UNIX_EPOCH};
+
+use crate::client::{self, Session};
+use crate::proto::{
+    Command, Entry, Facts, Kind, ListError, Modify, Name, Pathname, Precision, RemotePath, Reply,
+    parse_list_line, parse_mlsx_line, split_lines,
+};
+
+use super::meaning::{self, Error, says};
+use super::{Attributes, FileKind, Listing, time};
+
+/// What came of a request: the server's meaning, or a failure of the session.
+type Outcome<T> = Result<Result<T, Error>, client::Error>;
+
+/// A directory as the server lists it, before times are made exact.
+struct Raw {
+    entries: Vec<Entry>,
+    complete: bool,
+}
+
+/// Lists a directory.
+pub(super) fn list(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Outcome<Listing> {
+    let profile = session.profile();
+    if !profile.mlst_missing && !profile.mlsd_refused {
+        if let Some(outcome) = by_mlsd(session, path, deadline)? {
+            return Ok(outcome);
+        }
+    }
+    match by_stat_or_list(session, path, deadline)? {
+        Ok(raw) => exact(session, path, raw, deadline).map(Ok),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+/// One file's attributes out of its directory's listing.
+pub(super) fn find(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Outcome<Attributes> {
+    let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+        return Ok(list(session, path, deadline)?.map(|root| root.own.unwrap_or_else(unknown_root)));
+    };
+    Ok(list(session, &parent, deadline)?.and_then(|listing| {
+        let complete = listing.complete;
+        let found = listing.entries.into_iter().find(|(n, _)| *n == name);
+        found.map(|(_, attributes)| attributes).ok_or(if complete {
+            Error::NotFound
+        } else {
+            Error::Failed("the server cut the directory's listing short".to_owned())
+        })
+    }))
+}
+
+/// The root of a server that says nothing of it.
+fn unknown_root() -> Attributes {
+    let facts = Facts {
+        kind: Some(Kind::Directory),
+        ..Facts::default()
+    };
+    Attributes::new(&facts, 0)
+}
+
+/// A link's target, from a listing in `ls -l` style.
+pub(super) fn link_target(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Outcome<Box<[u8]>> {
+    let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+        return Ok(Err(Error::Unsupported("the root is no link".to_owned())));
+    };
+    let found = by_list(session, &parent, deadline)?.map(|raw| {
+        let entry = raw
+            .entries
+            .into_iter()
+            .find(|entry| entry.name == name.as_bytes());
+        entry.and_then(|entry| entry.facts.link_target)
+    });
+    let silent = || Error::Unsupported("the server does not tell where the link points".to_owned());
+    Ok(found.and_then(|target| target.ok_or_else(silent)))
+}
+
+/// The one entry of an MLST reply: 250, and a line that begins with a space.
+pub(super) fn parse_mlst(reply: &Reply) -> Option<Attributes> {
+    if reply.code.as_u16() != 250 {
+        return None;
+    }
+    let line = reply
+        .lines
+        .iter()
+        .find(|line| line.first() == Some(&b' '))
+        .or(reply.lines.get(1))?;
+    let entry = parse_mlsx_line(line).ok()?;
+    Some(Attributes::new(&entry.facts, 0))
+}
+
+/// `None` where the server has no working MLSD after all.
+fn by_mlsd(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Result<Option<Result<Listing, Error>>, client::Error> {
+    // ProFTPD and pyftpdlib show links as what they point to, and leave dangling ones out; their
+    // STAT shows the links. It costs no round trip: it goes along.
+    let hidden = session.profile().links_hidden;
+    let mut prelude = vec![Command::Cwd(path.into())];
+    if hidden != Some(false) {
+        prelude.push(here(false));
+    }
+    let (replies, outcome) = session.list(&prelude, Command::Mlsd(None), deadline)?;
+    if let Some(cwd) = replies.first().filter(|reply| !reply.code.is_completion()) {
+        return Ok(Some(Err(meaning::of_refusal(
+            session, path, "CWD", cwd, deadline,
+        )?)));
+    }
+    let (bytes, last) = match outcome {
+        Ok(listed) => listed,
+        Err(reply) if matches!(reply.code.as_u16(), 500 | 502 | 504) => {
+            session.learn(|p| p.mlsd_refused = true);
+            return Ok(None);
+        }
+        Err(reply) => {
+            return Ok(Some(Err(meaning::of_refusal(
+                session, path, "MLSD", &reply, deadline,
+            )?)));
+        }
+    };
+    let mut raw = parse(&bytes, |line| parse_mlsx_line(line));
+    raw.complete &= !says(&last, &["truncated"]);
+    if let Some(stat) = replies.get(1) {
+        show_links(session, &mut raw, stat);
+    }
+    let listing = finished(raw, 0);
+    Ok(Some(Ok(listing)))
+}
+
+/// Puts the links that STAT shows in place of what MLSD shows for them, and learns whether
+/// that is needed.
+fn show_links(session: &Session, raw: &mut Raw, stat: &Reply) {
+    if raw
+        .entries
+        .iter()
+        .any(|entry| entry.facts.kind == Some(Kind::Symlink))
+    {
+        session.learn(|p| p.links_hidden = Some(false));
+        return;
+    }
+    if !is_listing(stat) {
+        session.learn(|p| p.links_hidden = Some(false));
+        return;
+    }
+    let links: Vec<Entry> = parse_stat(stat)
+        .entries
+        .into_iter()
+        .filter(|entry| entry.facts.kind == Some(Kind::Symlink))
+        .collect();
+    if links.is_empty() {
+        return;
+    }
+    session.learn(|p| p.links_hidden = Some(true));
+    let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
+    for (place, entry) in raw.entries.iter().enumerate() {
+        places.insert(entry.name.clone(), place);
+    }
+    for link in links {
+        match places
+            .get(&link.name)
+            .and_then(|&place| raw.entries.get_mut(place))
+        {
+            // The target's time is exact and the link's own is not.
+            Some(shown) => {
+                shown.facts = Facts {
+                    modify: shown.facts.modify,
+                    ..link.facts
+                };
+            }
+            None => raw.entries.push(link),
+        }
+    }
+}
+
+/// `STAT .`, with `-a` where only that shows hidden files.
+fn here(all: bool) -> Command {
+    Command::Stat {
+        all,
+        path: Pathname::new(b"."),
+    }
+}
+
+/// STAT where it is known or found to be faithful, else LIST.
+fn by_stat_or_list(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Raw> {
+    let faithful = session.profile().stat_faithful;
+    if faithful == Some(false) {
+        return by_list(session, path, deadline);
+    }
+    let stat = match by_stat(session, path, deadline)? {
+        Ok(Some(raw)) => raw,
+        Ok(None) => return by_list(session, path, deadline),
+        Err(error) => return Ok(Err(error)),
+    };
+    // An empty answer proves nothing (vsftpd gives it for a directory that it cannot read):
+    // LIST says why.
+    if faithful == Some(true) && !stat.entries.is_empty() {
+        return Ok(Ok(stat));
+    }
+    let listed = match by_list(session, path, deadline)? {
+        Ok(raw) => raw,
+        Err(error) => return Ok(Err(error)),
+    };
+    if faithful.is_none() && names(&listed).len() > 2 {
+        session.learn(|p| p.stat_faithful = Some(names(&stat) == names(&listed)));
+    }
+    Ok(Ok(listed))
+}
+
+fn names(raw: &Raw) -> Vec<&[u8]> {
+    let mut names: Vec<_> = raw.entries.iter().map(|entry| &entry.name[..]).collect();
+    names.sort_unstable();
+    names
+}
+
+/// `None` where the server has no STAT for directories.
+fn by_stat(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Option<Raw>> {
+    let replies = session.pipeline(&[Command::Cwd(path.into()), here(true)], deadline)?;
+    let [cwd, stat] = &replies[..] else {
+        return Ok(Ok(None));
+    };
+    if !cwd.code.is_completion() {
+        return meaning::of_refusal(session, path, "CWD", cwd, deadline).map(Err);
+    }
+    if !is_listing(stat) {
+        session.learn(|p| p.stat_faithful = Some(false));
+        return Ok(Ok(None));
+    }
+    Ok(Ok(Some(parse_stat(stat))))
+}
+
+/// 211, 212 and 213 carry listings; 211 is also the answer to a bare STAT.
+fn is_listing(reply: &Reply) -> bool {
+    matches!(reply.code.as_u16(), 211..=213) && reply.lines.len() > 1
+}
+
+/// The lines between the first and the last.
+fn parse_stat(reply: &Reply) -> Raw {
+    let between = reply.lines.len().saturating_sub(1);
+    let lines = reply.lines[..between].iter().skip(1).map(Vec::as_slice);
+    parse_lines(lines, |line| parse_list_line(line, SystemTime::now()))
+}
+
+fn by_list(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Raw> {
+    loop {
+        let all = !session.profile().list_all_refused;
+        let cwd = [Command::Cwd(path.into())];
+        let (replies, outcome) = session.list(&cwd, Command::List { all, path: None }, deadline)?;
+        if let Some(cwd) = replies.first().filter(|reply| !reply.code.is_completion()) {
+            return meaning::of_refusal(session, path, "CWD", cwd, deadline).map(Err);
+        }
+        match outcome {
+            Ok((bytes, last)) => {
+                // vsftpd: "226 Transfer done (but failed to open directory)."
+                if says(&last, &["failed to open directory"]) {
+                    return Ok(Err(Error::Denied(format!("LIST: {last}"))));
+                }
+                let now = SystemTime::now();
+                let mut raw = parse(&bytes, |line| parse_list_line(line, now));
+                raw.complete &= !says(&last, &["truncated"]);
+                return Ok(Ok(raw));
+            }
+            Err(reply) if all && reply.code.is_permanent() => {
+                log::debug!("LIST -a is refused ({reply}); trying LIST");
+                session.learn(|p| p.list_all_refused = true);
+            }
+            // 450 for an empty directory, on some.
+            Err(reply) if reply.code.as_u16() == 450 && says(&reply, &["no files"]) => {
+                return Ok(Ok(Raw {
+                    entries: Vec::new(),
+                    complete: true,
+                }));
+            }
+            Err(reply) => {
+                return meaning::of_refusal(session, path, "LIST", &reply, deadline).map(Err);
+            }
+        }
+    }
+}
+
+/// Asks MDTM for every file whose time a listing gives to the minute or the day only. Other
+/// kinds keep the listing's, moved to UTC by what the files show.
+fn exact(
+    session: &mut Session,
+    path: &RemotePath,
+    mut raw: Raw,
+    deadline: Instant,
+) -> Result<Listing, client::Error> {
+    let inexact = |entry: &Entry| {
+        entry.facts.kind == Some(Kind::File)
+            && entry
+                .facts
+                .modify
+                .is_some_and(|m| m.precision != Precision::Second)
+    };
+    let mut places = Vec::new();
+    let mut commands = Vec::new();
+    for (place, entry) in raw
+        .entries
+        .iter()
+        .enumerate()
+        .filter(|(_, entry)| inexact(entry))
+    {
+        if let Ok(name) = Name::parse(&entry.name) {
+            places.push(place);
+            commands.push(Command::Mdtm((&path.join(&name)).into()));
+        }
+    }
+    let replies = session.pipeline(&commands, deadline)?;
+    let mut offset = session.profile().listing_offset;
+    for (place, reply) in places.into_iter().zip(&replies) {
+        let Some(entry) = raw.entries.get_mut(place) else {
+            continue;
+        };
+        if let (Some(exact), Some(listed)) = (time(reply), entry.facts.modify) {
+            if offset.is_none() {
+                offset = zone(listed, exact);
+            }
+            entry.facts.modify = Some(Modify {
+                time: exact,
+                precision: Precision::Second,
+            });
+        }
+    }
+    if let Some(offset) = offset {
+        session.learn(|p| p.listing_offset = Some(offset));
+    }
+    Ok(finished(raw, offset.unwrap_or(0)))
+}
+
+/// The seconds between a listing's time and the exact one, where they differ by a time zone.
+fn zone(listed: Modify, exact: SystemTime) -> Option<i64> {
+    if listed.precision != Precision::Minute {
+        return None;
+    }
+    let seconds = |time: SystemTime| {
+        time.duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_secs() as i64
+    };
+    let minutes = seconds(exact).div_euclid(60) - seconds(listed.time).div_euclid(60);
+    (minutes % 15 == 0 && minutes.abs() <= 14 * 60).then_some(minutes * 60)
+}
+
+fn parse(bytes: &[u8], parse: impl Fn(&[u8]) -> Result<Entry, ListError>) -> Raw {
+    parse_lines(split_lines(bytes), parse)
+}
+
+fn parse_lines<'a>(
+    lines: impl Iterator<Item = &'a [u8]>,
+    parse: impl Fn(&[u8]) -> Result<Entry, ListError>,
+) -> Raw {
+    let mut raw = Raw {
+        entries: Vec::new(),
+        complete: true,
+    };
+    for line in lines {
+        match parse(line) {
+            Ok(entry) => raw.entries.push(entry),
+            Err(ListError::NotAnEntry) => {}
+            Err(ListError::Unknown) => {
+                log::warn!("a listing line was not understood: {}", line.escape_ascii());
+                raw.complete = false;
+            }
+        }
+    }
+    raw
+}
+
+/// Sorts out `.` and `..`, names that are no names, and names that came twice.
+fn finished(raw: Raw, offset: i64) -> Listing {
+    let mut listing = Listing {
+        entries: Vec::new(),
+        own: None,
+        complete: raw.complete,
+    };
+    let mut seen: HashMap<Name, usize> = HashMap::with_capacity(raw.entries.len());
+    for entry in raw.entries {
+        let attributes = Attributes::new(&entry.facts, offset);
+        match (entry.facts.kind, &entry.name[..]) {
+            (Some(Kind::Current), _) | (_, b".") => {
+                if attributes.kind == FileKind::Directory {
+                    listing.own = Some(attributes);
+                }
+            }
+            (Some(Kind::Parent), _) | (_, b"..") => {}
+            (_, bytes) => match Name::parse(bytes) {
+                Ok(name) => {
+                    if seen.insert(name.clone(), listing.entries.len()).is_none() {
+                        listing.entries.push((name, attributes));
+                    }
+                }
+                Err(error) => {
+                    log::warn!(
+                        "a name in a listing is dropped: {}: {error}",
+                        bytes.escape_ascii()
+                    );
+                }
+            },
+        }
+    }
+    listing
+}

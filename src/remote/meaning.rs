@@ -1,0 +1,115 @@
+//! What a refusal means. FTP has one code, 550, for most of them, so the server is asked; its
+//! words are only the last hint.
+
+use std::time::Instant;
+
+use crate::client::{self, Session};
+use crate::proto::{Command, RemotePath, Reply};
+
+use super::{FileKind, listing};
+
+/// What an operation on a path came to, with the server's words where it spoke.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("no such file or directory")]
+    NotFound,
+    #[error("file exists")]
+    Exists,
+    #[error("directory not empty")]
+    NotEmpty,
+    #[error("not a directory")]
+    NotDirectory,
+    #[error("is a directory")]
+    IsDirectory,
+    #[error("denied by the server: {0}")]
+    Denied(String),
+    #[error("no space on the server: {0}")]
+    NoSpace(String),
+    #[error("quota exceeded on the server: {0}")]
+    Quota(String),
+    #[error("the file name cannot be carried by FTP")]
+    InvalidName,
+    #[error("the server cannot do this: {0}")]
+    Unsupported(String),
+    /// The file was replaced while it was read.
+    #[error("the file changed on the server while it was read")]
+    Changed,
+    #[error("{0}")]
+    TimedOut(String),
+    /// Anything else: connection lost, protocol violated, refused for an unknown reason.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<client::Error> for Error {
+    fn from(error: client::Error) -> Self {
+        match error {
+            client::Error::TimedOut { .. } => Self::TimedOut(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// What the refusal of `verb` on an existing or missing `path` means.
+pub(super) fn of_refusal(
+    session: &mut Session,
+    path: &RemotePath,
+    verb: &str,
+    reply: &Reply,
+    deadline: Instant,
+) -> Result<Error, client::Error> {
+    let words = format!("{verb}: {reply}");
+    match reply.code.as_u16() {
+        452 => return Ok(Error::NoSpace(words)),
+        552 => return Ok(Error::Quota(words)),
+        500 | 502 | 504 => return Ok(Error::Unsupported(words)),
+        450 | 550 | 553 | 501 => {}
+        _ => return Ok(Error::Failed(words)),
+    }
+    if says(
+        reply,
+        &[
+            "no such file",
+            "not found",
+            "no such directory",
+            "does not exist",
+        ],
+    ) {
+        return Ok(Error::NotFound);
+    }
+    let kind = match kind(session, path, verb, deadline)? {
+        Ok(kind) => kind,
+        Err(error @ (Error::NotFound | Error::NotDirectory)) => return Ok(error),
+        Err(_) => return Ok(Error::Denied(words)),
+    };
+    Ok(match (verb, kind) {
+        ("CWD", FileKind::File | FileKind::Other) => Error::NotDirectory,
+        ("RETR", FileKind::Directory) => Error::IsDirectory,
+        _ => Error::Denied(words),
+    })
+}
+
+/// What is there, asked in another way than by the verb that was refused.
+fn kind(
+    session: &mut Session,
+    path: &RemotePath,
+    refused: &str,
+    deadline: Instant,
+) -> Result<Result<FileKind, Error>, client::Error> {
+    if path.is_root() {
+        return Ok(Ok(FileKind::Directory));
+    }
+    if refused != "MLST" && !session.profile().mlst_missing {
+        let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
+        if let Some(attributes) = listing::parse_mlst(&reply) {
+            return Ok(Ok(attributes.kind));
+        }
+    }
+    Ok(listing::find(session, path, deadline)?.map(|found| found.kind))
+}
+
+/// Whether the reply's text has one of these phrases (lower case).
+pub(super) fn says(reply: &Reply, phrases: &[&str]) -> bool {
+    let text = reply.text().to_ascii_lowercase();
+    phrases.iter().any(|phrase| text.contains(phrase))
+}

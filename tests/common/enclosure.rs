@@ -1,0 +1,85 @@
+//! A server process with all its children, in mount and process namespaces of their own.
+//!
+//! Servers fork, change their process group and rewrite their environment; the process namespace still tells
+//! which processes are theirs, and none of them outlives it. Knows nothing of FTP.
+
+use super::wait_until;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A running server.
+#[derive(Debug)]
+pub struct Enclosure {
+    /// `unshare`, which waits for the namespace's first process.
+    outer: Child,
+    namespace: PathBuf,
+}
+
+impl Enclosure {
+    /// Starts `command` with `accounts` (`passwd`, `group`, `shadow`, `pam.d`) in place of those in /etc, and its
+    /// output appended to `log`.
+    pub fn start(accounts: &Path, command: &Command, log: &Path) -> Self {
+        let output = fs::File::options().create(true).append(true).open(log).expect("open the server's log");
+        let mut outer = Command::new("setpriv");
+        // The kernel ends the server when the test's thread ends, however it ends.
+        outer.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
+        outer.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/enclose"));
+        outer.arg(accounts).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            if let Some(value) = value {
+                outer.env(name, value);
+            }
+        }
+        outer.current_dir("/").stdin(Stdio::null());
+        outer.stdout(output.try_clone().expect("duplicate the log")).stderr(output);
+        let mut outer = outer.spawn().expect("start setpriv and unshare");
+        let link = format!("/proc/{}/ns/pid_for_children", outer.id());
+        let mut namespace = PathBuf::new();
+        let own = fs::read_link("/proc/self/ns/pid").expect("read our namespace");
+        let entered = wait_until(Duration::from_secs(10), || {
+            // Unreadable for the moment between unshare(2) and the first fork.
+            namespace = fs::read_link(&link).unwrap_or_else(|_| own.clone());
+            namespace != own || !matches!(outer.try_wait(), Ok(None))
+        });
+        let enclosure = Self { outer, namespace };
+        assert!(entered && enclosure.namespace != own, "unshare does not work here: {}", fs::read_to_string(log).unwrap_or_default());
+        enclosure
+    }
+
+    /// Every process of the server, whatever it has forked.
+    pub fn members(&self) -> Vec<Pid> {
+        let inside = |pid: &i32| {
+            fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|namespace| namespace == self.namespace)
+        };
+        let processes = fs::read_dir("/proc").expect("read /proc").flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(inside).map(Pid::from_raw).collect()
+    }
+
+    /// Sends `signal` to every process of the server.
+    pub fn signal_all(&self, signal: Signal) {
+        for pid in self.members() {
+            // One that has just ended needs no signal.
+            let _ = kill(pid, signal);
+        }
+    }
+
+    /// True while the first process lives.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.outer.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Enclosure {
+    fn drop(&mut self) {
+        self.signal_all(Signal::SIGKILL);
+        let _ = self.outer.kill();
+        let _ = self.outer.wait();
+        let gone = wait_until(Duration::from_secs(10), || self.members().is_empty());
+        assert!(gone || std::thread::panicking(), "server processes outlive SIGKILL: {:?}", self.members());
+    }
+}
