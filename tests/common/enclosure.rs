@@ -23,19 +23,36 @@ impl Enclosure {
     /// Starts `command` with `accounts` (`passwd`, `group`, `shadow`, `pam.d`) in place of those in /etc, and its
     /// output appended to `log`.
     pub fn start(accounts: &Path, command: &Command, log: &Path) -> Self {
-        let output = fs::File::options().create(true).append(true).open(log).expect("open the server's log");
+        let output = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("open the server's log");
         let mut outer = Command::new("setpriv");
         // The kernel ends the server when the test's thread ends, however it ends.
-        outer.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
+        outer.args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ]);
         outer.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/enclose"));
-        outer.arg(accounts).arg(command.get_program()).args(command.get_args());
+        outer
+            .arg(accounts)
+            .arg(command.get_program())
+            .args(command.get_args());
         for (name, value) in command.get_envs() {
             if let Some(value) = value {
                 outer.env(name, value);
             }
         }
         outer.current_dir("/").stdin(Stdio::null());
-        outer.stdout(output.try_clone().expect("duplicate the log")).stderr(output);
+        outer
+            .stdout(output.try_clone().expect("duplicate the log"))
+            .stderr(output);
         let mut outer = outer.spawn().expect("start setpriv and unshare");
         let link = format!("/proc/{}/ns/pid_for_children", outer.id());
         let mut namespace = PathBuf::new();
@@ -46,14 +63,19 @@ impl Enclosure {
             namespace != own || !matches!(outer.try_wait(), Ok(None))
         });
         let enclosure = Self { outer, namespace };
-        assert!(entered && enclosure.namespace != own, "unshare does not work here: {}", fs::read_to_string(log).unwrap_or_default());
+        assert!(
+            entered && enclosure.namespace != own,
+            "unshare does not work here: {}",
+            fs::read_to_string(log).unwrap_or_default()
+        );
         enclosure
     }
 
     /// Every process of the server, whatever it has forked.
     pub fn members(&self) -> Vec<Pid> {
         let inside = |pid: &i32| {
-            fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|namespace| namespace == self.namespace)
+            fs::read_link(format!("/proc/{pid}/ns/pid"))
+                .is_ok_and(|namespace| namespace == self.namespace)
         };
         let processes = fs::read_dir("/proc").expect("read /proc").flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -77,9 +99,16 @@ impl Enclosure {
 impl Drop for Enclosure {
     fn drop(&mut self) {
         self.signal_all(Signal::SIGKILL);
+        // unshare reaps the first process and follows it.
+        let gone = wait_until(Duration::from_secs(10), || {
+            !self.is_running() && self.members().is_empty()
+        });
         let _ = self.outer.kill();
         let _ = self.outer.wait();
-        let gone = wait_until(Duration::from_secs(10), || self.members().is_empty());
-        assert!(gone || std::thread::panicking(), "server processes outlive SIGKILL: {:?}", self.members());
+        assert!(
+            gone || std::thread::panicking(),
+            "server processes outlive SIGKILL: {:?}",
+            self.members()
+        );
     }
 }

@@ -34,7 +34,10 @@ pub enum Kind {
 
 impl Kind {
     pub fn is_implicit(self) -> bool {
-        matches!(self, Self::VsftpdImplicit | Self::ProftpdImplicit | Self::PyftpdlibImplicit)
+        matches!(
+            self,
+            Self::VsftpdImplicit | Self::ProftpdImplicit | Self::PyftpdlibImplicit
+        )
     }
 
     pub fn is_vsftpd(self) -> bool {
@@ -97,8 +100,14 @@ pub struct RealServer {
 
 /// Where tests/servers/install puts things.
 pub fn installed(path: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers").join(path);
-    assert!(target.exists(), "{} is missing: tests/servers/install makes it", target.display());
+    let target = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/servers")
+        .join(path);
+    assert!(
+        target.exists(),
+        "{} is missing: tests/servers/install makes it",
+        target.display()
+    );
     target
 }
 
@@ -110,13 +119,23 @@ pub fn certificate(name: &str) -> PathBuf {
 impl RealServer {
     /// Starts it and waits until it listens. Panics with the server's log when it does not.
     pub fn start(kind: Kind, options: Options) -> Self {
-        let folder = tempfile::Builder::new().prefix("ftpsfs-server-").tempdir().expect("make a folder");
+        let folder = tempfile::Builder::new()
+            .prefix("ftpsfs-server-")
+            .tempdir()
+            .expect("make a folder");
         let all_may_pass = fs::Permissions::from_mode(0o755);
         fs::set_permissions(folder.path(), all_may_pass).expect("open the folder");
         let root = folder.path().join("root");
         fs::create_dir(&root).expect("make the root");
         std::os::unix::fs::chown(&root, Some(UID), Some(UID)).expect("the tests run as root");
-        let mut server = Self { kind, options, root, process: None, ports: PortBlock::claim(), folder };
+        let mut server = Self {
+            kind,
+            options,
+            root,
+            process: None,
+            ports: PortBlock::claim(),
+            folder,
+        };
         server.write_accounts();
         server.launch();
         server
@@ -130,6 +149,24 @@ impl RealServer {
     /// The control port.
     pub fn port(&self) -> u16 {
         self.ports.control()
+    }
+
+    /// The host as it stands in a source. The name has an IPv6 address too on most machines, where nothing listens.
+    pub fn host(&self) -> &'static str {
+        if self.options.ipv6 {
+            "[::1]"
+        } else {
+            "localhost"
+        }
+    }
+
+    /// What to mount; an explicit server needs `port=` beside it.
+    pub fn source(&self) -> String {
+        if self.kind.is_implicit() {
+            format!("ftps://{}:{}/", self.host(), self.port())
+        } else {
+            format!("{}:/", self.host())
+        }
     }
 
     /// Kills every process of the server, as a crash would.
@@ -178,18 +215,28 @@ impl RealServer {
             is_listening(self.port()) || !running
         });
         self.process = Some(process);
-        assert!(listens && running, "{:?} does not start:\n{}", self.kind, self.log());
+        assert!(
+            listens && running,
+            "{:?} does not start:\n{}",
+            self.kind,
+            self.log()
+        );
     }
 
     /// The account files that the server sees: the machine's, and one account more.
     fn write_accounts(&self) {
         let etc = self.folder.path().join("etc");
         let append = |name: &str, line: String| {
-            let machine = fs::read_to_string(Path::new("/etc").join(name)).expect("read an account file");
-            fs::write(etc.join(name), format!("{}\n{line}\n", machine.trim_end())).expect("write it");
+            let machine =
+                fs::read_to_string(Path::new("/etc").join(name)).expect("read an account file");
+            fs::write(etc.join(name), format!("{}\n{line}\n", machine.trim_end()))
+                .expect("write it");
         };
         fs::create_dir_all(etc.join("pam.d")).expect("make etc");
-        append("passwd", format!("{USER}:x:{UID}:{UID}::{}:/bin/sh", self.root.display()));
+        append(
+            "passwd",
+            format!("{USER}:x:{UID}:{UID}::{}:/bin/sh", self.root.display()),
+        );
         append("group", format!("{USER}:x:{UID}:"));
         append("shadow", format!("{USER}:{HASH}:19000:0:99999:7:::"));
         let rules = "auth required pam_unix.so\naccount required pam_unix.so\nsession required pam_permit.so\n";
@@ -197,7 +244,11 @@ impl RealServer {
     }
 
     fn address(&self) -> &'static str {
-        if self.options.ipv6 { "::1" } else { "127.0.0.1" }
+        if self.options.ipv6 {
+            "::1"
+        } else {
+            "127.0.0.1"
+        }
     }
 
     fn pem(&self, ending: &str) -> PathBuf {
@@ -206,7 +257,9 @@ impl RealServer {
 
     /// Fills a template of tests/servers in and writes it into the server's folder.
     fn configuration(&self, template: &str, own: &[(&str, String)]) -> PathBuf {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers").join(template);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/servers")
+            .join(template);
         let mut text = fs::read_to_string(source).expect("read the template");
         let (first, last) = self.ports.passive();
         let path = |name: &str| self.folder.path().join(name).display().to_string();
@@ -226,7 +279,10 @@ impl RealServer {
         for (name, value) in shared.iter().chain(own) {
             text = text.replace(&format!("@{name}@"), value);
         }
-        assert!(!text.contains('@'), "{template} has a placeholder that nothing fills in");
+        assert!(
+            !text.contains('@'),
+            "{template} has a placeholder that nothing fills in"
+        );
         let filled = self.folder.path().join(template);
         fs::write(&filled, text).expect("write the configuration");
         filled
@@ -253,15 +309,32 @@ impl RealServer {
     }
 
     fn proftpd(&self) -> Command {
-        let user = format!("{USER}:{HASH}:{UID}:{UID}::{}:/bin/sh\n", self.root.display());
+        let user = format!(
+            "{USER}:{HASH}:{UID}:{UID}::{}:/bin/sh\n",
+            self.root.display()
+        );
         write_private(&self.folder.path().join("proftpd.users"), &user);
-        write_private(&self.folder.path().join("proftpd.groups"), &format!("{USER}:x:{UID}:\n"));
-        let tls_options = if self.kind.is_implicit() { "UseImplicitSSL" } else { "" };
-        let verify = if self.options.verify_client { "on" } else { "off" };
+        write_private(
+            &self.folder.path().join("proftpd.groups"),
+            &format!("{USER}:x:{UID}:\n"),
+        );
+        let tls_options = if self.kind.is_implicit() {
+            "UseImplicitSSL"
+        } else {
+            ""
+        };
+        let verify = if self.options.verify_client {
+            "on"
+        } else {
+            "off"
+        };
         let configuration = self.configuration(
             "proftpd.conf",
             &[
-                ("MODULES", installed("proftpd/usr/lib/proftpd").display().to_string()),
+                (
+                    "MODULES",
+                    installed("proftpd/usr/lib/proftpd").display().to_string(),
+                ),
                 ("TLS_OPTIONS", tls_options.to_owned()),
                 ("VERIFY_CLIENT", verify.to_owned()),
                 ("CA", certificate("ca.pem").display().to_string()),
@@ -275,7 +348,10 @@ impl RealServer {
     fn pure_ftpd(&self) -> Command {
         let path = |name: &str| self.folder.path().join(name);
         // The `/./` is where it roots the session.
-        let user = format!("{USER}:{HASH}:{UID}:{UID}::{}/./::::::::::::\n", self.root.display());
+        let user = format!(
+            "{USER}:{HASH}:{UID}:{UID}::{}/./::::::::::::\n",
+            self.root.display()
+        );
         write_private(&path("pure.passwd"), &user);
         let made = program("pure-ftpd", "usr/bin/pure-pw")
             .args(["mkdb"])
@@ -286,24 +362,45 @@ impl RealServer {
         assert!(made.expect("run pure-pw").success(), "pure-pw mkdb");
         let (first, last) = self.ports.passive();
         let mut command = program("pure-ftpd", "usr/sbin/pure-ftpd");
-        command.arg("-S").arg(format!("{},{}", self.address(), self.port()));
+        command
+            .arg("-S")
+            .arg(format!("{},{}", self.address(), self.port()));
         // -Y 3: neither commands nor data in the clear. -A: rooted sessions. -H: no name look-ups.
-        command.args(["-Y", "3", "-A", "-H", "-E", "-2"]).arg(self.pem("both"));
-        command.arg("-l").arg(format!("puredb:{}", path("pure.pdb").display()));
+        command
+            .args(["-Y", "3", "-A", "-H", "-E", "-2"])
+            .arg(self.pem("both"));
+        command
+            .arg("-l")
+            .arg(format!("puredb:{}", path("pure.pdb").display()));
         command.arg("-g").arg(path("pure.pid"));
         command.arg("-c").arg(self.options.max_clients.to_string());
         command.arg("-p").arg(format!("{first}:{last}"));
-        command.arg("-L").arg(format!("{}:20", self.options.listing_limit));
+        command
+            .arg("-L")
+            .arg(format!("{}:20", self.options.listing_limit));
         command
     }
 
     fn pyftpdlib(&self) -> Command {
         let mut command = Command::new(installed("pyftpdlib/bin/python"));
-        command.arg("-u").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/pyftpd.py"));
+        command
+            .arg("-u")
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/pyftpd.py"));
         let (first, last) = self.ports.passive();
         command.arg("--root").arg(&self.root);
-        command.args(["--user", USER, "--password", PASSWORD, "--address", self.address()]);
-        command.arg("--certificate").arg(self.pem("pem")).arg("--key").arg(self.pem("key"));
+        command.args([
+            "--user",
+            USER,
+            "--password",
+            PASSWORD,
+            "--address",
+            self.address(),
+        ]);
+        command
+            .arg("--certificate")
+            .arg(self.pem("pem"))
+            .arg("--key")
+            .arg(self.pem("key"));
         for (name, value) in [
             ("--port", u32::from(self.port())),
             ("--passive-first", first.into()),
@@ -330,10 +427,19 @@ fn program(package: &str, path: &str) -> Command {
     let mut command = Command::new(installed(package).join(path));
     let libraries = ["usr/lib", "lib"].into_iter().flat_map(|lib| {
         let folder = fs::read_dir(installed(package).join(lib));
-        folder.into_iter().flatten().flatten().map(|entry| entry.path())
+        folder
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
     });
-    let found: Vec<_> = libraries.filter(|path| path.to_string_lossy().ends_with("-linux-gnu")).collect();
-    command.env("LD_LIBRARY_PATH", std::env::join_paths(found).expect("join library paths"));
+    let found: Vec<_> = libraries
+        .filter(|path| path.to_string_lossy().ends_with("-linux-gnu"))
+        .collect();
+    command.env(
+        "LD_LIBRARY_PATH",
+        std::env::join_paths(found).expect("join library paths"),
+    );
     command.env("TZ", "Asia/Kolkata");
     command
 }

@@ -19,7 +19,11 @@ fn soon() -> Instant {
 }
 
 fn config(server: &RealServer) -> Config {
-    let security = if server.kind.is_implicit() { Security::Implicit } else { Security::Explicit };
+    let security = if server.kind.is_implicit() {
+        Security::Implicit
+    } else {
+        Security::Explicit
+    };
     Config {
         host: "localhost".to_owned(),
         port: server.port(),
@@ -27,7 +31,10 @@ fn config(server: &RealServer) -> Config {
         user: USER.into(),
         password: Secret::new(PASSWORD),
         account: None,
-        trust: TrustOptions { cafile: Some(certificate("ca.pem")), ..TrustOptions::default() },
+        trust: TrustOptions {
+            cafile: Some(certificate("ca.pem")),
+            ..TrustOptions::default()
+        },
         max_sessions: 4,
         active: false,
         trust_pasv_address: false,
@@ -40,7 +47,9 @@ fn config(server: &RealServer) -> Config {
 }
 
 fn connect(server: &RealServer, change: impl FnOnce(&mut Config)) -> Remote {
-    let _ = env_logger::Builder::from_default_env().is_test(true).try_init();
+    let _ = env_logger::Builder::from_default_env()
+        .is_test(true)
+        .try_init();
     let mut config = config(server);
     change(&mut config);
     Remote::connect(config, soon()).unwrap_or_else(|e| panic!("{e}\n{}", server.log()))
@@ -52,7 +61,11 @@ fn path(text: &str) -> RemotePath {
 
 /// Where the account's folder is in the server's name space.
 fn base(server: &RealServer) -> RemotePath {
-    if server.kind.is_vsftpd() || server.kind.is_proftpd() { path("/") } else { path("/") }
+    if server.kind.is_vsftpd() || server.kind.is_proftpd() {
+        path("/")
+    } else {
+        path("/")
+    }
 }
 
 fn read_all(remote: &Remote, path: &RemotePath, offset: u64) -> Result<Vec<u8>, Error> {
@@ -69,7 +82,9 @@ fn read_all(remote: &Remote, path: &RemotePath, offset: u64) -> Result<Vec<u8>, 
 
 /// 1 MiB of bytes that do not repeat where a mix-up of offsets would show.
 fn content() -> Vec<u8> {
-    (0..1_u32 << 18).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect()
+    (0..1_u32 << 18)
+        .flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect()
 }
 
 fn lists_exact_times_and_hidden_files(server: &RealServer, change: fn(&mut Config)) {
@@ -78,17 +93,37 @@ fn lists_exact_times_and_hidden_files(server: &RealServer, change: fn(&mut Confi
     fs::create_dir(server.root.join("dir")).unwrap();
     std::os::unix::fs::symlink("file", server.root.join("link")).unwrap();
     let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_234_567_890);
-    fs::File::options().write(true).open(server.root.join("file")).unwrap().set_modified(old).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(server.root.join("file"))
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
     let remote = connect(server, change);
     for round in 0..2 {
-        let listing = remote.list(&base(server), soon()).unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+        let listing = remote
+            .list(&base(server), soon())
+            .unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
         assert!(listing.complete);
-        let mut names: Vec<_> = listing.entries.iter().map(|(n, _)| n.as_bytes().to_vec()).collect();
+        let mut names: Vec<_> = listing
+            .entries
+            .iter()
+            .map(|(n, _)| n.as_bytes().to_vec())
+            .collect();
         names.sort();
-        assert_eq!(names, [&b".hidden"[..], b"dir", b"file", b"link"], "round {round}");
+        assert_eq!(
+            names,
+            [&b".hidden"[..], b"dir", b"file", b"link"],
+            "round {round}"
+        );
         let of = |name: &str| {
             let name = Name::parse(name.as_bytes()).unwrap();
-            listing.entries.iter().find(|(n, _)| *n == name).map(|(_, a)| a.clone()).unwrap()
+            listing
+                .entries
+                .iter()
+                .find(|(n, _)| *n == name)
+                .map(|(_, a)| a.clone())
+                .unwrap()
         };
         assert_eq!((of("file").size, of("file").mtime), (5, old));
         assert_eq!(of("dir").kind, FileKind::Directory);
@@ -98,19 +133,34 @@ fn lists_exact_times_and_hidden_files(server: &RealServer, change: fn(&mut Confi
         assert_eq!(remote.stat(&name, None, soon()).unwrap(), known);
         assert_eq!(remote.stat(&name, Some(&known), soon()).unwrap(), known);
         let link = base(server).join(&Name::parse(b"link").unwrap());
-        assert_eq!(remote.stat(&link, None, soon()).unwrap().kind, FileKind::Symlink);
+        assert_eq!(
+            remote.stat(&link, None, soon()).unwrap().kind,
+            FileKind::Symlink
+        );
         assert_eq!(&*remote.read_link(&link, soon()).unwrap(), b"file");
     }
     let missing = base(server).join(&Name::parse(b"missing").unwrap());
-    assert!(matches!(remote.stat(&missing, None, soon()), Err(Error::NotFound)));
-    assert!(matches!(remote.list(&missing, soon()), Err(Error::NotFound)));
-    assert!(matches!(read_all(&remote, &missing, 0), Err(Error::NotFound)));
+    assert!(matches!(
+        remote.stat(&missing, None, soon()),
+        Err(Error::NotFound)
+    ));
+    assert!(matches!(
+        remote.list(&missing, soon()),
+        Err(Error::NotFound)
+    ));
+    assert!(matches!(
+        read_all(&remote, &missing, 0),
+        Err(Error::NotFound)
+    ));
     let file = base(server).join(&Name::parse(b"file").unwrap());
     let error = remote.list(&file, soon()).unwrap_err();
     assert!(matches!(error, Error::NotDirectory), "{error:?}");
     let own = fs::metadata(server.root.join("dir")).unwrap().mode() & 0o777;
     let dir = base(server).join(&Name::parse(b"dir").unwrap());
-    assert_eq!(remote.stat(&dir, None, soon()).unwrap().mode, Some(own as u16));
+    assert_eq!(
+        remote.stat(&dir, None, soon()).unwrap().mode,
+        Some(own as u16)
+    );
     remote.shutdown();
 }
 
@@ -149,7 +199,10 @@ fn a_killed_server_costs_time_only(server: &mut RealServer, change: fn(&mut Conf
     server.restart();
     let mut chunk = vec![0; 100_000];
     loop {
-        match download.read(&mut chunk, soon()).unwrap_or_else(|e| panic!("{e}\n{}", server.log())) {
+        match download
+            .read(&mut chunk, soon())
+            .unwrap_or_else(|e| panic!("{e}\n{}", server.log()))
+        {
             0 => break,
             n => all.extend_from_slice(&chunk[..n]),
         }
