@@ -38,8 +38,11 @@ pub struct Profile {
     pub list_all_refused: bool,
     /// STAT of a directory was compared with LIST.
     pub stat_faithful: Option<bool>,
-    /// MLSx shows symbolic links as what they point to (ProFTPD, pyftpdlib).
-    pub links_hidden: Option<bool>,
+    /// MLSD shows symbolic links as what they point to (pyftpdlib). Not known before a link was
+    /// seen.
+    pub mlsd_hides_links: Option<bool>,
+    /// MLST does (ProFTPD, pyftpdlib).
+    pub mlst_hides_links: Option<bool>,
     /// What LIST's and STAT's times must be moved by to be UTC, seconds.
     pub listing_offset: Option<i64>,
 }

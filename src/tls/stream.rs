@@ -354,7 +354,7 @@ impl AsFd for Stream {
 }
 
 /// Waits until one of `events` (or an error or hang-up) is there.
-pub(crate) fn wait(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> io::Result<()> {
+fn wait(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> io::Result<()> {
     wait_any(&mut [PollFd::new(fd, events)], deadline)
 }
 
