@@ -191,7 +191,9 @@ mod tests {
     fn the_queue_is_bounded() {
         let workers = Workers::new("test", 1);
         let (go, gate) = mpsc::channel::<()>();
-        let block = Box::new(move |_| drop(gate.recv()));
+        let block = Box::new(move |_| {
+            let _ = gate.recv();
+        });
         assert!(workers.submit(soon(), block).is_ok());
         let mut queued = 0;
         while workers.submit(soon(), Box::new(|_| {})).is_ok() {
