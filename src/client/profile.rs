@@ -24,6 +24,8 @@ pub struct Profile {
     /// A data transfer succeeded.
     pub data_proven: bool,
     pub resumption: Resumption,
+    /// After an upload under TLS 1.3 there is no session left to resume (ProFTPD).
+    pub uploads_bring_no_ticket: bool,
     /// EPSV was refused; PASV is used.
     pub epsv_refused: bool,
     /// EPRT was refused; PORT is used.
@@ -38,8 +40,11 @@ pub struct Profile {
     pub list_all_refused: bool,
     /// STAT of a directory was compared with LIST.
     pub stat_faithful: Option<bool>,
-    /// MLSx shows symbolic links as what they point to (ProFTPD, pyftpdlib).
-    pub links_hidden: Option<bool>,
+    /// MLSD shows symbolic links as what they point to (pyftpdlib). Not known before a link was
+    /// seen.
+    pub mlsd_hides_links: Option<bool>,
+    /// MLST does (ProFTPD, pyftpdlib).
+    pub mlst_hides_links: Option<bool>,
     /// What LIST's and STAT's times must be moved by to be UTC, seconds.
     pub listing_offset: Option<i64>,
 }

@@ -26,7 +26,7 @@ pub struct Attributes {
     pub mode: Option<u16>,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
-    /// A hash of the `unique` fact, never 0.
+    /// A hash of a regular file's `unique` fact, never 0. (ProFTPD gives a link its target's.)
     pub unique: Option<u64>,
     /// Where the listing told it.
     pub link_target: Option<Box<[u8]>>,
@@ -65,7 +65,10 @@ impl Attributes {
         };
         let size = match kind {
             FileKind::Directory => 0,
-            FileKind::Symlink => facts.link_target.as_ref().map_or(0, |t| t.len() as u64),
+            FileKind::Symlink => match &facts.link_target {
+                Some(target) => target.len() as u64,
+                None => facts.size.unwrap_or(0),
+            },
             FileKind::File | FileKind::Other => facts.size.unwrap_or(0),
         };
         let mtime = facts
@@ -81,7 +84,11 @@ impl Attributes {
             mode: facts.mode,
             uid: facts.uid,
             gid: facts.gid,
-            unique: facts.unique.as_deref().map(hash),
+            unique: facts
+                .unique
+                .as_deref()
+                .filter(|_| kind == FileKind::File)
+                .map(hash),
             link_target: facts.link_target.clone(),
         }
     }

@@ -112,11 +112,10 @@ fn by_mlsd(
     path: &RemotePath,
     deadline: Instant,
 ) -> Result<Option<Result<Listing, Error>>, client::Error> {
-    // ProFTPD and pyftpdlib show links as what they point to, and leave dangling ones out; their
-    // STAT shows the links. It costs no round trip: it goes along.
-    let hidden = session.profile().links_hidden;
+    // pyftpdlib shows links as what they point to, and leaves dangling ones out; its STAT shows
+    // the links. It costs no round trip: it goes along.
     let mut prelude = vec![Command::Cwd(path.into())];
-    if hidden != Some(false) {
+    if session.profile().mlsd_hides_links != Some(false) {
         prelude.push(here(false));
     }
     let (replies, outcome) = session.list(&prelude, Command::Mlsd(None), deadline)?;
@@ -137,43 +136,48 @@ fn by_mlsd(
             )?)));
         }
     };
-    let mut raw = parse(&bytes, |line| parse_mlsx_line(line));
+    let mut raw = parse(&bytes, parse_mlsx_line);
     raw.complete &= !says(&last, &["truncated"]);
-    if let Some(stat) = replies.get(1) {
-        show_links(session, &mut raw, stat);
+    show_links(session, &mut raw, replies.get(1));
+    let link = raw
+        .entries
+        .iter()
+        .find(|entry| entry.facts.kind == Some(Kind::Symlink));
+    if session.profile().mlst_hides_links.is_none()
+        && let Some(name) = link.and_then(|link| Name::parse(&link.name).ok())
+    {
+        let ask = Command::Mlst(Some((&path.join(&name)).into()));
+        let told = parse_mlst(&session.execute(&ask, deadline)?);
+        let hides = told.is_none_or(|attributes| attributes.kind != FileKind::Symlink);
+        session.learn(|p| p.mlst_hides_links = Some(hides));
     }
-    let listing = finished(raw, 0);
-    Ok(Some(Ok(listing)))
+    Ok(Some(Ok(finished(raw, 0))))
 }
 
 /// Puts the links that STAT shows in place of what MLSD shows for them, and learns whether
 /// that is needed.
-fn show_links(session: &Session, raw: &mut Raw, stat: &Reply) {
-    if raw
+fn show_links(session: &Session, raw: &mut Raw, stat: Option<&Reply>) {
+    let Some(stat) = stat else { return };
+    let shown = raw
         .entries
         .iter()
-        .any(|entry| entry.facts.kind == Some(Kind::Symlink))
-    {
-        session.learn(|p| p.links_hidden = Some(false));
+        .any(|entry| entry.facts.kind == Some(Kind::Symlink));
+    if shown || !is_listing(stat) {
+        session.learn(|p| p.mlsd_hides_links = Some(false));
         return;
     }
-    if !is_listing(stat) {
-        session.learn(|p| p.links_hidden = Some(false));
-        return;
-    }
-    let links: Vec<Entry> = parse_stat(stat)
-        .entries
-        .into_iter()
-        .filter(|entry| entry.facts.kind == Some(Kind::Symlink))
-        .collect();
+    let mut links = parse_stat(stat).entries;
+    links.retain(|entry| entry.facts.kind == Some(Kind::Symlink));
     if links.is_empty() {
         return;
     }
-    session.learn(|p| p.links_hidden = Some(true));
-    let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
-    for (place, entry) in raw.entries.iter().enumerate() {
-        places.insert(entry.name.clone(), place);
-    }
+    session.learn(|p| p.mlsd_hides_links = Some(true));
+    let places: HashMap<Vec<u8>, usize> = raw
+        .entries
+        .iter()
+        .enumerate()
+        .map(|(at, entry)| (entry.name.clone(), at))
+        .collect();
     for link in links {
         match places
             .get(&link.name)
@@ -252,11 +256,16 @@ fn is_listing(reply: &Reply) -> bool {
     matches!(reply.code.as_u16(), 211..=213) && reply.lines.len() > 1
 }
 
-/// The lines between the first and the last.
+/// The lines between the first and the last. ProFTPD puts a space before each, so that none can
+/// be taken for the last (RFC 959 4.2).
 fn parse_stat(reply: &Reply) -> Raw {
     let between = reply.lines.len().saturating_sub(1);
-    let lines = reply.lines[..between].iter().skip(1).map(Vec::as_slice);
-    parse_lines(lines, |line| parse_list_line(line, SystemTime::now()))
+    let lines = || reply.lines[..between].iter().skip(1).map(Vec::as_slice);
+    let pad = usize::from(lines().all(|line| line.first().is_none_or(|&b| b == b' ')));
+    let now = SystemTime::now();
+    parse_lines(lines(), |line| {
+        parse_list_line(line.get(pad..).unwrap_or_default(), now)
+    })
 }
 
 fn by_list(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Raw> {

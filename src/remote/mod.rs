@@ -35,11 +35,11 @@ impl Remote {
         })
     }
 
-    /// Whether a file that is not known yet is better looked up in its directory's listing: this
-    /// server has no MLST, or its MLST shows a symbolic link as what it points to.
+    /// Whether a file that is not known yet is to be looked up in its directory's listing: this
+    /// server has no MLST, or its MLST is not known to show symbolic links as such.
     pub fn prefers_listings(&self) -> bool {
         let profile = self.pool.profile();
-        profile.mlsd_refused || profile.mlst_missing || profile.links_hidden == Some(true)
+        profile.mlst_missing || profile.mlst_hides_links != Some(false)
     }
 
     /// One file's attributes, exactly as a listing would show them. `known`: what was known of it
@@ -115,7 +115,8 @@ fn stat(
 ) -> Result<Result<Attributes, Error>, client::Error> {
     let profile = session.profile();
     let is_file = known.is_some_and(|k| k.kind == FileKind::File);
-    if !profile.mlst_missing && (profile.links_hidden != Some(true) || is_file || path.is_root()) {
+    let tells_links = profile.mlst_hides_links == Some(false);
+    if !profile.mlst_missing && (tells_links || is_file || path.is_root()) {
         let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
         if let Some(attributes) = listing::parse_mlst(&reply) {
             return Ok(Ok(attributes));

@@ -1,0 +1,42 @@
+//! Why a command fails, as one line and as the exit code that mount(8) documents.
+
+use std::process::ExitCode;
+
+/// A failure, with the line that goes to standard error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// 1: wrong arguments, options or permissions.
+    #[error("{0}")]
+    Usage(String),
+    /// 2: this machine lacks something: /dev/fuse, fusermount3, memory, processes.
+    #[error("{0}")]
+    System(String),
+    /// 32: the mount itself failed: server, login, certificate, mount point.
+    #[error("{0}")]
+    Mount(String),
+}
+
+impl Failure {
+    pub fn code(&self) -> u8 {
+        match self {
+            Failure::Usage(_) => 1,
+            Failure::System(_) => 2,
+            Failure::Mount(_) => 32,
+        }
+    }
+
+    /// The failure that another process reported by its exit code and line.
+    pub fn of_code(code: u8, line: String) -> Self {
+        match code {
+            1 => Failure::Usage(line),
+            2 => Failure::System(line),
+            _ => Failure::Mount(line),
+        }
+    }
+}
+
+impl From<&Failure> for ExitCode {
+    fn from(failure: &Failure) -> Self {
+        ExitCode::from(failure.code())
+    }
+}
