@@ -408,6 +408,10 @@ impl Session {
             self.server.name()
         );
         self.learn(|p| p.implicit_needs_prot = true);
+        if result.is_err() {
+            // The LIST's final reply is still to come, or came unread.
+            self.resynchronize(deadline)?;
+        }
         let protect = [Command::Pbsz(0), Command::Prot(Protection::Private)];
         for reply in self.try_pipeline(&protect, deadline)? {
             if !reply.code.is_completion() {
