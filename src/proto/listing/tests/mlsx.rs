@@ -74,6 +74,20 @@ fn types() {
 }
 
 #[test]
+fn of_a_fact_given_twice_the_last_counts() {
+    let entry = mlsx("type=OS.unix=slink:/a;size=1;type=file;size=2; x");
+    let (kind, size) = (Some(Kind::File), Some(2));
+    assert_eq!(
+        entry.facts,
+        Facts {
+            kind,
+            size,
+            ..Facts::default()
+        }
+    );
+}
+
+#[test]
 fn modes() {
     let mode = |value: &str| mlsx(&format!("unix.mode={value}; x")).facts.mode;
     for value in ["0644", "644", "0o644", "00644", "0100644"] {
