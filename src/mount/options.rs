@@ -178,24 +178,26 @@ impl Default for KernelFlags {
     }
 }
 
-/// The same options, free of `password=` and with the user and the password's new place told:
-/// what a process may carry in its command line for all to see.
+/// The same options, free of `password=` and with the password's new place told: what a process
+/// may carry in its command line for all to see. Where `username` is given, it replaces others.
 pub fn without_password(
     arguments: &[OsString],
     username: Option<&[u8]>,
 ) -> Result<OsString, UnbalancedQuotes> {
+    let flag = |name: &[u8]| Item {
+        name: name.to_vec(),
+        value: None,
+    };
     let mut kept = items(arguments)?;
     kept.retain(|item| !matches!(&*item.name, b"password" | b"password_stdin"));
     if let Some(username) = username {
+        kept.retain(|item| !matches!(&*item.name, b"username" | b"user"));
         kept.push(Item {
-            name: b"username".to_vec(),
             value: Some(username.to_vec()),
+            ..flag(b"username")
         });
     }
-    kept.push(Item {
-        name: b"password_stdin".to_vec(),
-        value: None,
-    });
+    kept.push(flag(b"password_stdin"));
     Ok(OsString::from_vec(syntax::join(&kept)))
 }
 
@@ -411,7 +413,11 @@ mod tests {
         let given = [r#"password="a,b",ro"#, r"user=x,password_stdin"].map(OsString::from);
         assert_eq!(
             without_password(&given, Some(b"c,d")).unwrap(),
-            r"ro,user=x,username=c\,d,password_stdin"
+            r"ro,username=c\,d,password_stdin"
+        );
+        assert_eq!(
+            without_password(&given, None).unwrap(),
+            "ro,user=x,password_stdin"
         );
     }
 
