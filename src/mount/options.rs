@@ -434,6 +434,56 @@ mod tests {
         assert!(help.lines().all(|line| line.len() <= 100), "{help}");
     }
 
+    /// Headings of `.TP` paragraphs between two section titles, without markup.
+    fn manual_items<'a>(manual: &'a str, from: &str, to: &str) -> Vec<&'a str> {
+        let section = manual.split(from).nth(1).unwrap().split(to).next().unwrap();
+        let items = section.split(".TP\n").skip(1);
+        items.map(|item| item.lines().next().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_manual_has_every_option_of_the_table_and_no_other() {
+        let manual = include_str!("../../man/mount.ftps.8");
+        let items = manual_items(manual, ".SH OPTIONS\n", ".SH CREDENTIALS\n");
+        let expected: Vec<_> = TABLE
+            .iter()
+            .map(|spec| match spec.kind {
+                Kind::Flag(_) => format!(".B {}", spec.name),
+                Kind::Value { form, .. } => format!(".BI {}= {form}", spec.name),
+            })
+            .collect();
+        assert_eq!(items, expected);
+        for spec in TABLE {
+            if let Kind::Value {
+                default: Some(default),
+                form,
+                ..
+            } = spec.kind
+            {
+                let heading = format!(".BI {}= {form}\n", spec.name);
+                let text = manual.split(&heading).nth(1).unwrap();
+                let text = text.split(".TP\n").next().unwrap();
+                let told = [
+                    format!("Default: {default}."),
+                    format!(".B {default}\n(the default)"),
+                ];
+                assert!(
+                    told.iter().any(|told| text.contains(told)),
+                    "{}: {text}",
+                    spec.name
+                );
+            }
+        }
+        let ignored = manual.split("mean nothing here:\n").nth(1).unwrap();
+        let ignored = ignored.split(".SH ").next().unwrap();
+        let names: Vec<_> = ignored
+            .lines()
+            .filter_map(|line| line.strip_prefix(".BR "))
+            .filter_map(|line| line.strip_suffix(" ,").or(line.strip_suffix(" .")))
+            .collect();
+        assert_eq!(names, table::IGNORED);
+    }
+
     proptest! {
         #[test]
         fn no_option_string_makes_it_panic(
