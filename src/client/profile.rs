@@ -24,6 +24,8 @@ pub struct Profile {
     /// A data transfer succeeded.
     pub data_proven: bool,
     pub resumption: Resumption,
+    /// After an upload under TLS 1.3 there is no session left to resume (ProFTPD).
+    pub uploads_bring_no_ticket: bool,
     /// EPSV was refused; PASV is used.
     pub epsv_refused: bool,
     /// EPRT was refused; PORT is used.

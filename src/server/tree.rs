@@ -129,13 +129,17 @@ impl Tree {
     /// Opens a regular file for reading.
     pub(super) fn read(&self, path: &RemotePath) -> Result<File> {
         // Non-blocking, or a FIFO without a writer would hold the session.
-        regular(self.resolve(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())?)
+        regular(self.resolve(
+            path,
+            OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY,
+            Mode::empty(),
+        )?)
     }
 
     /// Opens a regular file for writing, and makes it where there is none. Its content stays.
     pub(super) fn write(&self, path: &RemotePath, append: bool) -> Result<File> {
         self.writable()?;
-        let mut flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NONBLOCK;
+        let mut flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         flags.set(OFlag::O_APPEND, append);
         regular(self.resolve(path, flags, Mode::from_bits_truncate(0o666))?)
     }
@@ -230,7 +234,7 @@ impl Tree {
             relative => relative,
         };
         let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
+            .flags(flags | OFlag::O_CLOEXEC)
             .mode(mode)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         for _ in 1..ATTEMPTS {
