@@ -23,6 +23,23 @@ pub struct Attr {
     pub gid: u32,
 }
 
+impl Attr {
+    /// A number and a type, of which nothing else is said.
+    pub fn bare(ino: Ino, kind: FileKind) -> Self {
+        Self {
+            ino,
+            kind,
+            size: 0,
+            blocks: 0,
+            time: SystemTime::UNIX_EPOCH,
+            mode: 0,
+            links: 0,
+            uid: 0,
+            gid: 0,
+        }
+    }
+}
+
 /// The preferred unit of I/O, bytes.
 pub const BLOCK_SIZE: u32 = 4096;
 

@@ -146,14 +146,14 @@ mod tests {
         let flights = Flights::new();
         let fetches = AtomicUsize::new(0);
         let path = RemotePath::root();
+        let fetch = || {
+            fetches.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(200));
+            Ok(42)
+        };
+        let run = || flights.join(&path, 0, soon(), fetch);
         thread::scope(|scope| {
-            let fetch = || {
-                fetches.fetch_add(1, Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(200));
-                Ok(42)
-            };
-            let run = || flights.join(&path, 0, soon(), fetch);
-            let runs: Vec<_> = (0..8).map(|_| scope.spawn(run)).collect();
+            let runs: Vec<_> = (0..8).map(|_| scope.spawn(&run)).collect();
             for run in runs {
                 assert_eq!(run.join().unwrap().unwrap(), 42);
             }

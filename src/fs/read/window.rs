@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use super::memory::Buffer;
+use super::memory::{BUFFER, Buffer};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -175,8 +175,10 @@ impl Window {
             return 0;
         }
         let goal = self.goal();
-        if goal > self.end {
-            return goal - self.end;
+        let missing = goal.saturating_sub(self.end);
+        // Ahead of the reader in whole buffers only: half-filled ones waste memory.
+        if missing >= BUFFER as u64 || self.end < self.asked || goal == self.size && missing > 0 {
+            return missing;
         }
         // All is there: see the end too, so that the session is free for others at once.
         u64::from(self.end == self.size)
