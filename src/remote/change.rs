@@ -241,8 +241,19 @@ pub(super) fn symlink(
     again: bool,
     deadline: Instant,
 ) -> Outcome<()> {
-    let command = Command::Site(Site::Symlink { target: target.clone(), link: link.into() });
-    let reply = session.execute(&command, deadline)?;
+    // ProFTPD takes the target from the current directory, and splits the line at spaces.
+    let plain = |name: &Pathname| !name.as_bytes().iter().any(|b| b" \t\"\\".contains(b));
+    let (Some(parent), link_name) = (link.parent(), Pathname::from(link)) else {
+        return Ok(Err(Error::Exists));
+    };
+    if !plain(target) || !plain(&link_name) {
+        return Ok(Err(Error::Unsupported("SITE SYMLINK of a name with spaces".to_owned())));
+    }
+    let make = Command::Site(Site::Symlink { target: target.clone(), link: link_name });
+    let mut replies = session.pipeline(&[Command::Cwd((&parent).into()), make], deadline)?;
+    let Some(reply) = replies.pop() else {
+        return Ok(Err(Error::Failed("SITE SYMLINK: no reply".to_owned())));
+    };
     if reply.code.is_completion() {
         return Ok(Ok(()));
     }

@@ -184,6 +184,34 @@ impl Remote {
         Upload::append(&self.pool, path, size, deadline)
     }
 
+    /// Begins to overwrite a file of exactly `size` bytes in place, from `offset` (not 0) on;
+    /// what lies behind the bytes sent stays. Only where [`Remote::patches_in_place`].
+    pub fn patch(
+        &self,
+        path: &RemotePath,
+        offset: u64,
+        size: u64,
+        deadline: Instant,
+    ) -> Result<Upload, Error> {
+        Upload::patch(&self.pool, path, offset, size, deadline)
+    }
+
+    /// Whether writing in the middle of a file keeps its tail on this server (Pure-FTPd cuts it
+    /// off): tried once on a scratch file in the directory of `path`.
+    pub fn patches_in_place(&self, path: &RemotePath, deadline: Instant) -> Result<bool, Error> {
+        if let Some(known) = self.pool.profile().patches_in_place {
+            return Ok(known);
+        }
+        let scratch = self.temporaries.beside(path);
+        let proven = upload::try_patch(&self.pool, &scratch, deadline);
+        // Whatever came of it, the scratch file goes.
+        let gone = self.unlink(&scratch, deadline);
+        let proven = proven?;
+        gone?;
+        self.pool.learn(|p| p.patches_in_place = Some(proven));
+        Ok(proven)
+    }
+
     /// Renames a whole file from its temporary name to its own.
     pub fn publish(
         &self,

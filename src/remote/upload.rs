@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use crate::client::{self, Lane, Lease, Pool};
 use crate::proto::{Command, Pathname, RemotePath, Reply, Site};
 
-use super::{Error, change, meaning, number};
+use super::{Download, Error, change, meaning, number};
 
 /// Content being sent, in order. What was lost is sent again by the caller, who has it all: an
 /// upload knows no second attempt but at its start.
@@ -160,6 +160,34 @@ impl Upload {
             other => other.into(),
         }
     }
+}
+
+/// Writes ten bytes, overwrites three in the middle, and reads all back.
+pub(super) fn try_patch(
+    pool: &Arc<Pool>,
+    scratch: &RemotePath,
+    deadline: Instant,
+) -> Result<bool, Error> {
+    let mut upload = Upload::store(pool, scratch, deadline)?;
+    upload.write(b"0123456789", deadline)?;
+    upload.finish(deadline)?;
+    let mut upload = match Upload::patch(pool, scratch, 3, 10, deadline) {
+        Ok(upload) => upload,
+        Err(Error::Unsupported(_) | Error::Denied(_)) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    upload.write(b"abc", deadline)?;
+    upload.finish(deadline)?;
+    let mut download = Download::open(pool, scratch, 0, None, deadline)?;
+    let mut content = Vec::new();
+    let mut chunk = [0; 64];
+    while content.len() < chunk.len() {
+        match download.read(&mut chunk, deadline)? {
+            0 => break,
+            n => content.extend_from_slice(&chunk[..n]),
+        }
+    }
+    Ok(content == b"012abc6789")
 }
 
 /// What a refused upload means: no space, a directory under that name, a missing parent, or no
