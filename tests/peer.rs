@@ -1,9 +1,9 @@
 //! An independent peer (tests/peer, Python on `ssl.MemoryBIO`) plays MS-FTPS against the server:
 //! client and server here share `proto`, so they could agree on an error; the peer shares nothing.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use ftpsfs::proto::Security;
 use ftpsfs::server::{Config, Server, Users};
@@ -128,26 +128,56 @@ fn the_peer_plays_both_roles() {
 }
 
 fn play_both(identity: &Identity, security: Security, scenario: &str) -> (Output, String) {
-    let mut server = peer()
-        .args(["server", "--scenario", scenario])
-        .arg("--cert")
-        .arg(&identity.cert)
-        .arg("--key")
-        .arg(&identity.key)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3 runs");
-    let mut stdout = BufReader::new(server.stdout.take().unwrap());
-    let mut line = String::new();
-    stdout.read_line(&mut line).unwrap();
-    let port = line.trim().strip_prefix("port ").unwrap().parse().unwrap();
+    let peer = PeerServer::start(identity, scenario);
     let names = ["hello", "sub"];
-    let client = play_client(port, security, identity.fingerprint, &names);
-    drop(server.stdin.take());
-    let verdict = std::io::read_to_string(stdout).unwrap();
-    server.wait().unwrap();
-    (client, verdict)
+    let client = play_client(peer.port, security, identity.fingerprint, &names);
+    (client, peer.verdict())
+}
+
+/// The peer in its server role.
+struct PeerServer {
+    process: Child,
+    stdout: BufReader<ChildStdout>,
+    port: u16,
+}
+
+impl PeerServer {
+    fn start(identity: &Identity, scenario: &str) -> Self {
+        let mut process = peer()
+            .args(["server", "--scenario", scenario])
+            .arg("--cert")
+            .arg(&identity.cert)
+            .arg("--key")
+            .arg(&identity.key)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let port = line.trim().strip_prefix("port ").unwrap().parse().unwrap();
+        Self {
+            process,
+            stdout,
+            port,
+        }
+    }
+
+    /// The transcript, and the verdict in its last line.
+    fn verdict(mut self) -> String {
+        drop(self.process.stdin.take());
+        let mut verdict = String::new();
+        self.stdout.read_to_string(&mut verdict).unwrap();
+        verdict
+    }
+}
+
+impl Drop for PeerServer {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let _ = self.process.wait();
+    }
 }
 
 /// A certificate in files.

@@ -8,7 +8,7 @@
   ftps_peer.py server --scenario NAME --cert FILE --key FILE
       serves a small tree, on a port that it prints first, in the way that the scenario says;
       when stdin ends it prints the transcript and a verdict on the client, exit status 1 where
-      the client broke a rule. --list names the scenarios.
+      the client broke a rule. --list gives the scenarios, each with implicit or explicit.
 """
 
 import argparse
@@ -51,7 +51,8 @@ def main():
         if args.role == "client":
             client_role.run(args)
         elif args.list:
-            print("\n".join(sorted(server_role.SCENARIOS)))
+            for name, scenario in sorted(server_role.SCENARIOS.items()):
+                print(name, scenario.security)
         elif not (args.scenario and args.cert and args.key):
             parser.error("server needs --scenario, --cert and --key")
         else:

@@ -545,8 +545,8 @@ class Session:
                 data.sock.shutdown(socket.SHUT_WR)
                 data.await_close_notify()
                 self.note("!", "protected data")
-            elif not self.send_clear(data, content):
-                return self.reply("426 the client did not take it")
+            else:
+                self.send_clear(data, content)
         except (Mismatch, OSError) as e:
             self.note("!", f"data connection: {e}")
             return self.reply("426 data connection broken")
@@ -555,15 +555,15 @@ class Session:
         return self.reply("226 done")
 
     def send_clear(self, data, content):
-        """Whether the client took it: it sends nothing of its own, a ClientHello least."""
+        """A server that sends in the clear does not look at what the client sends, but notes it
+        here: a client that takes clear data sends nothing, a ClientHello least."""
         data.sock.sendall(content)
         data.sock.shutdown(socket.SHUT_WR)
         data.receive()
         if data.raw:
             self.note("!", f"the client answered clear data with {data.raw[:3]!r}")
-            return False
-        self.note("!", "clear data taken" if self.scenario.needs_prot else "clear data")
-        return True
+        else:
+            self.note("!", "clear data taken" if self.scenario.needs_prot else "clear data")
 
     def do_rest(self, offset):
         self.offset = int(offset)
