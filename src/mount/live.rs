@@ -60,36 +60,43 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
     let remote = Arc::new(remote);
     let is_whole = settings.file_system.root.is_root();
     let fs = Fs::new(Arc::clone(&remote), settings.file_system);
-    check_root(&fs, is_whole, deadline)
-        .map_err(|reason| Failure::Mount(format!("{label}: {reason}")))?;
+    let outcome = check_root(&fs, is_whole, deadline)
+        .map_err(|reason| Failure::Mount(format!("{label}: {reason}")))
+        .and_then(|()| serve(fs, &label, &point, &settings.session, report));
+    shut_down(remote);
+    outcome
+}
+
+/// Mounts a file system, and comes back when it is unmounted.
+fn serve(
+    fs: Arc<Fs>,
+    label: &str,
+    point: &Path,
+    config: &fuser::Config,
+    report: Option<Report>,
+) -> Result<(), Failure> {
     // From here on a signal must find its way: to die between mounting and serving would leave a
     // dead mount.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| Failure::System(format!("cannot take signals: {error}")))?;
-    let session = fuser::Session::new(Door::new(fs), &point, &settings.session)
-        .map_err(|error| cannot_mount(&point, &error))?;
-    let session = session
-        .spawn()
-        .map_err(|error| cannot_mount(&point, &error))?;
+    let session = fuser::Session::new(Door::new(fs), point, config)
+        .and_then(fuser::Session::spawn)
+        .map_err(|error| cannot_mount(point, &error))?;
     let session_end = keep_mounted(session);
-    let device = device_at(&point);
+    let device = device_at(point);
     speed_up(device.as_deref());
-    end_on_signal(signals, point.clone(), device);
-    log::info!("mounted {label} on {} (read-only)", point.display());
-    let told = report.map_or(Ok(()), Report::mounted);
-    if let Err(error) = told {
-        log::error!(
-            "unmounting {}: nobody waits for it any more: {error}",
-            point.display()
-        );
-        mountpoint::unmount(&point, Manner::Lazy)?;
+    end_on_signal(signals, point.to_path_buf(), device);
+    let name = point.display();
+    log::info!("mounted {label} on {name} (read-only)");
+    if let Err(error) = report.map_or(Ok(()), Report::mounted) {
+        log::error!("unmounting {name}: nobody waits for it any more: {error}");
+        mountpoint::unmount(point, Manner::Lazy)?;
     }
     match session_end.join() {
-        Ok(Ok(())) => log::info!("unmounted {}", point.display()),
-        Ok(Err(error)) => log::error!("{}: FUSE failed: {error}", point.display()),
-        Err(_) => log::error!("{}: a FUSE thread panicked", point.display()),
+        Ok(Ok(())) => log::info!("unmounted {name}"),
+        Ok(Err(error)) => log::error!("{name}: FUSE failed: {error}"),
+        Err(_) => log::error!("{name}: a FUSE thread panicked"),
     }
-    shut_down(remote);
     Ok(())
 }
 
