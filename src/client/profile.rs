@@ -45,6 +45,10 @@ pub struct Profile {
     pub mlsd_hides_links: Option<bool>,
     /// MLST does (ProFTPD, pyftpdlib).
     pub mlst_hides_links: Option<bool>,
+    /// REST and STOR in the middle of a file keep its tail: tried on a scratch file.
+    pub patches_in_place: Option<bool>,
+    /// Verbs that set no time here.
+    pub time_ways_refused: Vec<&'static str>,
     /// What LIST's and STAT's times must be moved by to be UTC, seconds.
     pub listing_offset: Option<i64>,
 }

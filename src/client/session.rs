@@ -377,13 +377,19 @@ impl Session {
     /// STOR (a refused one truncates its target) or RETR; where it shows that the server wants
     /// PBSZ 0 and PROT P nonetheless, they are sent, now and on every later connection.
     fn prove_data(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
-        if self.server.config.security != Security::Implicit || self.profile().data_proven {
-            return Ok(());
-        }
         let list = Command::List {
             all: false,
             path: None,
         };
+        let profile = self.profile();
+        if self.server.config.security != Security::Implicit || profile.data_proven {
+            let stores = matches!(command, Command::Stor(_) | Command::Appe(_));
+            if stores && profile.resumption == Resumption::Unknown && !self.tls.can_resume() {
+                // Refused for want of resumption, a STOR would leave its target truncated.
+                self.list_proof(&list, deadline)?;
+            }
+            return Ok(());
+        }
         let result = self.list_proof(&list, deadline);
         if self.profile().data_proven || self.profile().implicit_needs_prot {
             return result.map(drop);
