@@ -41,8 +41,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// How long the server may take to be told goodbye, once the mount is gone.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// The kernel's read-ahead where we may set it: eight requests of 1 MiB in flight, not two of
-/// 128 KiB.
+/// The kernel's read-ahead where we may set it: it then asks for 8 MiB ahead, not for 256 KiB.
 const READ_AHEAD_KIB: &str = "4096";
 
 /// Mounts, and comes back when it is unmounted.
@@ -85,19 +84,27 @@ fn serve(
     let session_end = keep_mounted(session);
     let device = device_at(point);
     speed_up(device.as_deref());
-    end_on_signal(signals, point.to_path_buf(), device);
+    end_on_signal(signals, point.to_path_buf(), device.clone());
     let name = point.display();
     log::info!("mounted {label} on {name} (read-only)");
     if let Err(error) = report.map_or(Ok(()), Report::mounted) {
         log::error!("unmounting {name}: nobody waits for it any more: {error}");
         mountpoint::unmount(point, Manner::Lazy)?;
     }
-    match session_end.join() {
-        Ok(Ok(())) => log::info!("unmounted {name}"),
-        Ok(Err(error)) => log::error!("{name}: FUSE failed: {error}"),
-        Err(_) => log::error!("{name}: a FUSE thread panicked"),
+    let failed = match session_end.join() {
+        Ok(Ok(())) => {
+            log::info!("unmounted {name}");
+            return Ok(());
+        }
+        Ok(Err(error)) => format!("{name}: FUSE failed: {error}"),
+        Err(_) => format!("{name}: a FUSE thread panicked"),
+    };
+    log::error!("{failed}");
+    // Nobody serves it any more: better no mount than a dead one.
+    if device_at(point) == device {
+        mountpoint::unmount(point, Manner::Lazy)?;
     }
-    Ok(())
+    Err(Failure::System(failed))
 }
 
 /// Goes into a mount namespace: that of a process, or one in a file.
