@@ -62,11 +62,10 @@ pub fn run(arguments: &DemoArguments) -> Result<(), Failure> {
     // In this order: the mount ends while its server still answers.
     mounted.end()?;
     server.stop();
-    base.remove();
     checked
 }
 
-/// A folder of our own, with the mount point and the sample in it.
+/// A folder of our own, with the mount point and the sample in it. Dropped last.
 struct Base {
     directory: PathBuf,
     mount_point: PathBuf,
@@ -98,9 +97,11 @@ impl Base {
         write().map_err(|error| Failure::System(format!("cannot make a sample: {error}")))?;
         Ok(self.sample.clone())
     }
+}
 
-    /// Only the sample goes with all that is in it: whatever may be mounted must not be emptied.
-    fn remove(self) {
+impl Drop for Base {
+    /// Only the sample goes with all that is in it: what may still be mounted must not be emptied.
+    fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.sample);
         let _ = fs::remove_dir(&self.mount_point);
         let _ = fs::remove_dir(&self.directory);

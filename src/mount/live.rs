@@ -23,7 +23,7 @@ use crate::proto::RemotePath;
 use crate::remote::{self, FileKind, Remote};
 
 use super::daemon::Report;
-use super::failure::Failure;
+use super::failure::{Failure, shown};
 use super::mountpoint::{self, Manner};
 
 /// Everything that a mount needs.
@@ -52,7 +52,7 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
     let point = mountpoint::prepare(&settings.directory, &settings.label)?;
     check_device()?;
     let deadline = Instant::now() + settings.file_system.timeout;
-    let label = settings.label.escape_ascii().to_string();
+    let label = shown(&settings.label);
     let remote = Remote::connect(settings.client, deadline)
         .map_err(|error| Failure::Mount(format!("{label}: {error}")))?;
     let remote = Arc::new(remote);
@@ -105,19 +105,26 @@ pub fn enter(namespace: &Path) -> Result<(), Failure> {
 fn check_device() -> Result<(), Failure> {
     match File::options().read(true).write(true).open("/dev/fuse") {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let line = "no permission to open /dev/fuse: mount as root, or let root chmod 666 it";
-            return Err(Failure::Usage(line.to_string()));
-        }
-        Err(error) => {
-            let line = format!("/dev/fuse cannot be opened ({error}): try `modprobe fuse`");
-            return Err(Failure::System(line));
-        }
+        Err(error) => return Err(no_device(&error)),
     }
     let is_root = nix::unistd::geteuid().is_root();
     match is_root || mountpoint::find_fusermount().is_some() {
         true => Ok(()),
         false => Err(mountpoint::no_fusermount()),
+    }
+}
+
+fn no_device(error: &io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => {
+            let line = "no permission to open /dev/fuse: mount as root, or let root chmod 666 it";
+            Failure::Usage(line.to_string())
+        }
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            let line = "/dev/fuse is missing: try `modprobe fuse`; a container must be given it";
+            Failure::System(line.to_string())
+        }
+        _ => Failure::System(format!("/dev/fuse cannot be opened: {error}")),
     }
 }
 

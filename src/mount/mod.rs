@@ -72,6 +72,7 @@ fn say(program: &str, line: impl std::fmt::Display) {
 }
 
 fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
+    let report = arguments.report.then(daemon::Report::begin);
     let usage = |error: &dyn std::error::Error| Failure::Usage(error.to_string());
     let options =
         Options::parse(&arguments.all_options(), arguments.sloppy).map_err(|e| usage(&e))?;
@@ -112,7 +113,6 @@ fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
         daemon::start(arguments, &source.label, &credentials, patience)?;
         return Ok(());
     }
-    let report = arguments.report.then(daemon::Report::begin);
     live::run(settings(arguments, source, &options, credentials)?, report)
 }
 

@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 use crate::client::{Client, Served, read_to_end, serve, serve_with, soon, talk_nonsense};
 
 /// More than the socket buffers of both sides hold.
-const LARGE: usize = 24 << 20;
+const LARGE: usize = 16 << 20;
 
 fn large() -> Vec<u8> {
     (0..LARGE / 4)
