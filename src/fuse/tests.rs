@@ -7,10 +7,12 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirEntryExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{BackgroundSession, MountOption};
+use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
 use super::*;
@@ -24,12 +26,16 @@ use crate::tls::TrustOptions;
 /// How long the mounts of these tests believe anything.
 const BELIEF: Duration = Duration::from_millis(300);
 
+/// How long a test may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// A folder, its server, and the mount.
 struct Mount {
     served: TempDir,
     point: TempDir,
     server: Option<Server>,
     session: Option<BackgroundSession>,
+    watchdog: Option<Sender<()>>,
 }
 
 impl Mount {
@@ -89,6 +95,7 @@ impl Mount {
         options.n_threads = Some(2);
         let session = fuser::spawn_mount(door, point.path(), &options).unwrap();
         Self {
+            watchdog: Some(watchdog(point.path().to_owned())),
             served,
             point,
             server: Some(server),
@@ -116,8 +123,22 @@ impl Mount {
         if let Some(session) = self.session.take() {
             session.umount_and_join().unwrap();
         }
+        self.watchdog = None;
         self.server = None;
     }
+}
+
+/// Cuts the mount off, should it hang: a process that waits for its own mount cannot even be
+/// killed. Ends when the sender is dropped.
+fn watchdog(point: PathBuf) -> Sender<()> {
+    let (alive, ended) = mpsc::channel();
+    thread::spawn(move || {
+        if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{} hangs", point.display());
+            let _ = umount2(&point, MntFlags::MNT_FORCE);
+        }
+    });
+    alive
 }
 
 impl Drop for Mount {
