@@ -1,1 +1,380 @@
+//! The metadata cache: attributes, absences and listings by path, bounded and expiring.
+//!
+//! An entry counts only while nothing changed it since its fetch *began*: every change moves one
+//! mutation clock, every fetch carries the tick at which it began, and both the insertion and
+//! each later answer compare the two. So a fetch that raced with a change is never believed, and
+//! renaming a directory outdates everything below it without a search.
+//!
+//! Must not know how entries are fetched. One leaf mutex, held for memory work only.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::proto::{Name, RemotePath};
+use crate::remote::{Attributes, Listing};
+
+/// Sizes and lifetimes.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many entries are kept; a listing counts one for itself and one for each name.
+    pub entries: usize,
+    /// How long attributes are believed.
+    pub attributes: Duration,
+    /// How long a listing is believed to hold all names.
+    pub listings: Duration,
+    /// How long an absence is believed.
+    pub absences: Duration,
+}
+
+/// When a fetch began: on the mutation clock and on the wall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    tick: u64,
+    at: Instant,
+}
+
+/// A listing as it was fetched, sorted by name. Shared by the cache and by open directories.
+#[derive(Debug)]
+pub struct Directory {
+    entries: Box<[(Name, Attributes)]>,
+    complete: bool,
+    ticket: Ticket,
+}
+
+/// What the cache knows of a path, and until when that may be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Present(Attributes, Instant),
+    Absent(Instant),
+    Unknown,
+}
+
+/// See the module.
+pub struct Cache {
+    limits: Limits,
+    inner: Mutex<Inner>,
+}
+
+impl Cache {
+    pub fn new(limits: Limits) -> Self {
+        // A time that far away can be added to any `Instant`.
+        let ever = Duration::from_secs(10 * 365 * 24 * 3600);
+        let limits = Limits {
+            entries: limits.entries,
+            attributes: limits.attributes.min(ever),
+            listings: limits.listings.min(ever),
+            absences: limits.absences.min(ever),
+        };
+        Self {
+            limits,
+            inner: Mutex::new(Inner {
+                tick: 0,
+                items: LruCache::unbounded(),
+                weight: 0,
+                changes: LruCache::unbounded(),
+                changes_limit: limits.entries.max(1024),
+                forgotten: 0,
+            }),
+        }
+    }
+
+    /// To be called before a fetch is sent; its result is inserted with the ticket.
+    pub fn begin(&self, now: Instant) -> Ticket {
+        Ticket {
+            tick: self.inner.lock().tick,
+            at: now,
+        }
+    }
+
+    /// What is known of `path` itself: its own entry, or what its parent's listing says,
+    /// whichever was fetched last.
+    pub fn attributes(&self, path: &RemotePath, now: Instant) -> Answer {
+        let inner = &mut *self.inner.lock();
+        let listed = inner.listed_in_parent(path);
+        let own = inner.own(path);
+        self.newest(own, listed, now)
+    }
+
+    /// What was last known of `path`, however old, unless it changed since.
+    pub fn last_known(&self, path: &RemotePath) -> Option<Attributes> {
+        let inner = &mut *self.inner.lock();
+        let own = inner.own(path);
+        let listed = inner.listed_in_parent(path);
+        match (own, listed) {
+            (Some(own), Some(listed)) if listed.ticket.at > own.ticket.at => listed.found,
+            (own, listed) => own.or(listed)?.found,
+        }
+    }
+
+    /// What is known of an entry of `directory`, a listing of `path`: the listing's word, unless
+    /// something newer is known.
+    pub fn attributes_in(
+        &self,
+        directory: &Directory,
+        path: &RemotePath,
+        name: &Name,
+        now: Instant,
+    ) -> Answer {
+        let inner = &mut *self.inner.lock();
+        let child = path.join(name);
+        let listed = inner.listed(directory, path, name, &child);
+        let own = inner.own(&child);
+        self.newest(own, listed, now)
+    }
+
+    /// The listing of `path`, complete or not, while it is fresh.
+    pub fn listing(&self, path: &RemotePath, now: Instant) -> Option<Arc<Directory>> {
+        let inner = &mut *self.inner.lock();
+        let directory = inner.items.get(path)?.listing.clone()?;
+        let fresh = now < directory.ticket.at + self.limits.listings;
+        (fresh && inner.holds(directory.ticket, path)).then_some(directory)
+    }
+
+    /// Keeps what a fetch told of `path`; `None` says that there is no such file. Refused
+    /// (`false`) where the path or an ancestor changed since the fetch began. What a later fetch
+    /// told stays.
+    pub fn insert(&self, ticket: Ticket, path: &RemotePath, found: Option<&Attributes>) -> bool {
+        let inner = &mut *self.inner.lock();
+        if !inner.holds(ticket, path) {
+            return false;
+        }
+        let item = inner.item(path);
+        if item.own.as_ref().is_none_or(|o| o.ticket.at <= ticket.at) {
+            item.own = Some(Own {
+                found: found.cloned(),
+                ticket,
+            });
+        }
+        inner.evict(self.limits.entries);
+        true
+    }
+
+    /// Keeps a listing of `path`, fetched with the ticket that it carries. Refused (`false`) where
+    /// the path, a name in it or an ancestor changed since, and where it alone is over the bound.
+    pub fn insert_listing(&self, path: &RemotePath, directory: Arc<Directory>) -> bool {
+        let inner = &mut *self.inner.lock();
+        let weight = directory.entries.len();
+        if weight >= self.limits.entries || !inner.holds(directory.ticket, path) {
+            return false;
+        }
+        let item = inner.item(path);
+        let before = item.weight();
+        if item
+            .listing
+            .as_ref()
+            .is_none_or(|l| l.ticket.at <= directory.ticket.at)
+        {
+            item.listing = Some(directory);
+        }
+        let after = item.weight();
+        inner.weight = inner.weight - before + after;
+        inner.evict(self.limits.entries);
+        true
+    }
+
+    /// Says that the file at `path` was created, removed, replaced or altered: nothing fetched
+    /// before is believed any more of it, of what lies below it, and of its parent.
+    pub fn changed(&self, path: &RemotePath) {
+        let inner = &mut *self.inner.lock();
+        inner.tick += 1;
+        let tick = inner.tick;
+        inner.change(path).subtree = tick;
+        if let Some(parent) = path.parent() {
+            inner.change(&parent).own = tick;
+        }
+        while inner.changes.len() > inner.changes_limit {
+            // Least recently changed, so its ticks are the smallest: what began before the last
+            // forgotten change cannot be judged any more, and is not believed.
+            if let Some((_, change)) = inner.changes.pop_lru() {
+                inner.forgotten = change.own.max(change.subtree);
+            }
+        }
+    }
+
+    /// The newer word of two, if it may still be believed. The older one never stands in for a
+    /// newer one that has expired: the newer may contradict it.
+    fn newest(&self, own: Option<Own>, listed: Option<Own>, now: Instant) -> Answer {
+        let (word, from_listing) = match (own, listed) {
+            (Some(own), Some(listed)) if listed.ticket.at > own.ticket.at => (listed, true),
+            (Some(own), _) => (own, false),
+            (None, Some(listed)) => (listed, true),
+            (None, None) => return Answer::Unknown,
+        };
+        let lifetime = match (&word.found, from_listing) {
+            (Some(_), _) => self.limits.attributes,
+            (None, false) => self.limits.absences,
+            (None, true) => self.limits.absences.min(self.limits.listings),
+        };
+        let until = word.ticket.at + lifetime;
+        match word.found {
+            _ if until <= now => Answer::Unknown,
+            Some(attributes) => Answer::Present(attributes, until),
+            None => Answer::Absent(until),
+        }
+    }
+}
+
+impl Ticket {
+    /// Fetches of one path that began at the same tick may share one answer.
+    pub fn tick(&self) -> u64 {
+        self.tick
+    }
+
+    /// When the fetch began: what it tells ages from here.
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+}
+
+impl Directory {
+    pub fn new(listing: Listing, ticket: Ticket) -> Self {
+        let mut entries = listing.entries;
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Self {
+            entries: entries.into(),
+            complete: listing.complete,
+            ticket,
+        }
+    }
+
+    /// Sorted by name, each name once.
+    pub fn entries(&self) -> &[(Name, Attributes)] {
+        &self.entries
+    }
+
+    /// Whether a name that is not in it is absent.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    fn find(&self, name: &Name) -> Option<&Attributes> {
+        let index = self.entries.binary_search_by(|(n, _)| n.cmp(name)).ok()?;
+        Some(&self.entries[index].1)
+    }
+}
+
+struct Inner {
+    /// The mutation clock.
+    tick: u64,
+    items: LruCache<RemotePath, Item>,
+    /// The sum of the items' weights.
+    weight: usize,
+    /// What changed when, the latest change first.
+    changes: LruCache<RemotePath, Change>,
+    changes_limit: usize,
+    /// Changes up to this tick may have been dropped from `changes`.
+    forgotten: u64,
+}
+
+#[derive(Default)]
+struct Item {
+    own: Option<Own>,
+    listing: Option<Arc<Directory>>,
+}
+
+/// One word about a path: what it is, or that it is not there.
+#[derive(Clone)]
+struct Own {
+    found: Option<Attributes>,
+    ticket: Ticket,
+}
+
+/// Ticks of the last change to a path's own entry and listing, and to everything below it too.
+#[derive(Default)]
+struct Change {
+    own: u64,
+    subtree: u64,
+}
+
+impl Item {
+    fn weight(&self) -> usize {
+        1 + self.listing.as_ref().map_or(0, |l| l.entries.len())
+    }
+}
+
+impl Inner {
+    /// Whether what began with `ticket` still tells the truth about `path`.
+    fn holds(&self, ticket: Ticket, path: &RemotePath) -> bool {
+        if ticket.tick == self.tick {
+            return true; // Nothing changed at all: the only case of a read-only mount.
+        }
+        if ticket.tick < self.forgotten {
+            return false;
+        }
+        if let Some(change) = self.changes.peek(path)
+            && change.own.max(change.subtree) > ticket.tick
+        {
+            return false;
+        }
+        let mut ancestor = path.parent();
+        while let Some(path) = ancestor {
+            if let Some(change) = self.changes.peek(&path)
+                && change.subtree > ticket.tick
+            {
+                return false;
+            }
+            ancestor = path.parent();
+        }
+        true
+    }
+
+    fn own(&mut self, path: &RemotePath) -> Option<Own> {
+        let own = self.items.get(path)?.own.clone()?;
+        self.holds(own.ticket, path).then_some(own)
+    }
+
+    /// What the kept listing of its parent says of `path`.
+    fn listed_in_parent(&mut self, path: &RemotePath) -> Option<Own> {
+        let (parent, name) = (path.parent()?, path.name()?);
+        let directory = self.items.get(&parent)?.listing.clone()?;
+        self.listed(&directory, &parent, &name, path)
+    }
+
+    /// What a listing of `parent` says of `name`, which is `path`.
+    fn listed(
+        &self,
+        directory: &Directory,
+        parent: &RemotePath,
+        name: &Name,
+        path: &RemotePath,
+    ) -> Option<Own> {
+        let ticket = directory.ticket;
+        let found = directory.find(name);
+        // Where another name of the directory changed, what is listed of this one still stands,
+        // but the names are no longer complete.
+        let stands = match found {
+            Some(_) => self.holds(ticket, path),
+            None => directory.complete && self.holds(ticket, parent) && self.holds(ticket, path),
+        };
+        stands.then(|| Own {
+            found: found.cloned(),
+            ticket,
+        })
+    }
+
+    fn item(&mut self, path: &RemotePath) -> &mut Item {
+        if !self.items.contains(path) {
+            self.weight += 1;
+        }
+        self.items.get_or_insert_mut_ref(path, Item::default)
+    }
+
+    fn change(&mut self, path: &RemotePath) -> &mut Change {
+        self.changes.get_or_insert_mut_ref(path, Change::default)
+    }
+
+    fn evict(&mut self, limit: usize) {
+        while self.weight > limit {
+            match self.items.pop_lru() {
+                Some((_, item)) => self.weight -= item.weight(),
+                None => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

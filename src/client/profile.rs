@@ -24,6 +24,8 @@ pub struct Profile {
     /// A data transfer succeeded.
     pub data_proven: bool,
     pub resumption: Resumption,
+    /// After an upload under TLS 1.3 there is no session left to resume (ProFTPD).
+    pub uploads_bring_no_ticket: bool,
     /// EPSV was refused; PASV is used.
     pub epsv_refused: bool,
     /// EPRT was refused; PORT is used.
@@ -43,6 +45,10 @@ pub struct Profile {
     pub mlsd_hides_links: Option<bool>,
     /// MLST does (ProFTPD, pyftpdlib).
     pub mlst_hides_links: Option<bool>,
+    /// REST and STOR in the middle of a file keep its tail: tried on a scratch file.
+    pub patches_in_place: Option<bool>,
+    /// Verbs that set no time here.
+    pub time_ways_refused: Vec<&'static str>,
     /// What LIST's and STAT's times must be moved by to be UTC, seconds.
     pub listing_offset: Option<i64>,
 }

@@ -76,7 +76,7 @@ impl Session {
         let mut opening = Opening {
             control: Control::new(Stream::new(tcp).map_err(failed)?),
             negotiation: Negotiation::new(server.login()),
-            tls: server.trust.session(false)?,
+            tls: server.trust.session(server.prefers_tls12())?,
             explicit_silence: server.config.security == Security::Explicit,
         };
         let started = Instant::now();
@@ -265,27 +265,52 @@ impl Session {
         // The server may have closed already: only the 226 counts.
         let _ = data.close_notify(deadline);
         drop(data);
-        let result = self.final_reply(verb, deadline).and_then(|reply| {
-            self.in_transfer = false;
-            self.check_resumption(handshake, &reply)?;
-            if reply.code.is_completion() {
-                self.learn_from_success(handshake);
-            }
-            Ok(reply)
-        });
+        self.end_transfer(verb, handshake, deadline)
+    }
+
+    /// The final reply of an upload whose data connection ended in order.
+    pub(super) fn finish_upload(
+        &mut self,
+        verb: &'static str,
+        handshake: Option<HandshakeKind>,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let reply = self.end_transfer(verb, handshake, deadline)?;
+        if reply.code.is_completion() && !self.tls.can_resume() {
+            // ProFTPD gives no TLS 1.3 ticket on an upload: under TLS 1.2 none is needed.
+            self.learn(|p| p.uploads_bring_no_ticket = true);
+        }
+        Ok(reply)
+    }
+
+    fn end_transfer(
+        &mut self,
+        verb: &str,
+        handshake: Option<HandshakeKind>,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let reply = self.final_reply(verb, deadline)?;
+        let result = self.check_resumption(handshake, &reply);
+        self.note(result)?;
+        if reply.code.is_completion() {
+            self.learn_from_success(handshake);
+        }
+        Ok(reply)
+    }
+
+    /// The reply that ends a transfer, whatever its code.
+    pub(super) fn final_reply(&mut self, verb: &str, deadline: Instant) -> Result<Reply, Error> {
+        let result = match self.final_reply.take() {
+            Some(reply) => Ok(reply),
+            None => self.control.reply(verb, deadline),
+        };
+        self.in_transfer &= result.is_err();
         self.note(result)
     }
 
-    fn final_reply(&mut self, verb: &str, deadline: Instant) -> Result<Reply, Error> {
-        match self.final_reply.take() {
-            Some(reply) => Ok(reply),
-            None => self.control.reply(verb, deadline),
-        }
-    }
-
-    /// Ends a download early: resets the data connection, and finds the control connection's
+    /// Ends a transfer early: resets the data connection, and finds the control connection's
     /// place again, whatever the server says to it (426, 551, 150, 226 or nothing).
-    pub(super) fn abandon_download(
+    pub(super) fn abandon_transfer(
         &mut self,
         data: &Stream,
         deadline: Instant,
@@ -352,13 +377,19 @@ impl Session {
     /// STOR (a refused one truncates its target) or RETR; where it shows that the server wants
     /// PBSZ 0 and PROT P nonetheless, they are sent, now and on every later connection.
     fn prove_data(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
-        if self.server.config.security != Security::Implicit || self.profile().data_proven {
-            return Ok(());
-        }
         let list = Command::List {
             all: false,
             path: None,
         };
+        let profile = self.profile();
+        if self.server.config.security != Security::Implicit || profile.data_proven {
+            let stores = matches!(command, Command::Stor(_) | Command::Appe(_));
+            if stores && profile.resumption == Resumption::Unknown && !self.tls.can_resume() {
+                // Refused for want of resumption, a STOR would leave its target truncated.
+                self.list_proof(&list, deadline)?;
+            }
+            return Ok(());
+        }
         let result = self.list_proof(&list, deadline);
         if self.profile().data_proven || self.profile().implicit_needs_prot {
             return result.map(drop);

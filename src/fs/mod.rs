@@ -1,1 +1,546 @@
+//! The file system: what each operation means, over a server addressed by path and a cache of what
+//! it said. Inodes, open files and directories, reading.
+//!
+//! Must not know fuser's types, errno or reply codes. Every operation may be tried from memory
+//! alone ([`Patience::MemoryOnly`]) before it is given time to ask the server.
+//!
+//! Locks, none of them held while the server is asked: an open file's list of streams, then one
+//! stream; all others (inode table, handles, cache, flights) are leaves.
+
+mod attr;
+mod error;
+mod files;
+mod flights;
+mod inodes;
+mod read;
 pub mod spool;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::cache::{Answer, Cache, Directory, Limits};
+use crate::proto::{Name, PathError, RemotePath};
+use crate::remote::{self, Attributes, FileKind, Remote, Space};
+pub use attr::{Attr, BLOCK_SIZE};
+pub use error::Error;
+use files::Files;
+use flights::Flights;
+pub use inodes::Ino;
+use inodes::Inodes;
+pub use read::Data;
+use read::{Failure, Reader, Reads, Target};
+
+/// What the user's options say about the file system.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory on the server that is the mount's root.
+    pub root: RemotePath,
+    /// `uid=`, `gid=`: whose all files are.
+    pub uid: u32,
+    pub gid: u32,
+    /// `fmask=`, `dmask=`, or `umask=` for both: permission bits that are never shown, of files
+    /// and of directories.
+    pub fmask: u16,
+    pub dmask: u16,
+    /// `timeout=`: how long a request may take, retries included.
+    pub timeout: Duration,
+    /// `attr_timeout=`: how long attributes are believed.
+    pub attr_timeout: Duration,
+    /// `dir_timeout=`: how long a listing is believed to be complete.
+    pub dir_timeout: Duration,
+    /// `negative_timeout=`: how long an absence is believed.
+    pub negative_timeout: Duration,
+    /// `cache_entries=`: how many names the metadata cache holds.
+    pub cache_entries: usize,
+    /// How many bytes all read-ahead together may hold.
+    pub window_bytes: usize,
+}
+
+/// How long the caller waits for an operation.
+#[derive(Clone, Copy, Debug)]
+pub enum Patience {
+    /// Not at all: what memory does not hold is [`Error::WouldWait`].
+    MemoryOnly,
+    Until(Instant),
+}
+
+/// What a lookup found; it counts as one lookup of the inode until it is forgotten.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub attr: Attr,
+    /// How long the kernel may believe it.
+    pub ttl: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Lookup {
+    Found(Entry),
+    /// There is no such file; how long the kernel may believe that.
+    Absent(Duration),
+}
+
+/// An open file.
+#[derive(Clone, Copy, Debug)]
+pub struct Opened {
+    pub handle: u64,
+    /// Whether what the kernel has of the content is still good.
+    pub keep_cache: bool,
+}
+
+/// The names of an open directory, from an offset on.
+pub struct Names {
+    fs: Arc<Fs>,
+    ino: Ino,
+    path: RemotePath,
+    directory: Arc<Directory>,
+    next: u64,
+}
+
+/// One of [`Names`].
+pub struct DirEntry<'a> {
+    pub name: &'a [u8],
+    pub ino: Ino,
+    pub kind: FileKind,
+    /// Where to go on after it.
+    pub next: u64,
+}
+
+/// The longest name, bytes.
+pub const NAME_MAX: usize = 255;
+/// What is shown as free where the server does not tell.
+const PLENTY: u64 = 1 << 50;
+/// How long free space is believed, and how long df waits for it.
+const SPACE_TTL: Duration = Duration::from_secs(30);
+const SPACE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
+pub struct Fs {
+    config: Config,
+    remote: Arc<Remote>,
+    cache: Cache,
+    inodes: Inodes,
+    files: Files,
+    reads: Arc<Reads>,
+    stats: Flights<Attributes>,
+    lists: Flights<Arc<Directory>>,
+    /// What the server last said, and when. A leaf lock.
+    space: Mutex<Option<(Space, Instant)>>,
+}
+
+impl Fs {
+    pub fn new(remote: Arc<Remote>, config: Config) -> Arc<Self> {
+        let limits = Limits {
+            entries: config.cache_entries,
+            attributes: config.attr_timeout,
+            listings: config.dir_timeout,
+            absences: config.negative_timeout,
+        };
+        Arc::new(Self {
+            cache: Cache::new(limits),
+            inodes: Inodes::new(config.root.clone()),
+            files: Files::new(),
+            reads: Reads::new(remote.clone(), config.window_bytes, config.timeout),
+            stats: Flights::new(),
+            lists: Flights::new(),
+            space: Mutex::new(None),
+            remote,
+            config,
+        })
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The path of a live inode, for messages.
+    pub fn path(&self, ino: Ino) -> Option<RemotePath> {
+        self.inodes.path(ino)
+    }
+
+    /// Finds `name` in a directory.
+    pub fn lookup(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<Lookup, Error> {
+        let name = parse_name(name)?;
+        let path = self.live_path(parent)?.join(&name);
+        let (attributes, until) = match self.stat(&path, patience)? {
+            Answer::Present(attributes, until) => (attributes, until),
+            Answer::Absent(until) => return Ok(Lookup::Absent(remaining(until))),
+            Answer::Unknown => return Err(Error::WouldWait),
+        };
+        let entry = self.enter(parent, &name, &attributes, remaining(until))?;
+        Ok(Lookup::Found(entry))
+    }
+
+    /// Takes back `count` lookups of an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        self.inodes.forget(ino, count);
+    }
+
+    /// An inode's attributes, and how long they may be believed.
+    pub fn getattr(&self, ino: Ino, patience: Patience) -> Result<(Attr, Duration), Error> {
+        let (attributes, until) = self.attributes(ino, patience)?;
+        self.files.observe(ino, &attributes);
+        let attr = attr::show(&self.config, ino, &attributes);
+        Ok((attr, remaining(until)))
+    }
+
+    /// A symbolic link's target.
+    pub fn readlink(&self, ino: Ino, patience: Patience) -> Result<Box<[u8]>, Error> {
+        let (attributes, _) = self.attributes(ino, patience)?;
+        if attributes.kind != FileKind::Symlink {
+            return Err(Error::NotALink);
+        }
+        if let Some(target) = attributes.link_target {
+            return Ok(target);
+        }
+        let deadline = patience.deadline()?;
+        let path = self.live_path(ino)?;
+        let target = self.remote.read_link(&path, deadline);
+        target.map_err(|cause| Error::remote(&path, cause))
+    }
+
+    /// Opens a directory: a handle on what it holds now.
+    pub fn opendir(&self, ino: Ino, patience: Patience) -> Result<u64, Error> {
+        let directory = self.list(&self.live_path(ino)?, patience)?;
+        self.hold(ino)?;
+        Ok(self.files.open_directory(ino, directory))
+    }
+
+    /// The names in an open directory from `offset` on: 0, or what an entry said comes next. From
+    /// 0 for the second time it is listed anew.
+    pub fn readdir(
+        self: &Arc<Self>,
+        handle: u64,
+        offset: u64,
+        patience: Patience,
+    ) -> Result<Names, Error> {
+        let open = self.files.directory(handle).ok_or(Error::Stale)?;
+        let path = self.live_path(open.ino)?;
+        let directory = match open.snapshot(offset) {
+            Some(directory) => directory,
+            None => {
+                let directory = self.list(&path, patience)?;
+                open.rewind(directory.clone());
+                directory
+            }
+        };
+        Ok(Names {
+            fs: self.clone(),
+            ino: open.ino,
+            path,
+            directory,
+            next: offset,
+        })
+    }
+
+    pub fn releasedir(&self, handle: u64) {
+        if let Some(ino) = self.files.close_directory(handle) {
+            self.inodes.forget(ino, 1);
+        }
+    }
+
+    /// Opens a file for reading.
+    pub fn open(&self, ino: Ino, patience: Patience) -> Result<Opened, Error> {
+        let (attributes, _) = self.attributes(ino, patience)?;
+        match attributes.kind {
+            FileKind::File => {}
+            FileKind::Directory => {
+                let path = self.live_path(ino)?;
+                return Err(Error::remote(&path, remote::Error::IsDirectory));
+            }
+            FileKind::Symlink | FileKind::Other => return Err(Error::NotAFile),
+        }
+        self.hold(ino)?;
+        let reader = || Reader::new(&self.reads);
+        Ok(Opened {
+            handle: self.files.open(ino, &attributes, reader),
+            keep_cache: self.inodes.caches(ino, (attributes.size, attributes.mtime)),
+        })
+    }
+
+    /// Reads up to `len` bytes at `offset`, fewer only at the end of the file.
+    pub fn read(
+        &self,
+        handle: u64,
+        offset: u64,
+        len: usize,
+        patience: Patience,
+    ) -> Result<Data, Error> {
+        let file = self.files.file(handle).ok_or(Error::Stale)?;
+        let path = self.live_path(file.ino)?;
+        let changed = || Error::remote(&path, remote::Error::Changed);
+        let target = Target {
+            version: file.version().ok_or_else(changed)?,
+            path: path.clone(),
+        };
+        let deadline = patience.deadline().ok();
+        let read = file
+            .reader
+            .read(&target, offset, len, file.handles(), deadline);
+        match read {
+            // It may have been replaced while we waited.
+            Ok(_) if file.version().is_none() => Err(changed()),
+            Ok(data) => Ok(data),
+            Err(Failure::WouldWait) => Err(Error::WouldWait),
+            Err(Failure::TimedOut) => Err(Error::TimedOut),
+            Err(Failure::Remote(cause)) => {
+                if matches!(cause, remote::Error::Changed) {
+                    file.give_up();
+                }
+                Err(Error::remote(&path, cause))
+            }
+        }
+    }
+
+    pub fn release(&self, handle: u64) {
+        if let Some(ino) = self.files.close(handle) {
+            self.inodes.forget(ino, 1);
+        }
+    }
+
+    /// Free space: the server's word where it has one, else plenty. A server that does not answer
+    /// is no reason for df to fail.
+    pub fn statfs(&self, patience: Patience) -> Result<Space, Error> {
+        let now = Instant::now();
+        let known = *self.space.lock();
+        if let Some((space, at)) = known
+            && now < at + SPACE_TTL
+        {
+            return Ok(space);
+        }
+        let deadline = patience.deadline()?.min(now + SPACE_PATIENCE);
+        let space = match self.remote.space(&self.config.root, deadline) {
+            Ok(Some(space)) => space,
+            Ok(None) => Space { available: PLENTY },
+            Err(error) => {
+                log::debug!("free space of {}: {error}", self.config.root);
+                known.map_or(Space { available: PLENTY }, |(space, _)| space)
+            }
+        };
+        *self.space.lock() = Some((space, now));
+        Ok(space)
+    }
+
+    /// Ends all reading: the mount is gone.
+    pub fn close(&self) {
+        self.files.close_all();
+    }
+
+    fn attributes(&self, ino: Ino, patience: Patience) -> Result<(Attributes, Instant), Error> {
+        let path = self.live_path(ino)?;
+        match self.stat(&path, patience)? {
+            Answer::Present(attributes, until) => Ok((attributes, until)),
+            Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
+            Answer::Unknown => Err(Error::WouldWait),
+        }
+    }
+
+    /// What there is at `path`. Never [`Answer::Unknown`] for those who wait.
+    fn stat(&self, path: &RemotePath, patience: Patience) -> Result<Answer, Error> {
+        let known = self.cache.attributes(path, Instant::now());
+        if known != Answer::Unknown {
+            return Ok(known);
+        }
+        let deadline = patience.deadline()?;
+        let before = self.cache.last_known(path);
+        if before.is_none() && self.remote.prefers_listings() {
+            let listed = self.stat_by_listing(path, deadline);
+            if listed != Answer::Unknown {
+                return Ok(listed);
+            }
+        }
+        let ticket = self.cache.begin(Instant::now());
+        let fetched = self.stats.join(path, ticket.tick(), deadline, || {
+            let fetched = self.remote.stat(path, before.as_ref(), deadline);
+            match &fetched {
+                Ok(attributes) => self.cache.insert(ticket, path, Some(attributes)),
+                Err(remote::Error::NotFound) => self.cache.insert(ticket, path, None),
+                Err(_) => false,
+            };
+            fetched
+        });
+        match fetched {
+            Ok(attributes) => Ok(Answer::Present(
+                attributes,
+                ticket.at() + self.config.attr_timeout,
+            )),
+            Err(remote::Error::NotFound) => {
+                Ok(Answer::Absent(ticket.at() + self.config.negative_timeout))
+            }
+            Err(cause) => Err(Error::remote(path, cause)),
+        }
+    }
+
+    /// What the listing of the directory says of `path`: it costs no more than asking for the one
+    /// file where the server has no good way to do so, and answers for its neighbours too.
+    fn stat_by_listing(&self, path: &RemotePath, deadline: Instant) -> Answer {
+        let Some((parent, name)) = path.parent().zip(path.name()) else {
+            return Answer::Unknown;
+        };
+        match self.list(&parent, Patience::Until(deadline)) {
+            Ok(directory) => {
+                let now = Instant::now();
+                self.cache.attributes_in(&directory, &parent, &name, now)
+            }
+            // The directory may be closed to listings only.
+            Err(_) => Answer::Unknown,
+        }
+    }
+
+    fn list(&self, path: &RemotePath, patience: Patience) -> Result<Arc<Directory>, Error> {
+        if let Some(directory) = self.cache.listing(path, Instant::now()) {
+            return Ok(directory);
+        }
+        let deadline = patience.deadline()?;
+        let ticket = self.cache.begin(Instant::now());
+        let fetched = self.lists.join(path, ticket.tick(), deadline, || {
+            let fetched = self.remote.list(path, deadline);
+            match &fetched {
+                Ok(listing) if let Some(own) = &listing.own => {
+                    self.cache.insert(ticket, path, Some(own));
+                }
+                Err(remote::Error::NotFound) => {
+                    self.cache.insert(ticket, path, None);
+                }
+                Ok(_) | Err(_) => {}
+            }
+            let directory = Arc::new(Directory::new(fetched?, ticket));
+            if !directory.is_complete() {
+                log::warn!("{path}: the server cut the listing short");
+            }
+            self.cache.insert_listing(path, directory.clone());
+            Ok(directory)
+        });
+        fetched.map_err(|cause| Error::remote(path, cause))
+    }
+
+    fn enter(
+        &self,
+        parent: Ino,
+        name: &Name,
+        attributes: &Attributes,
+        ttl: Duration,
+    ) -> Result<Entry, Error> {
+        let ino = self.inodes.enter(parent, name, attributes);
+        let ino = ino.ok_or(Error::Stale)?;
+        self.files.observe(ino, attributes);
+        let attr = attr::show(&self.config, ino, attributes);
+        Ok(Entry { attr, ttl })
+    }
+
+    fn live_path(&self, ino: Ino) -> Result<RemotePath, Error> {
+        self.inodes.path(ino).ok_or(Error::Stale)
+    }
+
+    fn hold(&self, ino: Ino) -> Result<(), Error> {
+        self.inodes.hold(ino).then_some(()).ok_or(Error::Stale)
+    }
+}
+
+impl Patience {
+    /// When to give up; [`Error::WouldWait`] where there is no waiting at all.
+    fn deadline(self) -> Result<Instant, Error> {
+        match self {
+            Self::MemoryOnly => Err(Error::WouldWait),
+            Self::Until(deadline) => Ok(deadline),
+        }
+    }
+}
+
+impl Names {
+    /// Hands out the names without their attributes, until `add` says that it is full.
+    pub fn each(&self, mut add: impl FnMut(DirEntry<'_>) -> bool) {
+        if self.dots(&mut add) {
+            return;
+        }
+        for (next, (name, attributes)) in self.rest() {
+            let Some(ino) = self.fs.inodes.number(self.ino, name, attributes) else {
+                return;
+            };
+            let entry = DirEntry {
+                name: name.as_bytes(),
+                ino,
+                kind: attributes.kind,
+                next,
+            };
+            if add(entry) {
+                return;
+            }
+        }
+    }
+
+    /// Hands out the names with their attributes, until `add` says that it is full. Each but `.`
+    /// and `..`, which come without, counts as looked up.
+    pub fn each_plus(&self, mut add: impl FnMut(DirEntry<'_>, Option<Entry>) -> bool) {
+        if self.dots(&mut |entry| add(entry, None)) {
+            return;
+        }
+        let now = Instant::now();
+        for (next, (name, listed)) in self.rest() {
+            let cache = &self.fs.cache;
+            let known = cache.attributes_in(&self.directory, &self.path, name, now);
+            let (attributes, ttl) = match known {
+                Answer::Present(attributes, until) => (attributes, remaining(until)),
+                // Removed since: a name that does not exist any more need not be shown.
+                Answer::Absent(_) => continue,
+                Answer::Unknown => (listed.clone(), Duration::ZERO),
+            };
+            let Ok(entry) = self.fs.enter(self.ino, name, &attributes, ttl) else {
+                return;
+            };
+            let ino = entry.attr.ino;
+            let listed = DirEntry {
+                name: name.as_bytes(),
+                ino,
+                kind: attributes.kind,
+                next,
+            };
+            if add(listed, Some(entry)) {
+                self.fs.forget(ino, 1);
+                return;
+            }
+        }
+    }
+
+    /// `.` and `..`; whether that filled it.
+    fn dots(&self, add: &mut impl FnMut(DirEntry<'_>) -> bool) -> bool {
+        let parent = self.fs.inodes.parent(self.ino).unwrap_or(Ino::ROOT);
+        let dots = [(&b"."[..], self.ino), (b"..", parent)];
+        let from = usize::try_from(self.next).unwrap_or(usize::MAX);
+        let mut dots = dots.into_iter().enumerate().skip(from);
+        dots.any(|(index, (name, ino))| {
+            add(DirEntry {
+                name,
+                ino,
+                kind: FileKind::Directory,
+                next: index as u64 + 1,
+            })
+        })
+    }
+
+    /// The entries beside `.` and `..`, each with the offset after it.
+    fn rest(&self) -> impl Iterator<Item = (u64, &(Name, Attributes))> {
+        let from = usize::try_from(self.next.saturating_sub(2)).unwrap_or(usize::MAX);
+        let entries = self.directory.entries().iter().enumerate().skip(from);
+        entries.map(|(index, entry)| (index as u64 + 3, entry))
+    }
+}
+
+fn parse_name(name: &[u8]) -> Result<Name, Error> {
+    if name.len() > NAME_MAX {
+        return Err(Error::NameTooLong);
+    }
+    Name::parse(name).map_err(|error| match error {
+        PathError::Unrepresentable | PathError::NotAbsolute | PathError::NotAComponent => {
+            Error::InvalidName
+        }
+    })
+}
+
+fn remaining(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,156 @@
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+//! The program: options, sources, credentials, the process that serves a mount, and the
+//! subcommands. Composes the layers below; knows nothing of the protocol.
+//!
+//! How a mount comes about: [`cli`] takes the arguments apart, [`options`] and [`source`] give
+//! them meaning, [`credentials`] finds the login, [`daemon`] starts this program again in the
+//! background, and there [`live`] connects, mounts and serves.
+
+pub mod cli;
+pub mod credentials;
+mod daemon;
+mod demo;
+mod failure;
+mod live;
+mod logging;
+mod mountpoint;
+pub mod options;
+mod plan;
+pub mod source;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cli::{Invocation, MountArguments, UmountArguments};
+use credentials::Places;
+use failure::Failure;
+use options::Options;
+use source::Source;
+
+/// The program. Exit codes are those of mount(8): 0, 1 wrong use or permissions, 2 something is
+/// wrong with this machine, 32 the mount failed.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let program = cli::program_name(arguments.first());
+    let outcome = match cli::parse(arguments) {
+        Err(error) => {
+            let was_wrong = error.print(&program);
+            return ExitCode::from(u8::from(was_wrong));
+        }
+        Ok(Invocation::Serve(arguments)) => {
+            logging::to_stderr(log::LevelFilter::Info);
+            return crate::server::serve(arguments);
+        }
+        Ok(Invocation::Mount(arguments)) if arguments.report => {
+            let outcome = mount(&arguments, &program);
+            if let Err(failure) = &outcome {
+                daemon::report_failure(failure);
+            }
+            return exit_code(&outcome);
+        }
+        Ok(Invocation::Mount(arguments)) => mount(&arguments, &program),
+        Ok(Invocation::Umount(arguments)) => umount(&arguments),
+        Ok(Invocation::Demo(arguments)) => demo::run(&arguments),
+    };
+    if let Err(failure) = &outcome {
+        say(&program, failure);
+    }
+    exit_code(&outcome)
+}
+
+fn exit_code(outcome: &Result<(), Failure>) -> ExitCode {
+    outcome
+        .as_ref()
+        .map_or_else(ExitCode::from, |()| ExitCode::SUCCESS)
+}
+
+/// One line on standard error. If that is gone, nobody can be told.
+fn say(program: &str, line: impl std::fmt::Display) {
+    let _ = io::stderr().write_all(format!("{program}: {line}\n").as_bytes());
+}
+
+fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
+    let report = arguments.report.then(daemon::Report::begin);
+    let usage = |error: &dyn std::error::Error| Failure::Usage(error.to_string());
+    let options =
+        Options::parse(&arguments.all_options(), arguments.sloppy).map_err(|e| usage(&e))?;
+    let source = source::parse(arguments.source.as_bytes()).map_err(|e| usage(&e))?;
+    plan::endpoint(&source, &options)?;
+    if let Some(password) = options.password.as_ref().or(source.password.as_ref()) {
+        say(
+            program,
+            "warning: others may have seen the password; use credentials=FILE",
+        );
+        return Err(daemon::replace_without_password(
+            arguments,
+            &source.label,
+            password,
+        ));
+    }
+    if arguments.verbose && !options.tolerated.is_empty() {
+        say(
+            program,
+            format_args!("passing over: {}", options.tolerated.join(", ")),
+        );
+    }
+    if arguments.namespace.is_none() {
+        mountpoint::resolve(&arguments.directory)?;
+    }
+    if arguments.fake {
+        return Ok(());
+    }
+    let places = Places::of_process();
+    let credentials = credentials::find(&source, &options, &places).map_err(|e| usage(&e))?;
+    if arguments.report {
+        logging::to_syslog(options.log_level);
+        log_panics();
+    } else if arguments.foreground {
+        logging::to_stderr(options.log_level);
+    } else {
+        let patience = options.timeout * 2 + Duration::from_secs(30);
+        daemon::start(arguments, &source.label, &credentials, patience)?;
+        return Ok(());
+    }
+    live::run(settings(arguments, source, &options, credentials)?, report)
+}
+
+fn settings(
+    arguments: &MountArguments,
+    source: Source,
+    options: &Options,
+    credentials: credentials::Credentials,
+) -> Result<live::Settings, Failure> {
+    Ok(live::Settings {
+        client: plan::client(&source, options, credentials)?,
+        file_system: plan::file_system(&source, options),
+        session: plan::session(&source, options),
+        directory: arguments.directory.clone(),
+        namespace: arguments.namespace.clone(),
+        label: source.label,
+    })
+}
+
+/// A panic of a background process must not go unseen.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+}
+
+fn umount(arguments: &UmountArguments) -> Result<(), Failure> {
+    if let Some(namespace) = &arguments.namespace {
+        live::enter(namespace)?;
+    }
+    let point = mountpoint::resolve(&arguments.directory)?;
+    let shown = arguments.directory.display();
+    let mounted = mountpoint::at(&point).map_err(|error| Failure::System(error.to_string()))?;
+    if !mounted.is_some_and(|mounted| mounted.is_ours()) {
+        return Err(Failure::Mount(format!(
+            "{shown}: no FTPS server is mounted there"
+        )));
+    }
+    mountpoint::unmount(
+        &point,
+        mountpoint::Manner::of(arguments.lazy, arguments.force),
+    )
 }

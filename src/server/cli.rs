@@ -87,10 +87,10 @@ fn run(args: ServeArgs) -> Result<(), String> {
     let server = Server::start(config).map_err(|e| advise(&e, listen, security))?;
 
     let address = server.local_addr();
-    let announced = announce(&server, &root.display().to_string(), &user, security)
-        + &made_up
-            .then(|| format!("password={}\n", password.expose().escape_ascii()))
-            .unwrap_or_default();
+    let mut announced = announce(&server, &root.display().to_string(), &user, security);
+    if made_up {
+        announced += &format!("password={}\n", password.expose().escape_ascii());
+    }
     let mut stdout = io::stdout();
     // A reader that went away (`| head -1`) is no reason to stop serving.
     let _ = stdout.write_all(announced.as_bytes());

@@ -99,9 +99,12 @@ impl Enclosure {
 impl Drop for Enclosure {
     fn drop(&mut self) {
         self.signal_all(Signal::SIGKILL);
+        // unshare reaps the first process and follows it.
+        let gone = wait_until(Duration::from_secs(10), || {
+            !self.is_running() && self.members().is_empty()
+        });
         let _ = self.outer.kill();
         let _ = self.outer.wait();
-        let gone = wait_until(Duration::from_secs(10), || self.members().is_empty());
         assert!(
             gone || std::thread::panicking(),
             "server processes outlive SIGKILL: {:?}",

@@ -5,10 +5,12 @@
 // Each test binary compiles this module for itself and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod command;
 pub mod enclosure;
 pub mod mount;
 pub mod ports;
 pub mod server;
+pub mod tree;
 
 use std::time::{Duration, Instant};
 

@@ -151,6 +151,24 @@ impl RealServer {
         self.ports.control()
     }
 
+    /// The host as it stands in a source. The name has an IPv6 address too on most machines, where nothing listens.
+    pub fn host(&self) -> &'static str {
+        if self.options.ipv6 {
+            "[::1]"
+        } else {
+            "localhost"
+        }
+    }
+
+    /// What to mount; an explicit server needs `port=` beside it.
+    pub fn source(&self) -> String {
+        if self.kind.is_implicit() {
+            format!("ftps://{}:{}/", self.host(), self.port())
+        } else {
+            format!("{}:/", self.host())
+        }
+    }
+
     /// Kills every process of the server, as a crash would.
     pub fn kill(&mut self) {
         self.process = None;

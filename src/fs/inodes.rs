@@ -1,0 +1,210 @@
+//! The inode table: which numbers the kernel knows, and what path each stands for now.
+//!
+//! A node knows its parent and its own name only, so a directory is renamed at no cost, and a
+//! node keeps its parent alive. Numbers survive forgetting and remounting: they come from what
+//! the server calls `unique`, or from the path, by a hash with fixed keys.
+//!
+//! Must not know attributes' ages, caches or the server. One leaf mutex, held for memory work only.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+
+use crate::proto::{Name, RemotePath};
+use crate::remote::{Attributes, FileKind};
+
+/// An inode number, as stat(2) shows it and as the kernel addresses the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    pub const ROOT: Ino = Ino(1);
+}
+
+/// What identifies a content in the kernel's page cache: size and time.
+pub(super) type Stamp = (u64, SystemTime);
+
+/// See the module.
+pub(super) struct Inodes {
+    root: RemotePath,
+    nodes: Mutex<HashMap<Ino, Node>>,
+}
+
+struct Node {
+    /// Itself for the root.
+    parent: Ino,
+    name: Option<Name>,
+    directory: bool,
+    /// How often the kernel was told of it, and how often it is open.
+    lookups: u64,
+    /// The nodes that are called by a name in it.
+    children: HashMap<Name, Ino>,
+    /// How many nodes have it as their parent: those in `children`, and those whose name there
+    /// has gone to another file.
+    dependents: usize,
+    /// The content that the kernel's page cache may hold.
+    cached: Option<Stamp>,
+}
+
+impl Inodes {
+    /// A table with the root alone, which stands for `root` on the server.
+    pub fn new(root: RemotePath) -> Self {
+        let node = Node::new(Ino::ROOT, None, true);
+        Self {
+            root,
+            nodes: Mutex::new(HashMap::from([(Ino::ROOT, node)])),
+        }
+    }
+
+    /// The path of a live node.
+    pub fn path(&self, ino: Ino) -> Option<RemotePath> {
+        path(&self.nodes.lock(), &self.root, ino)
+    }
+
+    /// The directory that holds a live node; the root holds itself.
+    pub fn parent(&self, ino: Ino) -> Option<Ino> {
+        Some(self.nodes.lock().get(&ino)?.parent)
+    }
+
+    /// Finds or makes the node of `name` in `parent`, and counts one lookup of it. `None` where
+    /// the parent is not live.
+    pub fn enter(&self, parent: Ino, name: &Name, attributes: &Attributes) -> Option<Ino> {
+        let nodes = &mut *self.nodes.lock();
+        let ino = number(nodes, &self.root, parent, name, attributes)?;
+        let directory = attributes.kind == FileKind::Directory;
+        match nodes.entry(ino) {
+            Entry::Occupied(mut node) => node.get_mut().lookups += 1,
+            Entry::Vacant(vacant) => {
+                let mut node = Node::new(parent, Some(name.clone()), directory);
+                node.lookups = 1;
+                vacant.insert(node);
+                let parent = nodes.get_mut(&parent)?;
+                // What bore the name before is another file: it stays for those who hold it.
+                parent.children.insert(name.clone(), ino);
+                parent.dependents += 1;
+            }
+        }
+        Some(ino)
+    }
+
+    /// The number that [`Inodes::enter`] would give.
+    pub fn number(&self, parent: Ino, name: &Name, attributes: &Attributes) -> Option<Ino> {
+        number(&self.nodes.lock(), &self.root, parent, name, attributes)
+    }
+
+    /// Counts one more lookup of a live node.
+    pub fn hold(&self, ino: Ino) -> bool {
+        match self.nodes.lock().get_mut(&ino) {
+            Some(node) => {
+                node.lookups += 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes back `count` lookups. A node without lookups that is nobody's parent goes, and its
+    /// parent with it where that was kept by it alone.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        let nodes = &mut *self.nodes.lock();
+        if let Some(node) = nodes.get_mut(&ino) {
+            node.lookups = node.lookups.saturating_sub(count);
+        }
+        let mut ino = ino;
+        while ino != Ino::ROOT
+            && let Some(node) = nodes.get(&ino)
+            && node.lookups == 0
+            && node.dependents == 0
+            && let Some(node) = nodes.remove(&ino)
+        {
+            if let Some(parent) = nodes.get_mut(&node.parent) {
+                parent.dependents -= 1;
+                if let Some(name) = &node.name
+                    && parent.children.get(name) == Some(&ino)
+                {
+                    parent.children.remove(name);
+                }
+            }
+            ino = node.parent;
+        }
+    }
+
+    /// Notes the content about to be read through the kernel's page cache; whether that may keep
+    /// what it has, being of the same content.
+    pub fn caches(&self, ino: Ino, stamp: Stamp) -> bool {
+        match self.nodes.lock().get_mut(&ino) {
+            Some(node) => node.cached.replace(stamp) == Some(stamp),
+            None => false,
+        }
+    }
+}
+
+impl Node {
+    fn new(parent: Ino, name: Option<Name>, directory: bool) -> Self {
+        Self {
+            parent,
+            name,
+            directory,
+            lookups: 0,
+            children: HashMap::new(),
+            dependents: 0,
+            cached: None,
+        }
+    }
+}
+
+fn path(nodes: &HashMap<Ino, Node>, root: &RemotePath, ino: Ino) -> Option<RemotePath> {
+    let mut names = Vec::new();
+    let mut node = nodes.get(&ino)?;
+    while let Some(name) = &node.name {
+        names.push(name);
+        node = nodes.get(&node.parent)?;
+    }
+    let join = |path: RemotePath, name: &&Name| path.join(name);
+    Some(names.iter().rev().fold(root.clone(), join))
+}
+
+fn number(
+    nodes: &HashMap<Ino, Node>,
+    root: &RemotePath,
+    parent: Ino,
+    name: &Name,
+    attributes: &Attributes,
+) -> Option<Ino> {
+    let directory = attributes.kind == FileKind::Directory;
+    // A live name keeps its number, but not when a file has become a directory: the kernel
+    // never forgives an inode that changes its type.
+    if let Some(ino) = nodes.get(&parent)?.children.get(name)
+        && nodes.get(ino).is_some_and(|n| n.directory == directory)
+    {
+        return Some(*ino);
+    }
+    // Not for directories: ProFTPD shows a link as its target, so two paths may carry the same
+    // `unique`, and one directory must not be in two places.
+    if attributes.kind == FileKind::File
+        && let Some(unique) = attributes.unique
+        && unique > Ino::ROOT.0
+        && !nodes.contains_key(&Ino(unique))
+    {
+        return Some(Ino(unique));
+    }
+    let mut ino = hash(path(nodes, root, parent)?.join(name).as_bytes());
+    while ino <= Ino::ROOT.0 || nodes.contains_key(&Ino(ino)) {
+        ino = ino.wrapping_add(1);
+    }
+    Some(Ino(ino))
+}
+
+/// FNV-1a, with its bits mixed once more: the same number on every mount.
+fn hash(bytes: &[u8]) -> u64 {
+    let fnv = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mixed = (fnv ^ (fnv >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    mixed ^ (mixed >> 32)
+}
+
+#[cfg(test)]
+mod tests;

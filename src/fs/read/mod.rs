@@ -1,0 +1,199 @@
+//! Reading: [`Reader`] serves the reads of one open file from a few streams, each ahead of a
+//! sequential reader or fetching what a random read asked for. [`Reads`] is what all files share.
+//!
+//! Must not know the kernel or inodes.
+
+mod memory;
+mod stream;
+mod window;
+
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::proto::RemotePath;
+use crate::remote::{self, Remote, Version};
+use memory::Memory;
+use stream::{Stop, Stream};
+pub use window::Data;
+
+/// Streams of one file, where no more handles than that are open.
+const STREAMS_PER_FILE: usize = 3;
+/// Streams of all files.
+const STREAMS: usize = 64;
+/// A stream that was read so recently is not taken away.
+const RECENT: Duration = Duration::from_secs(1);
+/// The first read of a file may be overtaken by the second: so near the beginning it is taken for
+/// the second.
+const OVERTAKEN: u64 = 256 * 1024;
+
+/// The streams of all files, and the memory that they share.
+pub(super) struct Reads {
+    remote: Arc<Remote>,
+    memory: Arc<Memory>,
+    /// How long the server may be silent.
+    timeout: Duration,
+    /// A leaf lock.
+    streams: Mutex<Vec<Weak<Stream>>>,
+}
+
+/// What is read: a path, and the content that it must have.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub path: RemotePath,
+    pub version: Version,
+}
+
+/// The streams of one open file; dropping it ends them.
+pub(super) struct Reader {
+    reads: Arc<Reads>,
+    /// The most recently used last. Held over no wait; streams' locks are taken below it.
+    streams: Mutex<Vec<Arc<Stream>>>,
+}
+
+/// Why a read has no bytes.
+#[derive(Debug)]
+pub(super) enum Failure {
+    WouldWait,
+    TimedOut,
+    Remote(remote::Error),
+}
+
+impl Reads {
+    /// `memory` bounds what is read ahead, bytes.
+    pub fn new(remote: Arc<Remote>, memory: usize, timeout: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            remote,
+            memory: Memory::new(memory),
+            timeout,
+            streams: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Ends the stream that was least recently read, unless that was just now.
+    fn reclaim(&self) {
+        let mut idle: Vec<_> = self
+            .alive()
+            .into_iter()
+            .filter_map(|s| Some((s.idle_since()?, s)))
+            .collect();
+        idle.sort_unstable_by_key(|(since, _)| *since);
+        if let Some((since, stream)) = idle.first()
+            && since.elapsed() > RECENT
+        {
+            stream.close();
+        }
+    }
+
+    fn alive(&self) -> Vec<Arc<Stream>> {
+        let mut streams: Vec<_> = {
+            let streams = self.streams.lock();
+            streams.iter().filter_map(Weak::upgrade).collect()
+        };
+        streams.retain(|s| !s.is_over());
+        streams
+    }
+
+    fn start(self: &Arc<Self>, target: &Target, offset: u64) -> Arc<Stream> {
+        if self.alive().len() >= STREAMS {
+            self.reclaim();
+        }
+        let stream = Stream::start(self, target, offset);
+        let mut streams = self.streams.lock();
+        streams.retain(|s| s.strong_count() > 0);
+        streams.push(Arc::downgrade(&stream));
+        stream
+    }
+}
+
+impl Reader {
+    pub fn new(reads: &Arc<Reads>) -> Self {
+        Self {
+            reads: reads.clone(),
+            streams: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Reads up to `len` bytes at `offset`, fewer only at the end of the file. Waits until
+    /// `deadline`; without one it answers from memory alone, but what it lacks is on its way
+    /// then. `handles` is how many independent readers to expect.
+    pub fn read(
+        &self,
+        target: &Target,
+        offset: u64,
+        len: usize,
+        handles: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Data, Failure> {
+        let Some(end) = offset.checked_add(len as u64) else {
+            return Ok(Data::nothing());
+        };
+        if offset >= target.version.size || len == 0 {
+            return Ok(Data::nothing());
+        }
+        let read = offset..end;
+        loop {
+            let stream = self.choose(target, &read, handles);
+            match stream.read(&read, deadline) {
+                Ok(data) => return Ok(data),
+                Err(Stop::WouldWait) => return Err(Failure::WouldWait),
+                Err(Stop::TimedOut) => return Err(Failure::TimedOut),
+                Err(Stop::Failed(error)) => {
+                    self.remove(&stream);
+                    return Err(Failure::Remote(error));
+                }
+                Err(Stop::Gone) => match deadline {
+                    None => return Err(Failure::WouldWait),
+                    Some(deadline) if deadline <= Instant::now() => return Err(Failure::TimedOut),
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+
+    /// The stream that will have the read's bytes first, or a new one.
+    fn choose(&self, target: &Target, read: &Range<u64>, handles: usize) -> Arc<Stream> {
+        let mut streams = self.streams.lock();
+        let nearest = (0..streams.len())
+            .filter_map(|i| Some((streams[i].distance(read, target.version.size)?, i)))
+            .min();
+        if let Some((_, at)) = nearest {
+            let stream = streams.remove(at);
+            streams.push(stream.clone());
+            return stream;
+        }
+        streams.retain(|s| !s.is_over());
+        if streams.len() >= STREAMS_PER_FILE.max(handles)
+            && let Some(at) = streams.iter().position(|s| s.idle_since().is_some())
+        {
+            streams.remove(at).close();
+        }
+        let offset = match read.start {
+            near if streams.is_empty() && near <= OVERTAKEN => 0,
+            offset => offset,
+        };
+        let stream = self.reads.start(target, offset);
+        streams.push(stream.clone());
+        stream
+    }
+
+    fn remove(&self, stream: &Arc<Stream>) {
+        self.streams.lock().retain(|s| !Arc::ptr_eq(s, stream));
+        stream.close();
+    }
+
+    /// Ends all streams.
+    pub fn close(&self) {
+        for stream in self.streams.lock().drain(..) {
+            stream.close();
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,291 @@
+//! One stream: a pump thread that owns a [`Download`] and fills a [`Window`] ahead of the reads that
+//! come for it.
+//!
+//! Reads wait for the pump, never for the server: closing a stream waits for nothing. Must not
+//! know the kernel, handles or inodes. The stream's lock is held for memory work only.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::memory::{Buffer, Part, Refused};
+use super::window::{Data, Window};
+use super::{Reads, Target};
+use crate::remote::{self, Download};
+
+/// A reader that pauses so long lets others have the session, should they need it.
+const PAUSE: Duration = Duration::from_millis(20);
+/// A stream that nobody reads ends after that.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long to wait before asking again for memory.
+const SHORTAGE: Duration = Duration::from_millis(50);
+/// What was fetched is handed over after that, even if nobody waits for it yet.
+const HANDOVER: Duration = Duration::from_millis(200);
+/// How long a failure is news: later reads try again.
+const NEWS: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Stream {
+    state: Mutex<State>,
+    /// Rung when bytes, the end or an error arrived.
+    arrived: Condvar,
+    /// Rung when there is something to fetch, or the stream was closed.
+    room: Condvar,
+    /// [`Window::wanted`], for the pump to see while it reads.
+    wanted: AtomicU64,
+    part: Part,
+}
+
+struct State {
+    window: Window,
+    failed: Option<(remote::Error, Instant)>,
+    closed: bool,
+    /// When it was last read from.
+    used: Instant,
+}
+
+/// Why a stream does not answer a read.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The bytes are not there, and the caller would not wait.
+    WouldWait,
+    /// The stream ended or has passed the place: look for another.
+    Gone,
+    TimedOut,
+    Failed(remote::Error),
+}
+
+impl Stream {
+    /// Starts to fetch `target` at `offset`.
+    pub fn start(reads: &Arc<Reads>, target: &Target, offset: u64) -> Arc<Self> {
+        let stream = Arc::new(Self {
+            state: Mutex::new(State {
+                window: Window::new(offset, target.version.size),
+                failed: None,
+                closed: false,
+                used: Instant::now(),
+            }),
+            arrived: Condvar::new(),
+            room: Condvar::new(),
+            wanted: AtomicU64::new(u64::MAX),
+            part: reads.memory.join(),
+        });
+        let pump = Pump {
+            stream: stream.clone(),
+            reads: reads.clone(),
+        };
+        let target = target.clone();
+        let name = "read-ahead".to_owned();
+        let spawned = thread::Builder::new()
+            .name(name)
+            .spawn(move || pump.run(&target, offset));
+        if let Err(error) = spawned {
+            stream.fail(remote::Error::Failed(format!("cannot read ahead: {error}")));
+        }
+        stream
+    }
+
+    /// Answers a read, waiting for its bytes until `deadline` where there is one.
+    pub fn read(&self, read: &Range<u64>, deadline: Option<Instant>) -> Result<Data, Stop> {
+        let mut state = self.state.lock();
+        state.used = Instant::now();
+        state.window.ask(read);
+        let mut waiting = false;
+        let answer = loop {
+            if let Some(cut) = state.window.cut(read) {
+                state.window.trim(self.part.share());
+                break Ok(cut);
+            }
+            if let Some((error, _)) = &state.failed {
+                break Err(Stop::Failed(error.clone()));
+            }
+            if state.closed || state.window.has_passed(read) {
+                break Err(Stop::Gone);
+            }
+            let Some(deadline) = deadline else {
+                break Err(Stop::WouldWait);
+            };
+            if !waiting {
+                waiting = true;
+                state.window.wait(read);
+                self.want(&state);
+            }
+            self.room.notify_one();
+            if self.arrived.wait_until(&mut state, deadline).timed_out() {
+                break Err(Stop::TimedOut);
+            }
+        };
+        if waiting {
+            state.window.unwait(read);
+            self.want(&state);
+        }
+        if state.window.missing() > 0 {
+            self.room.notify_one();
+        }
+        drop(state);
+        answer.map(|cut| cut.join())
+    }
+
+    /// Whether a read is best served here, and how far it is from what comes next.
+    pub fn distance(&self, read: &Range<u64>, size: u64) -> Option<u64> {
+        let state = self.state.lock();
+        let news = |(_, at): &(_, Instant)| at.elapsed() < NEWS;
+        let alive = !state.closed && state.failed.as_ref().is_none_or(news);
+        let reaches = alive && state.window.reaches(read, size);
+        reaches.then(|| state.window.end().abs_diff(read.start))
+    }
+
+    /// Whether it will answer no more reads.
+    pub fn is_over(&self) -> bool {
+        let state = self.state.lock();
+        state.closed || state.failed.is_some()
+    }
+
+    /// Since when nobody reads it; `None` while a read waits.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        (!state.window.is_waited_for()).then_some(state.used)
+    }
+
+    /// Ends it and frees its memory. Waits for nothing: the pump follows when it can.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.window.clear();
+        self.arrived.notify_all();
+        self.room.notify_all();
+    }
+
+    fn fail(&self, error: remote::Error) {
+        self.state.lock().failed = Some((error, Instant::now()));
+        self.arrived.notify_all();
+    }
+
+    fn want(&self, state: &State) {
+        self.wanted.store(state.window.wanted(), Ordering::Relaxed);
+    }
+}
+
+/// The thread behind a stream.
+struct Pump {
+    stream: Arc<Stream>,
+    reads: Arc<Reads>,
+}
+
+impl Pump {
+    fn run(self, target: &Target, offset: u64) {
+        if let Err(error) = self.pump(target, offset) {
+            self.stream.fail(error);
+        }
+    }
+
+    fn pump(&self, target: &Target, offset: u64) -> Result<(), remote::Error> {
+        let Reads { remote, .. } = &*self.reads;
+        let deadline = self.deadline();
+        let mut download = remote.download(&target.path, offset, Some(target.version), deadline)?;
+        while let Some((mut buffer, limit)) = self.next_buffer(&mut download) {
+            let (filled, end) = self.fill(&mut download, &mut buffer[..limit])?;
+            let mut state = self.stream.state.lock();
+            state.window.push(buffer, filled);
+            if end {
+                state.window.finish();
+            }
+            self.stream.want(&state);
+            self.stream.arrived.notify_all();
+            drop(state);
+            if end {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to fetch: a buffer, and how much to put into it. `None` ends
+    /// the stream.
+    fn next_buffer(&self, download: &mut Download) -> Option<(Buffer, usize)> {
+        let stream = &*self.stream;
+        let begun = Instant::now();
+        let mut parked = false;
+        let mut state = stream.state.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            let missing = state.window.missing();
+            let mut shortage = false;
+            if missing > 0 {
+                let urgent = state.window.wanted() < u64::MAX;
+                match stream.part.lease(state.window.buffers(), urgent) {
+                    Ok(buffer) => {
+                        let limit = buffer
+                            .len()
+                            .min(usize::try_from(missing).unwrap_or(usize::MAX));
+                        return Some((buffer, limit));
+                    }
+                    Err(Refused::Share) => {}
+                    Err(Refused::Exhausted) => {
+                        shortage = true;
+                        MutexGuard::unlocked(&mut state, || self.reads.reclaim());
+                    }
+                }
+            }
+            let idle = begun.elapsed();
+            if idle >= IDLE {
+                drop(state);
+                stream.close();
+                return None;
+            }
+            if !parked && (idle >= PAUSE || state.window.is_random()) {
+                parked = true;
+                MutexGuard::unlocked(&mut state, || download.park());
+                continue;
+            }
+            let patience = match (shortage, parked) {
+                (true, _) => SHORTAGE,
+                (false, false) => PAUSE - idle,
+                (false, true) => IDLE - idle,
+            };
+            stream.room.wait_for(&mut state, patience);
+        }
+    }
+
+    /// Reads until `space` is full, a waiting read can be answered, or the file ends (`true`).
+    fn fill(
+        &self,
+        download: &mut Download,
+        space: &mut [u8],
+    ) -> Result<(usize, bool), remote::Error> {
+        let base = download.offset();
+        let begun = Instant::now();
+        let mut filled = 0;
+        while filled < space.len() {
+            match download.read(&mut space[filled..], self.deadline())? {
+                0 => return Ok((filled, true)),
+                more => filled += more,
+            }
+            let wanted = self.stream.wanted.load(Ordering::Relaxed);
+            if base + filled as u64 >= wanted || begun.elapsed() > HANDOVER {
+                break;
+            }
+        }
+        Ok((filled, false))
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.reads.timeout
+    }
+}
+
+impl Drop for Pump {
+    /// Also after a panic nobody waits for a pump that is no more.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = remote::Error::Failed("reading ahead went wrong".into());
+            self.stream.fail(error);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The window of one stream: the bytes that are there, and how far ahead to fetch.
+//!
+//! Pure decisions over offsets: no thread, no clock, no server.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use super::memory::{BUFFER, Buffer};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// A random read fetches whole units of this.
+const UNIT: u64 = 128 * KIB;
+/// A sequential stream from the beginning of a file is at least so far ahead of its reader, and any
+/// at most so far.
+const AHEAD: Range<u64> = 256 * KIB..8 * MIB;
+/// A read so far ahead of what is fetched or asked for is waited for, rather than served by a
+/// stream of its own: about what comes in during the round trips that this would cost.
+const REACH: u64 = 2 * MIB;
+/// The same for a stream that may never be continued.
+const RANDOM_REACH: u64 = 256 * KIB;
+/// Where no more than this is left of the file, it is fetched to the end: cheaper than to
+/// break off the transfer.
+const REST: u64 = MIB;
+/// What was read stays so long: the kernel's requests come out of order.
+const TAIL: u64 = 2 * MIB;
+
+/// See the module.
+pub(super) struct Window {
+    /// Where the stream began.
+    origin: u64,
+    /// The size that the file had then.
+    size: u64,
+    /// Where the first byte kept is.
+    start: u64,
+    /// Contiguous from `start` to `end`.
+    pieces: VecDeque<Arc<Piece>>,
+    end: u64,
+    /// The furthest end of a read asked for.
+    asked: u64,
+    /// The furthest end of a read answered.
+    served: u64,
+    sequential: bool,
+    /// The reads that wait: offset and end.
+    waiting: Vec<Range<u64>>,
+    /// The end of the file, once the stream has come to it.
+    end_of_file: bool,
+}
+
+/// Some bytes of a file, as they were fetched.
+pub(super) struct Piece {
+    buffer: Buffer,
+    filled: usize,
+}
+
+/// The bytes of one read, contiguous, without a copy where they lie in one piece.
+pub struct Data(Parts);
+
+enum Parts {
+    Nothing,
+    One(Arc<Piece>, Range<usize>),
+    Joined(Vec<u8>),
+}
+
+/// What a read finds, to be joined when no lock is held.
+pub(super) struct Cut(Vec<(Arc<Piece>, Range<usize>)>);
+
+impl Window {
+    /// For a stream that begins at `origin` of a file of `size` bytes, with nothing fetched yet. From
+    /// the beginning of the file the reading is taken to be sequential.
+    pub fn new(origin: u64, size: u64) -> Self {
+        Self {
+            origin,
+            size,
+            start: origin,
+            pieces: VecDeque::new(),
+            end: origin,
+            asked: origin,
+            served: origin,
+            sequential: origin == 0,
+            waiting: Vec::new(),
+            end_of_file: false,
+        }
+    }
+
+    /// Whether a read is best served here; `size` is the file's size as it is now known.
+    pub fn reaches(&self, read: &Range<u64>, size: u64) -> bool {
+        if read.start < self.start {
+            return false;
+        }
+        if self.end_of_file {
+            // What has grown beyond the end needs another stream.
+            return read.end.min(size) <= self.end;
+        }
+        let reach = match self.sequential {
+            true => REACH,
+            false => RANDOM_REACH,
+        };
+        read.start <= self.end.max(self.asked) + reach
+    }
+
+    /// Where the next byte will be.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Makes the stream go as far as this read needs. The second read that goes on where another
+    /// was makes it sequential. Asking twice for the same changes nothing.
+    pub fn ask(&mut self, read: &Range<u64>) {
+        if read.end > self.asked {
+            self.sequential |= self.asked > self.origin;
+            self.asked = read.end;
+        }
+    }
+
+    /// The bytes of a read, fewer at the end of the file; `None` while they are not there.
+    pub fn cut(&mut self, read: &Range<u64>) -> Option<Cut> {
+        let end = match self.end_of_file {
+            true => read.end.min(self.end),
+            false => read.end,
+        };
+        if read.start < self.start || end > self.end {
+            return None;
+        }
+        self.served = self.served.max(end);
+        let mut parts = Vec::new();
+        let mut at = self.start;
+        for piece in &self.pieces {
+            let next = at + piece.filled as u64;
+            let from = read.start.max(at);
+            let to = end.min(next);
+            if from < to {
+                let range = (from - at) as usize..(to - at) as usize;
+                parts.push((piece.clone(), range));
+            }
+            if next >= end {
+                break;
+            }
+            at = next;
+        }
+        Some(Cut(parts))
+    }
+
+    /// Whether the read's first bytes are gone for good.
+    pub fn has_passed(&self, read: &Range<u64>) -> bool {
+        read.start < self.start
+    }
+
+    /// Counts a read as waiting until [`Window::unwait`]: nothing it needs is dropped.
+    pub fn wait(&mut self, read: &Range<u64>) {
+        self.waiting.push(read.clone());
+    }
+
+    pub fn unwait(&mut self, read: &Range<u64>) {
+        if let Some(at) = self.waiting.iter().position(|w| w == read) {
+            self.waiting.swap_remove(at);
+        }
+    }
+
+    pub fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The nearest end of a waiting read that is not there yet; `u64::MAX` where none is.
+    pub fn wanted(&self) -> u64 {
+        let ends = self.waiting.iter().map(|r| r.end);
+        ends.filter(|end| *end > self.end).min().unwrap_or(u64::MAX)
+    }
+
+    /// How many bytes to fetch now.
+    pub fn missing(&self) -> u64 {
+        if self.end_of_file {
+            return 0;
+        }
+        let goal = self.goal();
+        let missing = goal.saturating_sub(self.end);
+        // Ahead of the reader in whole buffers only: half-filled ones waste memory.
+        if missing >= BUFFER as u64 || self.end < self.asked || goal == self.size && missing > 0 {
+            return missing;
+        }
+        // All is there: see the end too, so that the session is free for others at once.
+        u64::from(self.end == self.size)
+    }
+
+    /// Whether it only serves single reads so far.
+    pub fn is_random(&self) -> bool {
+        !self.sequential
+    }
+
+    /// Adds what was fetched at `end`.
+    pub fn push(&mut self, buffer: Buffer, filled: usize) {
+        if filled > 0 {
+            self.end += filled as u64;
+            self.pieces.push_back(Arc::new(Piece { buffer, filled }));
+        }
+    }
+
+    /// The stream has come to the end of the file.
+    pub fn finish(&mut self) {
+        self.end_of_file = true;
+    }
+
+    /// Drops what was read and lies more than a tail behind. The tail is no more than a quarter of
+    /// `share` buffers, however little is in each.
+    pub fn trim(&mut self, share: usize) {
+        let waiting = self.waiting.iter().map(|r| r.start).min();
+        let needed = self.served.min(waiting.unwrap_or(u64::MAX));
+        let keep = needed.min(self.served.saturating_sub(TAIL));
+        while let Some(piece) = self.pieces.front() {
+            let end = self.start + piece.filled as u64;
+            let crowded = self.pieces.len() > (share / 4).max(1);
+            if end > keep && !(crowded && end <= needed) {
+                break;
+            }
+            self.start = end;
+            self.pieces.pop_front();
+        }
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+        self.start = self.end;
+    }
+
+    /// How many buffers it holds.
+    pub fn buffers(&self) -> usize {
+        self.pieces.len()
+    }
+
+    fn goal(&self) -> u64 {
+        let (goal, rest) = if self.sequential {
+            // In proportion to what was read so far: a reader that looks at the beginning only,
+            // or reads a large block here and there, does not cause megabytes to be fetched.
+            let read = self.asked - self.origin;
+            let ahead = match self.origin {
+                0 => (2 * read).clamp(AHEAD.start, AHEAD.end),
+                _ => read.min(AHEAD.end),
+            };
+            (self.asked + ahead, REST)
+        } else {
+            (self.asked.next_multiple_of(UNIT), UNIT)
+        };
+        match self.size.checked_sub(goal) {
+            Some(left) if left <= rest => self.size,
+            _ => goal,
+        }
+    }
+}
+
+impl Cut {
+    /// The bytes, contiguous.
+    pub fn join(mut self) -> Data {
+        let parts = match self.0.len() {
+            0 => Parts::Nothing,
+            1 => match self.0.pop() {
+                Some((piece, range)) => Parts::One(piece, range),
+                None => Parts::Nothing,
+            },
+            _ => {
+                let slices = self.0.iter().map(|(p, r)| &p.buffer[r.clone()]);
+                Parts::Joined(slices.collect::<Vec<_>>().concat())
+            }
+        };
+        Data(parts)
+    }
+}
+
+impl Data {
+    pub(super) fn nothing() -> Self {
+        Self(Parts::Nothing)
+    }
+}
+
+impl Deref for Data {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Parts::Nothing => &[],
+            Parts::One(piece, range) => &piece.buffer[range.clone()],
+            Parts::Joined(bytes) => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

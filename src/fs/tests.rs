@@ -1,0 +1,34 @@
+//! What the tests of the file system's parts share.
+
+use std::time::SystemTime;
+
+use super::*;
+
+pub(super) fn config() -> Config {
+    Config {
+        root: RemotePath::root(),
+        uid: 1000,
+        gid: 1000,
+        fmask: 0,
+        dmask: 0,
+        timeout: Duration::from_secs(10),
+        attr_timeout: Duration::from_secs(10),
+        dir_timeout: Duration::from_secs(10),
+        negative_timeout: Duration::from_secs(10),
+        cache_entries: 1000,
+        window_bytes: 16 << 20,
+    }
+}
+
+pub(super) fn file(size: u64) -> Attributes {
+    Attributes {
+        kind: FileKind::File,
+        size,
+        mtime: SystemTime::UNIX_EPOCH,
+        mode: None,
+        uid: None,
+        gid: None,
+        unique: None,
+        link_target: None,
+    }
+}

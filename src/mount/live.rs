@@ -1,0 +1,204 @@
+//! The life of a mount: connect, mount, serve, and unmount on a signal. Runs in the foreground,
+//! or in the process that [`super::daemon`] started. Knows no option by name.
+//!
+//! fuser must never unmount by itself: after `umount DIR` from outside it would unmount whatever
+//! lies beneath. So its handle is never dropped, and only [`end_on_signal`] unmounts.
+
+use std::fs::{self, File};
+use std::io;
+use std::mem::{self, ManuallyDrop};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::client;
+use crate::fs::{Config, Fs};
+use crate::fuse::Door;
+use crate::proto::RemotePath;
+use crate::remote::{self, FileKind, Remote};
+
+use super::daemon::Report;
+use super::failure::{Failure, shown};
+use super::mountpoint::{self, Manner};
+
+/// Everything that a mount needs.
+pub struct Settings {
+    pub label: Vec<u8>,
+    pub directory: PathBuf,
+    pub namespace: Option<PathBuf>,
+    pub client: client::Config,
+    pub file_system: Config,
+    pub session: fuser::Config,
+}
+
+/// How long files may stay open after a signal, before their readers are cut off.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The kernel's read-ahead where we may set it: eight requests of 1 MiB in flight, not two of
+/// 128 KiB.
+const READ_AHEAD_KIB: &str = "4096";
+
+/// Mounts, and comes back when it is unmounted.
+pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
+    // Before any thread exists: threads share their namespace, and it could not be left.
+    if let Some(namespace) = &settings.namespace {
+        enter(namespace)?;
+    }
+    let point = mountpoint::prepare(&settings.directory, &settings.label)?;
+    check_device()?;
+    let deadline = Instant::now() + settings.file_system.timeout;
+    let label = shown(&settings.label);
+    let remote = Remote::connect(settings.client, deadline)
+        .map_err(|error| Failure::Mount(format!("{label}: {error}")))?;
+    let remote = Arc::new(remote);
+    check_root(&remote, &settings.file_system.root, deadline)
+        .map_err(|error| Failure::Mount(format!("{label}: {error}")))?;
+    // From here on a signal must find its way: to die between mounting and serving would leave a
+    // dead mount.
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|error| Failure::System(format!("cannot take signals: {error}")))?;
+    let door = Door::new(Fs::new(Arc::clone(&remote), settings.file_system));
+    let session = fuser::Session::new(door, &point, &settings.session)
+        .map_err(|error| cannot_mount(&point, &error))?;
+    let session = session
+        .spawn()
+        .map_err(|error| cannot_mount(&point, &error))?;
+    let session_end = keep_mounted(session);
+    let device = device_at(&point);
+    speed_up(device.as_deref());
+    end_on_signal(signals, point.clone(), device);
+    log::info!("mounted {label} on {} (read-only)", point.display());
+    let told = report.map_or(Ok(()), Report::mounted);
+    if let Err(error) = told {
+        log::error!(
+            "unmounting {}: nobody waits for it any more: {error}",
+            point.display()
+        );
+        mountpoint::unmount(&point, Manner::Lazy)?;
+    }
+    match session_end.join() {
+        Ok(Ok(())) => log::info!("unmounted {}", point.display()),
+        Ok(Err(error)) => log::error!("{}: FUSE failed: {error}", point.display()),
+        Err(_) => log::error!("{}: a FUSE thread panicked", point.display()),
+    }
+    remote.shutdown();
+    Ok(())
+}
+
+/// Goes into a mount namespace: that of a process, or one in a file.
+pub fn enter(namespace: &Path) -> Result<(), Failure> {
+    let name = namespace.to_string_lossy();
+    let path = match name.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => PathBuf::from(format!("/proc/{name}/ns/mnt")),
+        false => namespace.to_path_buf(),
+    };
+    let entered = File::open(&path).and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNS)?));
+    entered.map_err(|error| Failure::Usage(format!("cannot enter {}: {error}", path.display())))
+}
+
+/// Whether FUSE can be used here at all; better known before a password goes out.
+fn check_device() -> Result<(), Failure> {
+    match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => {}
+        Err(error) => return Err(no_device(&error)),
+    }
+    let is_root = nix::unistd::geteuid().is_root();
+    match is_root || mountpoint::find_fusermount().is_some() {
+        true => Ok(()),
+        false => Err(mountpoint::no_fusermount()),
+    }
+}
+
+fn no_device(error: &io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => {
+            let line = "no permission to open /dev/fuse: mount as root, or let root chmod 666 it";
+            Failure::Usage(line.to_string())
+        }
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            let line = "/dev/fuse is missing: try `modprobe fuse`; a container must be given it";
+            Failure::System(line.to_string())
+        }
+        _ => Failure::System(format!("/dev/fuse cannot be opened: {error}")),
+    }
+}
+
+/// Whether there is a directory to mount.
+fn check_root(remote: &Remote, root: &RemotePath, deadline: Instant) -> Result<(), remote::Error> {
+    match remote.stat(root, None, deadline) {
+        Ok(attributes) if attributes.kind == FileKind::Directory => Ok(()),
+        Ok(_) => Err(remote::Error::NotDirectory),
+        // The login has shown that there is a server; `/` is there, even if it tells little.
+        Err(error) if root.is_root() => {
+            log::warn!("the server tells nothing of its `/`: {error}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets go of fuser's handle without dropping it, and gives the thread that ends with the mount.
+fn keep_mounted(session: fuser::BackgroundSession) -> JoinHandle<io::Result<()>> {
+    let mut session = ManuallyDrop::new(session);
+    mem::replace(&mut session.guard, thread::spawn(|| Ok(())))
+}
+
+/// `major:minor` of what was just mounted.
+fn device_at(point: &Path) -> Option<String> {
+    Some(mountpoint::at(point).ok()??.device)
+}
+
+fn speed_up(device: Option<&str>) {
+    let Some(device) = device else {
+        return;
+    };
+    // Only root may; others keep the kernel's default.
+    let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
+    if let Err(error) = fs::write(&path, READ_AHEAD_KIB) {
+        log::debug!("{path}: {error}");
+    }
+}
+
+/// On the first signal unmounts, out of sight at once; files that are open have a grace period.
+/// A second signal ends the process, and with it whoever still waits for us.
+fn end_on_signal(mut signals: Signals, point: PathBuf, device: Option<String>) {
+    thread::spawn(move || {
+        let mut signals = signals.forever();
+        let shown = point.display();
+        if let Some(signal) = signals.next() {
+            log::info!("signal {signal}: unmounting {shown}");
+        }
+        // Somebody may have mounted something else over it: that is not ours to take away.
+        let is_seen = device.is_some() && device_at(&point) == device;
+        let unmounted = match is_seen {
+            true => mountpoint::unmount(&point, Manner::Lazy).map_err(|error| error.to_string()),
+            false => Err("something else is mounted there".to_string()),
+        };
+        if let Err(error) = unmounted {
+            log::error!("cannot unmount {shown}: {error}");
+            std::process::exit(1);
+        }
+        thread::spawn(|| {
+            thread::sleep(GRACE);
+            log::warn!("ending while files are still open");
+            std::process::exit(0);
+        });
+        signals.next();
+        log::warn!("second signal: ending while files are still open");
+        std::process::exit(0);
+    });
+}
+
+fn cannot_mount(point: &Path, error: &io::Error) -> Failure {
+    let reason = mountpoint::first_line(error.to_string().as_bytes());
+    let line = format!("cannot mount on {}: {reason}", point.display());
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Failure::Usage(line),
+        _ => Failure::Mount(line),
+    }
+}

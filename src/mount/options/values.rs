@@ -1,0 +1,275 @@
+//! The forms that option values take: durations, sizes, masks, owners, fingerprints. Each parser
+//! takes the bytes behind `=` and says in words what it expected. Knows no option by name.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::mount::failure::shown;
+use crate::tls::Fingerprint;
+
+/// UTF-8 text that is not empty.
+pub fn text(value: &[u8]) -> Result<&str, String> {
+    match std::str::from_utf8(value) {
+        Ok(text) if !text.is_empty() => Ok(text),
+        _ => Err("expected some text".to_string()),
+    }
+}
+
+/// A user's name or password: FTP carries anything but CR, LF and NUL. The message keeps silent
+/// about the bytes.
+pub fn login(value: &[u8]) -> Result<Vec<u8>, String> {
+    match value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
+        true => Err("FTP cannot carry a line end or NUL".to_string()),
+        false => Ok(value.to_vec()),
+    }
+}
+
+/// One of a few words.
+pub fn choice<T: Copy>(value: &[u8], choices: &[(&str, T)]) -> Result<T, String> {
+    let chosen = choices.iter().find(|(word, _)| word.as_bytes() == value);
+    chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+        format!("{} is not {}", quoted(value), words.join(" or "))
+    })
+}
+
+/// `off`, `error`, `warn`, `info`, `debug` or `trace`.
+pub fn log_level(value: &[u8]) -> Result<log::LevelFilter, String> {
+    let level = text(value).ok().and_then(|text| text.parse().ok());
+    level.ok_or_else(|| format!("{} is no log level", quoted(value)))
+}
+
+/// A path, made absolute at once: the daemon leaves the current directory.
+pub fn path(value: &[u8]) -> Result<PathBuf, String> {
+    std::path::absolute(OsStr::from_bytes(value)).map_err(|_| "expected a path".to_string())
+}
+
+/// A whole number within bounds.
+pub fn number(value: &[u8], least: u64, most: u64) -> Result<u64, String> {
+    text(value)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .filter(|number| (least..=most).contains(number))
+        .ok_or_else(|| format!("{} is no number from {least} to {most}", quoted(value)))
+}
+
+/// `30`, `30s`, `500ms`, `2m`, `1h`, within bounds.
+pub fn duration(value: &[u8], least: Duration, most: Duration) -> Result<Duration, String> {
+    let parse = || {
+        let text = text(value).ok()?;
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let count: u64 = digits.parse().ok()?;
+        let milliseconds = match &text[digits.len()..] {
+            "ms" => 1,
+            "" | "s" => 1000,
+            "m" => 60 * 1000,
+            "h" => 3600 * 1000,
+            _ => return None,
+        };
+        Some(Duration::from_millis(count.checked_mul(milliseconds)?))
+    };
+    parse()
+        .filter(|duration| (least..=most).contains(duration))
+        .ok_or_else(|| {
+            format!(
+                "{} is no time (such as 30s, 500ms, 2m) from {least:?} to {most:?}",
+                quoted(value)
+            )
+        })
+}
+
+/// Bytes: a number with an optional K, M or G (powers of 1024), within bounds.
+pub fn size(value: &[u8], least: u64, most: u64) -> Result<u64, String> {
+    let parse = || {
+        let text = text(value).ok()?;
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let count: u64 = digits.parse().ok()?;
+        let unit: u64 = match &text[digits.len()..] {
+            "" => 1,
+            "k" | "K" => 1 << 10,
+            "m" | "M" => 1 << 20,
+            "g" | "G" => 1 << 30,
+            _ => return None,
+        };
+        count.checked_mul(unit)
+    };
+    parse()
+        .filter(|size| (least..=most).contains(size))
+        .ok_or_else(|| {
+            format!(
+                "{} is no size (such as 65536, 512K, 64M) from {least} to {most} bytes",
+                quoted(value)
+            )
+        })
+}
+
+/// Permission bits in octal.
+pub fn mask(value: &[u8]) -> Result<u16, String> {
+    text(value)
+        .ok()
+        .and_then(|text| u16::from_str_radix(text, 8).ok())
+        .filter(|mask| *mask <= 0o777)
+        .ok_or_else(|| format!("{} is no octal mask such as 022", quoted(value)))
+}
+
+/// A user's number, or the name of one on this machine.
+pub fn user_id(value: &[u8]) -> Result<u32, String> {
+    let text = text(value)?;
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    match nix::unistd::User::from_name(text) {
+        Ok(Some(user)) => Ok(user.uid.as_raw()),
+        _ => Err(format!("there is no user {}", quoted(value))),
+    }
+}
+
+/// A group's number, or the name of one on this machine.
+pub fn group_id(value: &[u8]) -> Result<u32, String> {
+    let text = text(value)?;
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    match nix::unistd::Group::from_name(text) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        _ => Err(format!("there is no group {}", quoted(value))),
+    }
+}
+
+/// One or more pins: `sha256:` and 64 hexadecimal digits each, joined by colons; the digits may
+/// also come in pairs with colons between them, as openssl prints them.
+pub fn fingerprints(value: &[u8]) -> Result<Vec<Fingerprint>, String> {
+    let parse = || {
+        let mut digits = String::new();
+        for part in text(value).ok()?.split(':') {
+            match part.len() {
+                2 | 64 => digits.push_str(part),
+                _ if part.eq_ignore_ascii_case("sha256") && digits.len().is_multiple_of(64) => {}
+                _ => return None,
+            }
+        }
+        let pins: Option<Vec<_>> = digits
+            .as_bytes()
+            .chunks(64)
+            .map(|pin| Fingerprint::parse(std::str::from_utf8(pin).ok()?))
+            .collect();
+        pins.filter(|pins| !pins.is_empty())
+    };
+    parse().ok_or_else(|| {
+        format!(
+            "{} is no fingerprint: expected sha256: and 64 hexadecimal digits",
+            quoted(value)
+        )
+    })
+}
+
+/// A value as it stands in a message.
+fn quoted(value: &[u8]) -> String {
+    format!("`{}`", shown(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn durations() {
+        let parse = |text: &str| duration(text.as_bytes(), Duration::ZERO, HOUR).ok();
+        assert_eq!(parse("30"), Some(30 * SECOND));
+        assert_eq!(parse("30s"), Some(30 * SECOND));
+        assert_eq!(parse("2m"), Some(120 * SECOND));
+        assert_eq!(parse("1h"), Some(HOUR));
+        assert_eq!(parse("250ms"), Some(SECOND / 4));
+        assert_eq!(parse("0"), Some(Duration::ZERO));
+        for bad in [
+            "",
+            "s",
+            "2d",
+            "-1",
+            "1.5",
+            "61m",
+            "99999999999999999999",
+            "3 s",
+            "1é",
+        ] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let parse = |text: &str| size(text.as_bytes(), 1, 1 << 32).ok();
+        assert_eq!(parse("1"), Some(1));
+        assert_eq!(parse("512K"), Some(512 << 10));
+        assert_eq!(parse("64m"), Some(64 << 20));
+        assert_eq!(parse("4G"), Some(4 << 30));
+        for bad in ["", "0", "5G", "K", "1T", "18446744073709551615G", "1.5M"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn masks_are_octal() {
+        assert_eq!(mask(b"022"), Ok(0o22));
+        assert_eq!(mask(b"0"), Ok(0));
+        assert_eq!(mask(b"777"), Ok(0o777));
+        for bad in ["", "1000", "8", "-1", "0o22"] {
+            assert!(mask(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn owners_by_number_and_name() {
+        assert_eq!(user_id(b"1000"), Ok(1000));
+        assert_eq!(user_id(b"root"), Ok(0));
+        assert_eq!(group_id(b"root"), Ok(0));
+        assert!(user_id(b"no-such-user-here").is_err());
+        assert!(group_id(b"").is_err());
+    }
+
+    #[test]
+    fn fingerprints_in_both_spellings() {
+        let plain = "00112233445566778899aabbccddeeff00112233445566778899AABBCCDDEEFF";
+        let pairs = plain
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| std::str::from_utf8(pair).unwrap());
+        let pairs: Vec<_> = pairs.collect();
+        let pairs = pairs.join(":");
+        let pin = fingerprints(format!("sha256:{plain}").as_bytes()).unwrap();
+        assert_eq!(pin.len(), 1);
+        assert_eq!(pin[0].0[..4], [0x00, 0x11, 0x22, 0x33]);
+        assert_eq!(pin[0].0[31], 0xff);
+        assert_eq!(
+            fingerprints(format!("SHA256:{pairs}").as_bytes()).unwrap(),
+            pin
+        );
+        assert_eq!(fingerprints(pairs.as_bytes()).unwrap(), pin);
+        for two in [
+            format!("sha256:{plain}:{plain}"),
+            format!("sha256:{plain}:sha256:{plain}"),
+            format!("sha256:{pairs}:{plain}"),
+        ] {
+            assert_eq!(fingerprints(two.as_bytes()).unwrap().len(), 2, "{two}");
+        }
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:00",
+            "sha1:00112233445566778899aabbccddeeff00112233",
+            &plain[..63],
+            &format!("{}g", &plain[..63]),
+            &format!("{plain}:00"),
+            &format!("sha256:{plain}:"),
+            &format!("{}é", &plain[..62]),
+        ] {
+            assert!(fingerprints(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What source and options mean together: the settings of every layer below. Knows no files and
+//! no network.
+
+use std::time::Duration;
+
+use fuser::{MountOption, SessionACL};
+use nix::unistd::{getegid, geteuid};
+
+use crate::client;
+use crate::fs;
+use crate::proto::Security;
+
+use super::credentials::Credentials;
+use super::failure::Failure;
+use super::options::{KernelFlags, Options};
+use super::source::Source;
+
+/// Longest wait for one TCP connection; a dead address must leave time for the next.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// FUSE threads. They never wait for the network, and more of them gain nothing.
+const FUSE_THREADS: usize = 2;
+
+/// Port and kind of TLS: an explicit word decides, then the scheme, then the port.
+pub fn endpoint(source: &Source, options: &Options) -> Result<(u16, Security), Failure> {
+    let told_port = match (source.port, options.port) {
+        (Some(a), Some(b)) if a != b => {
+            return Err(Failure::Usage(format!(
+                "the source has port {a}, but port= says {b}"
+            )));
+        }
+        (a, b) => a.or(b),
+    };
+    let security = match (source.security, options.security) {
+        (Some(Security::Implicit), Some(Security::Explicit)) => {
+            return Err(Failure::Usage(
+                "ftps:// is implicit TLS; ftpes:// is explicit".into(),
+            ));
+        }
+        (Some(Security::Explicit), Some(Security::Implicit)) => {
+            return Err(Failure::Usage(
+                "ftpes:// is explicit TLS; ftps:// is implicit".into(),
+            ));
+        }
+        (Some(security), _) | (None, Some(security)) => security,
+        (None, None) if told_port == Some(IMPLICIT_PORT) => Security::Implicit,
+        (None, None) => Security::Explicit,
+    };
+    let usual_port = match security {
+        Security::Implicit => IMPLICIT_PORT,
+        Security::Explicit => EXPLICIT_PORT,
+    };
+    Ok((told_port.unwrap_or(usual_port), security))
+}
+
+const EXPLICIT_PORT: u16 = 21;
+const IMPLICIT_PORT: u16 = 990;
+
+/// The client's settings.
+pub fn client(
+    source: &Source,
+    options: &Options,
+    credentials: Credentials,
+) -> Result<client::Config, Failure> {
+    let (port, security) = endpoint(source, options)?;
+    Ok(client::Config {
+        host: source.host.clone(),
+        port,
+        security,
+        user: credentials.user,
+        password: credentials.password,
+        account: credentials.account,
+        trust: options.trust.clone(),
+        max_sessions: options.max_sessions,
+        active: options.active,
+        trust_pasv_address: options.trust_pasv_address,
+        connect_timeout: options.timeout.min(CONNECT_LIMIT),
+        keepalive: options.keepalive,
+        idle_close: options.idle,
+        min_rate: options.min_rate,
+        addresses: Vec::new(),
+    })
+}
+
+/// The file system's settings. Files belong to who mounts, unless options say otherwise.
+pub fn file_system(source: &Source, options: &Options) -> fs::Config {
+    let umask = options.umask.unwrap_or(0);
+    fs::Config {
+        root: source.path.clone(),
+        uid: options.uid.unwrap_or_else(|| geteuid().as_raw()),
+        gid: options.gid.unwrap_or_else(|| getegid().as_raw()),
+        fmask: options.fmask.unwrap_or(umask),
+        dmask: options.dmask.unwrap_or(umask),
+        timeout: options.timeout,
+        attr_timeout: options.attr_timeout,
+        dir_timeout: options.dir_timeout,
+        negative_timeout: options.negative_timeout,
+        cache_entries: options.cache_entries,
+        window_bytes: options.window as usize,
+    }
+}
+
+/// The kernel's settings, and what /proc/mounts shows. Read-only: writing comes to nothing yet.
+pub fn session(source: &Source, options: &Options) -> fuser::Config {
+    let mut config = fuser::Config::default();
+    let is_root = geteuid().is_root();
+    config.mount_options = kernel_options(
+        KernelFlags {
+            read_only: true,
+            ..options.kernel
+        },
+        is_root,
+    );
+    config.mount_options.extend([
+        MountOption::FSName(mount_name(&source.label, is_root)),
+        // As an option of its own this makes the type `fuse.ftps`; fuser's own Subtype would
+        // reach only fusermount3.
+        MountOption::CUSTOM("subtype=ftps".to_string()),
+    ]);
+    // Others are let in only where the kernel checks what each may do.
+    if options.default_permissions || options.allow_other {
+        config.mount_options.push(MountOption::DefaultPermissions);
+    }
+    config.acl = match (options.allow_other, options.allow_root) {
+        (true, _) => SessionACL::All,
+        (false, true) => SessionACL::RootAndOwner,
+        (false, false) => SessionACL::Owner,
+    };
+    config.n_threads = Some(FUSE_THREADS);
+    config
+}
+
+fn kernel_options(flags: KernelFlags, is_root: bool) -> Vec<MountOption> {
+    let choices = [
+        (flags.read_only, MountOption::RO),
+        // A foreign server's set-user-ID programs and devices only where root asks for them.
+        (flags.suid && is_root, MountOption::Suid),
+        (flags.dev && is_root, MountOption::Dev),
+        (!flags.exec, MountOption::NoExec),
+        (!flags.atime, MountOption::NoAtime),
+        (flags.sync, MountOption::Sync),
+        (flags.dirsync, MountOption::DirSync),
+    ];
+    choices
+        .into_iter()
+        .filter(|(chosen, _)| *chosen)
+        .map(|(_, option)| option)
+        .collect()
+}
+
+/// Root mounts by mount(2), which takes any name; fusermount3 takes an option string.
+fn mount_name(label: &[u8], is_root: bool) -> String {
+    let label = String::from_utf8_lossy(label);
+    match is_root {
+        true => label.into_owned(),
+        false => label.replace('\\', r"\\").replace(',', r"\,"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::mount::source;
+
+    fn given(source: &str, options: &str) -> (Source, Options) {
+        let source = source::parse(source.as_bytes()).unwrap();
+        (
+            source,
+            Options::parse(&[OsString::from(options)], false).unwrap(),
+        )
+    }
+
+    #[test]
+    fn ports_and_kinds_of_tls() {
+        let table = [
+            ("h:/", "", "Explicit 21"),
+            ("h:/", "implicit", "Implicit 990"),
+            ("h:/", "port=990", "Implicit 990"),
+            ("h:/", "port=990,explicit", "Explicit 990"),
+            ("h:/", "port=21,implicit", "Implicit 21"),
+            ("h:/", "port=2121", "Explicit 2121"),
+            ("ftps://h", "", "Implicit 990"),
+            ("ftps://h:21", "implicit", "Implicit 21"),
+            ("ftpes://h", "", "Explicit 21"),
+            ("ftpes://h:990", "", "Explicit 990"),
+            ("ftpes://h", "port=2121", "Explicit 2121"),
+            ("ftps://h:5", "port=5", "Implicit 5"),
+            (
+                "ftps://h:5",
+                "port=6",
+                "the source has port 5, but port= says 6",
+            ),
+            (
+                "ftps://h",
+                "explicit",
+                "ftps:// is implicit TLS; ftpes:// is explicit",
+            ),
+            (
+                "ftpes://h",
+                "implicit",
+                "ftpes:// is explicit TLS; ftps:// is implicit",
+            ),
+        ];
+        for (source, options, expected) in table {
+            let (source_parsed, options_parsed) = given(source, options);
+            let found = match endpoint(&source_parsed, &options_parsed) {
+                Ok((port, security)) => format!("{security:?} {port}"),
+                Err(failure) => failure.to_string(),
+            };
+            assert_eq!(found, expected, "{source} {options}");
+        }
+    }
+
+    #[test]
+    fn flags_reach_the_kernel() {
+        let flags = |options: &str, is_root: bool| {
+            let (_, options) = given("h:/", options);
+            kernel_options(options.kernel, is_root)
+        };
+        assert_eq!(flags("rw", true), []);
+        assert_eq!(
+            flags("ro,noexec,noatime,sync,dirsync", false),
+            [
+                MountOption::RO,
+                MountOption::NoExec,
+                MountOption::NoAtime,
+                MountOption::Sync,
+                MountOption::DirSync,
+            ]
+        );
+        assert_eq!(
+            flags("suid,dev", true),
+            [MountOption::Suid, MountOption::Dev]
+        );
+        assert_eq!(flags("suid,dev", false), []);
+    }
+
+    #[test]
+    fn who_may_enter() {
+        let session = |options: &str| {
+            let (source, options) = given("h:/", options);
+            session(&source, &options)
+        };
+        let checks = |config: &fuser::Config| {
+            config
+                .mount_options
+                .contains(&MountOption::DefaultPermissions)
+        };
+        assert_eq!(session("").acl, SessionACL::Owner);
+        assert!(!checks(&session("")));
+        assert_eq!(session("allow_root").acl, SessionACL::RootAndOwner);
+        assert_eq!(session("allow_other").acl, SessionACL::All);
+        assert!(checks(&session("allow_other")));
+        assert!(checks(&session("default_permissions")));
+        assert!(session("rw").mount_options.contains(&MountOption::RO));
+    }
+
+    #[test]
+    fn names_survive_fusermount() {
+        assert_eq!(mount_name(br"CORP\me@h:/a,b", true), r"CORP\me@h:/a,b");
+        assert_eq!(mount_name(br"CORP\me@h:/a,b", false), r"CORP\\me@h:/a\,b");
+    }
+
+    #[test]
+    fn masks_and_owners() {
+        let config = |options: &str| {
+            let (source, options) = given("h:/x", options);
+            file_system(&source, &options)
+        };
+        assert_eq!(config("").uid, geteuid().as_raw());
+        assert_eq!((config("").fmask, config("").dmask), (0, 0));
+        assert_eq!(
+            (config("umask=027").fmask, config("umask=027").dmask),
+            (0o27, 0o27)
+        );
+        let masks = config("umask=027,fmask=133,uid=7,gid=8");
+        assert_eq!(
+            (masks.fmask, masks.dmask, masks.uid, masks.gid),
+            (0o133, 0o27, 7, 8)
+        );
+        assert_eq!(masks.root.as_bytes(), b"/x");
+    }
+}
