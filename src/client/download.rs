@@ -134,7 +134,7 @@ impl Download {
     pub fn give_up(mut self) -> Option<Lease> {
         if let Some(data) = self.data.take() {
             let deadline = Instant::now() + ABANDON_TIMEOUT;
-            if let Err(error) = self.lease.abandon_transfer(&data, deadline) {
+            if let Err(error) = self.lease.abandon_transfer(data, deadline) {
                 log::debug!("a session was lost while giving up a transfer: {error}");
             }
         }

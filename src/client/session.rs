@@ -312,11 +312,13 @@ impl Session {
     /// place again, whatever the server says to it (426, 551, 150, 226 or nothing).
     pub(super) fn abandon_transfer(
         &mut self,
-        data: &Stream,
+        data: Stream,
         deadline: Instant,
     ) -> Result<(), Error> {
-        reset(data);
-        let _ = data.tcp().shutdown(std::net::Shutdown::Both);
+        reset(&data);
+        // Only closing it sends the reset; a server that is blocked in sending would otherwise
+        // stay so, and not answer.
+        drop(data);
         let result = self.resynchronize(deadline);
         self.in_transfer &= result.is_err();
         self.note(result)

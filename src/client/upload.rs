@@ -96,11 +96,12 @@ impl Upload {
     }
 
     /// Breaks it off. What the server keeps of it is to be deleted by the caller.
-    pub fn give_up(mut self) -> Option<Lease> {
+    pub fn give_up(self) -> Option<Lease> {
         let deadline = Instant::now() + ABANDON_TIMEOUT;
-        if let Err(error) = self.lease.abandon_transfer(&self.data, deadline) {
+        let Self { mut lease, data, .. } = self;
+        if let Err(error) = lease.abandon_transfer(data, deadline) {
             log::debug!("a session was lost while giving up an upload: {error}");
         }
-        (!self.lease.is_broken()).then_some(self.lease)
+        (!lease.is_broken()).then_some(lease)
     }
 }
