@@ -332,7 +332,9 @@ impl Session {
         let speaks = self.profile().speaks_after_reset;
         let grace = match speaks {
             Some(true) => deadline,
-            _ => Instant::now() + (3 * self.round_trip).max(Duration::from_millis(250)),
+            // Its NOOP waits for the transfer's end by itself.
+            Some(false) => Instant::now(),
+            None => Instant::now() + (3 * self.round_trip).max(Duration::from_millis(250)),
         };
         if self.has_final_reply(grace.min(deadline))? {
             self.learn(|p| p.speaks_after_reset = Some(true));
