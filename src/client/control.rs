@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::proto::{Command, Reply, ReplyParser};
 use crate::tls::Stream;
+use zeroize::Zeroizing;
 
 use super::Error;
 
@@ -31,14 +32,16 @@ impl Control {
 
     /// Writes the commands, as many to a TLS record as servers bear.
     pub(super) fn send(&mut self, commands: &[Command], deadline: Instant) -> Result<(), Error> {
-        let mut record = Vec::with_capacity(RECORD);
+        // One of them may be the password: wiped.
+        let mut record = Zeroizing::new(Vec::with_capacity(RECORD));
         for (i, command) in commands.iter().enumerate() {
             log::trace!("> {command}");
-            let line = command.encode();
+            let line = Zeroizing::new(command.encode());
             if !record.is_empty() && record.len() + line.len() > RECORD {
                 self.write(&record, &commands[i - 1], deadline)?;
                 record.clear();
             }
+            record.reserve_exact(line.len());
             record.extend_from_slice(&line);
         }
         match commands.last() {

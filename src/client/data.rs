@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
+use nix::poll::PollFlags;
 use socket2::SockRef;
 
 use crate::proto::{Command, parse_epsv, parse_pasv};
-use crate::tls::Stream;
+use crate::tls::{Stream, wait};
 
 use super::connect::connect_one;
 use super::{Error, Session};
@@ -80,7 +82,11 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
             let port = parse_epsv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
             return Ok(SocketAddr::new(peer.ip(), port));
         }
-        if !reply.code.is_permanent() || peer.is_ipv6() {
+        if !reply.code.is_permanent() {
+            // 426, 226: a late word on an earlier transfer. The connection is out of step.
+            return Err(Error::lost("EPSV", reply));
+        }
+        if peer.is_ipv6() {
             return Err(Error::refused(&Command::Epsv, reply));
         }
         session.learn(|p| p.epsv_refused = true);
@@ -134,11 +140,29 @@ fn port(address: SocketAddr) -> Option<Command> {
 
 /// Ends a data connection that is to fail: a reset, never a FIN (which kills ProFTPD's session
 /// in the middle of a RETR).
-pub(super) fn reset(data: &Stream) {
+pub(super) fn reset(data: Stream) {
+    // The reset goes out when the socket closes: here.
     let _ = SockRef::from(data.tcp()).set_linger(Some(std::time::Duration::ZERO));
+    drop(data);
 }
 
 /// Acknowledge at once: Pure-FTPd's short answers wait 40 ms for it otherwise.
 pub(super) fn acknowledge_quickly(data: &Stream) {
     let _ = SockRef::from(data.tcp()).set_tcp_quickack(true);
+}
+
+/// After close_notify on an upload: no more from us, and the rest of theirs to the end.
+pub(super) fn half_close(data: &mut Stream, deadline: Instant) -> io::Result<()> {
+    data.tcp().shutdown(std::net::Shutdown::Write)?;
+    let mut sink = [0; 4096];
+    loop {
+        match data.read_now(&mut sink) {
+            Ok(Some(0)) => return Ok(()),
+            Ok(Some(_)) => {}
+            Ok(None) => wait(data.as_fd(), PollFlags::POLLIN, deadline)?,
+            // Many servers close here without close_notify: the 226 decides.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
 }

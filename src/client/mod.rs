@@ -9,6 +9,7 @@ mod error;
 mod pool;
 mod profile;
 mod session;
+mod upload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub use error::Error;
 pub use pool::{Lane, Lease, Parked, Pool};
 pub use profile::{Profile, Resumption};
 pub use session::{Begun, Session, Transfer};
+pub use upload::{StartedUpload, Upload};
 
 /// Everything a client needs to know to reach a server; made by `mount` from the options.
 #[derive(Clone, Debug)]
@@ -78,6 +80,12 @@ impl Server {
         } else {
             format!("{host}:{port}")
         }
+    }
+
+    /// TLS 1.2 sessions can be resumed again and again.
+    fn prefers_tls12(&self) -> bool {
+        let profile = self.profile.current();
+        profile.uploads_bring_no_ticket && profile.resumption != Resumption::Optional
     }
 
     fn login(&self) -> Login {

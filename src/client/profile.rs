@@ -24,6 +24,10 @@ pub struct Profile {
     /// A data transfer succeeded.
     pub data_proven: bool,
     pub resumption: Resumption,
+    /// After an upload under TLS 1.3 there is no session left to resume (ProFTPD).
+    pub uploads_bring_no_ticket: bool,
+    /// After a download that we reset, a final reply comes (not so on Pure-FTPd).
+    pub speaks_after_reset: Option<bool>,
     /// EPSV was refused; PASV is used.
     pub epsv_refused: bool,
     /// EPRT was refused; PORT is used.
@@ -34,6 +38,8 @@ pub struct Profile {
     pub mlsd_refused: bool,
     /// FEAT does not list MLST, or MLST does not work.
     pub mlst_missing: bool,
+    /// FEAT lists AVBL.
+    pub tells_space: bool,
     /// `LIST -a` was refused (pyftpdlib).
     pub list_all_refused: bool,
     /// STAT of a directory was compared with LIST.
@@ -43,6 +49,10 @@ pub struct Profile {
     pub mlsd_hides_links: Option<bool>,
     /// MLST does (ProFTPD, pyftpdlib).
     pub mlst_hides_links: Option<bool>,
+    /// REST and STOR in the middle of a file keep its tail: tried on a scratch file.
+    pub patches_in_place: Option<bool>,
+    /// Verbs that set no time here.
+    pub time_ways_refused: Vec<&'static str>,
     /// What LIST's and STAT's times must be moved by to be UTC, seconds.
     pub listing_offset: Option<i64>,
 }

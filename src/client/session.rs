@@ -30,6 +30,8 @@ const MAX_LISTING: usize = ReplyParser::MAX_LISTING;
 const LIFETIME: Duration = Duration::from_secs(50 * 60);
 /// A server that promised to take TLS down after REIN has this long.
 const REIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer than its NOOP's a server's last word on a transfer may take.
+const LATE: Duration = Duration::from_secs(1);
 /// What a transfer's refusal may take once its TLS handshake failed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -76,7 +78,7 @@ impl Session {
         let mut opening = Opening {
             control: Control::new(Stream::new(tcp).map_err(failed)?),
             negotiation: Negotiation::new(server.login()),
-            tls: server.trust.session(false)?,
+            tls: server.trust.session(server.prefers_tls12())?,
             explicit_silence: server.config.security == Security::Explicit,
         };
         let started = Instant::now();
@@ -87,6 +89,7 @@ impl Session {
         server.profile.learn(|p| {
             p.logged_in = true;
             p.mlst_missing |= !ready.features.has("MLST");
+            p.tells_space = ready.features.has("AVBL");
         });
         let Opening {
             control,
@@ -222,8 +225,9 @@ impl Session {
                     (started, self.final_reply) = (true, Some(reply));
                     break;
                 } else {
+                    let handshake = opening.handshake_kind();
                     opening.reset();
-                    self.check_resumption(opening.handshake_kind(), &reply)?;
+                    self.check_resumption(handshake, &reply)?;
                     let transfer = Transfer::Refused(reply);
                     return Ok(Begun {
                         prelude: replies,
@@ -265,33 +269,57 @@ impl Session {
         // The server may have closed already: only the 226 counts.
         let _ = data.close_notify(deadline);
         drop(data);
-        let result = self.final_reply(verb, deadline).and_then(|reply| {
-            self.in_transfer = false;
-            self.check_resumption(handshake, &reply)?;
-            if reply.code.is_completion() {
-                self.learn_from_success(handshake);
-            }
-            Ok(reply)
-        });
+        self.end_transfer(verb, handshake, deadline)
+    }
+
+    /// The final reply of an upload whose data connection ended in order.
+    pub(super) fn finish_upload(
+        &mut self,
+        verb: &'static str,
+        handshake: Option<HandshakeKind>,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let reply = self.end_transfer(verb, handshake, deadline)?;
+        if reply.code.is_completion() && !self.tls.can_resume() {
+            // ProFTPD gives no TLS 1.3 ticket on an upload: under TLS 1.2 none is needed.
+            self.learn(|p| p.uploads_bring_no_ticket = true);
+        }
+        Ok(reply)
+    }
+
+    fn end_transfer(
+        &mut self,
+        verb: &str,
+        handshake: Option<HandshakeKind>,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        let reply = self.final_reply(verb, deadline)?;
+        let result = self.check_resumption(handshake, &reply);
+        self.note(result)?;
+        if reply.code.is_completion() {
+            self.learn_from_success(handshake);
+        }
+        Ok(reply)
+    }
+
+    /// The reply that ends a transfer, whatever its code.
+    pub(super) fn final_reply(&mut self, verb: &str, deadline: Instant) -> Result<Reply, Error> {
+        let result = match self.final_reply.take() {
+            Some(reply) => Ok(reply),
+            None => self.control.reply(verb, deadline),
+        };
+        self.in_transfer &= result.is_err();
         self.note(result)
     }
 
-    fn final_reply(&mut self, verb: &str, deadline: Instant) -> Result<Reply, Error> {
-        match self.final_reply.take() {
-            Some(reply) => Ok(reply),
-            None => self.control.reply(verb, deadline),
-        }
-    }
-
-    /// Ends a download early: resets the data connection, and finds the control connection's
+    /// Ends a transfer early: resets the data connection, and finds the control connection's
     /// place again, whatever the server says to it (426, 551, 150, 226 or nothing).
-    pub(super) fn abandon_download(
+    pub(super) fn abandon_transfer(
         &mut self,
-        data: &Stream,
+        data: Stream,
         deadline: Instant,
     ) -> Result<(), Error> {
         reset(data);
-        let _ = data.tcp().shutdown(std::net::Shutdown::Both);
         let result = self.resynchronize(deadline);
         self.in_transfer &= result.is_err();
         self.note(result)
@@ -301,27 +329,50 @@ impl Session {
         if self.final_reply.take().is_some() {
             return Ok(());
         }
-        let grace = Instant::now() + (3 * self.round_trip).max(Duration::from_millis(250));
-        loop {
-            match self.control.reply("RETR", grace.min(deadline)) {
-                Ok(reply) if reply.code.is_preliminary() => {}
-                Ok(_) => return Ok(()),
-                Err(Error::TimedOut { .. }) => break,
-                Err(error) => return Err(error),
-            }
+        let speaks = self.profile().speaks_after_reset;
+        let grace = match speaks {
+            Some(true) => deadline,
+            _ => Instant::now() + (3 * self.round_trip).max(Duration::from_millis(250)),
+        };
+        if self.has_final_reply(grace.min(deadline))? {
+            self.learn(|p| p.speaks_after_reset = Some(true));
+            return Ok(());
+        }
+        if speaks == Some(true) {
+            return Err(Error::TimedOut { during: "giving up a transfer".to_owned() });
         }
         // Pure-FTPd may say nothing more about the transfer: ask for a reply that is ours.
         self.control.send(&[Command::Noop], deadline)?;
+        let mut spoke = false;
         for _ in 0..4 {
             let reply = self.control.reply("NOOP", deadline)?;
-            let of_transfer = matches!(reply.code.as_u16(), 225 | 226 | 250);
-            if reply.code.is_completion() && !of_transfer {
-                return Ok(());
+            let code = reply.code;
+            let of_transfer = !code.is_completion() || matches!(code.as_u16(), 225 | 226 | 250);
+            if of_transfer {
+                spoke |= !code.is_preliminary();
+                continue;
+            }
+            // pyftpdlib answers NOOP while the transfer is still ending: once it is worth
+            // waiting to learn which kind of server this is.
+            let late = !spoke
+                && speaks.is_none()
+                && self.has_final_reply(deadline.min(Instant::now() + LATE))?;
+            self.learn(|p| p.speaks_after_reset = Some(spoke || late));
+            return Ok(());
+        }
+        Err(Error::Protocol("no reply to NOOP after a transfer that was given up".to_owned()))
+    }
+
+    /// Whether a reply that ends a transfer comes until then.
+    fn has_final_reply(&mut self, until: Instant) -> Result<bool, Error> {
+        loop {
+            match self.control.reply("RETR", until) {
+                Ok(reply) if reply.code.is_preliminary() => {}
+                Ok(_) => return Ok(true),
+                Err(Error::TimedOut { .. }) => return Ok(false),
+                Err(error) => return Err(error),
             }
         }
-        Err(Error::Protocol(
-            "no reply to NOOP after a transfer that was given up".to_owned(),
-        ))
     }
 
     /// A whole listing by `LIST` or `MLSD`, with the replies to `prelude` and the final reply.
@@ -352,19 +403,25 @@ impl Session {
     /// STOR (a refused one truncates its target) or RETR; where it shows that the server wants
     /// PBSZ 0 and PROT P nonetheless, they are sent, now and on every later connection.
     fn prove_data(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
-        if self.server.config.security != Security::Implicit || self.profile().data_proven {
-            return Ok(());
-        }
         let list = Command::List {
             all: false,
             path: None,
         };
+        let profile = self.profile();
+        if self.server.config.security != Security::Implicit || profile.data_proven {
+            let stores = matches!(command, Command::Stor(_) | Command::Appe(_));
+            if stores && profile.resumption == Resumption::Unknown && !self.tls.can_resume() {
+                // Refused for want of resumption, a STOR would leave its target truncated.
+                self.list_proof(&list, deadline)?;
+            }
+            return Ok(());
+        }
         let result = self.list_proof(&list, deadline);
         if self.profile().data_proven || self.profile().implicit_needs_prot {
             return result.map(drop);
         }
         let needs_prot = match &result {
-            Ok(reply) => (520..530).contains(&reply.code.as_u16()),
+            Ok(reply) => matches!(reply.code.as_u16(), 425 | 426 | 520..530),
             Err(Error::Tls(_) | Error::Lost { .. }) => true,
             Err(_) => false,
         };
@@ -383,6 +440,10 @@ impl Session {
             self.server.name()
         );
         self.learn(|p| p.implicit_needs_prot = true);
+        if result.is_err() {
+            // The LIST's final reply is still to come, or came unread.
+            self.resynchronize(deadline)?;
+        }
         let protect = [Command::Pbsz(0), Command::Prot(Protection::Private)];
         for reply in self.try_pipeline(&protect, deadline)? {
             if !reply.code.is_completion() {
@@ -594,7 +655,7 @@ impl DataOpening {
         }
     }
 
-    fn reset(&self) {
+    fn reset(self) {
         if let Self::Handshaking(data, _) | Self::Open(data) = self {
             reset(data);
         }

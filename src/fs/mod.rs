@@ -13,6 +13,7 @@ mod files;
 mod flights;
 mod inodes;
 mod read;
+pub mod spool;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

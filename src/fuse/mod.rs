@@ -638,3 +638,6 @@ refuse!(
     ReplyStatfs,
     ReplyWrite,
 );
+
+#[cfg(test)]
+mod tests;

@@ -191,14 +191,15 @@ mod tests {
     fn the_queue_is_bounded() {
         let workers = Workers::new("test", 1);
         let (go, gate) = mpsc::channel::<()>();
-        let block = Box::new(move |_| drop(gate.recv()));
+        let block = Box::new(move |_| assert!(gate.recv().is_err()));
         assert!(workers.submit(soon(), block).is_ok());
         let mut queued = 0;
         while workers.submit(soon(), Box::new(|_| {})).is_ok() {
             queued += 1;
             assert!(queued <= QUEUE + 1);
         }
-        assert!(queued >= QUEUE);
+        // The first may not have left the queue when the second came.
+        assert!(queued >= QUEUE - 1);
         drop(go);
     }
 }

@@ -262,4 +262,23 @@ mod tests {
         };
         assert!(help.to_string().contains("fingerprint=sha256:HEX"));
     }
+
+    #[test]
+    fn the_manual_has_every_flag_of_every_subcommand() {
+        let manual = include_str!("../../man/ftpsfs.1");
+        for subcommand in command().get_subcommands() {
+            let heading = format!(".SS {}\n", subcommand.get_name());
+            let section = manual.split(&heading).nth(1).expect(&heading);
+            let section = section.split(".SS ").next().unwrap();
+            for flag in subcommand
+                .get_arguments()
+                .filter(|flag| !flag.is_hide_set())
+            {
+                if let Some(long) = flag.get_long() {
+                    let written = format!("\\-\\-{}", long.replace('-', "\\-"));
+                    assert!(section.contains(&written), "{heading}{written}");
+                }
+            }
+        }
+    }
 }

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::proto::Secret;
 
+use super::failure::shown;
 use super::options::Options;
 use super::source::Source;
 
@@ -383,10 +384,6 @@ fn is_anonymous(user: &[u8]) -> bool {
 
 fn named(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn shown(user: &[u8]) -> String {
-    user.escape_ascii().to_string()
 }
 
 #[cfg(test)]

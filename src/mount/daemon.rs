@@ -6,9 +6,9 @@
 //! than it takes to start.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use crate::proto::Secret;
 
 use super::cli::MountArguments;
 use super::credentials::Credentials;
-use super::failure::Failure;
+use super::failure::{Failure, shown};
 use super::options;
 
 /// Puts a process in the place of this one that has no password in its command line. Comes back
@@ -95,8 +95,10 @@ pub fn start(
 pub struct Report(());
 
 impl Report {
-    /// Leaves the caller's session, so that its terminal and its signals are not ours.
+    /// Leaves the caller's session, so that its terminal and its signals are not ours, and closes
+    /// files that it left open: somebody may wait for their end. To be called first.
     pub fn begin() -> Self {
+        close_inherited();
         // Fails only for the leader of a process group, which a child is not.
         let _ = nix::unistd::setsid();
         Self(())
@@ -114,10 +116,23 @@ impl Report {
     }
 }
 
+/// Closes everything but standard input, output and error.
+fn close_inherited() {
+    let Ok(directory) = fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    // Collected first: one of them is the directory itself, which is closed by then.
+    let open: Vec<RawFd> = directory.filter_map(number).collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        let _ = nix::unistd::close(fd);
+    }
+}
+
 /// Reports a failure to the process that waits for the mount.
 pub fn report_failure(failure: &Failure) {
     // If nobody listens, nobody wants to know.
-    let _ = write_report(failure.code(), &failure.to_string());
+    let _ = write_report(failure.code(), &shown(failure.to_string().as_bytes()));
 }
 
 /// Longest report.

@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread;
@@ -62,11 +62,10 @@ pub fn run(arguments: &DemoArguments) -> Result<(), Failure> {
     // In this order: the mount ends while its server still answers.
     mounted.end()?;
     server.stop();
-    base.remove();
     checked
 }
 
-/// A folder of our own, with the mount point and the sample in it.
+/// A folder of our own, with the mount point and the sample in it. Dropped last.
 struct Base {
     directory: PathBuf,
     mount_point: PathBuf,
@@ -98,9 +97,11 @@ impl Base {
         write().map_err(|error| Failure::System(format!("cannot make a sample: {error}")))?;
         Ok(self.sample.clone())
     }
+}
 
-    /// Only the sample goes with all that is in it: whatever may be mounted must not be emptied.
-    fn remove(self) {
+impl Drop for Base {
+    /// Only the sample goes with all that is in it: what may still be mounted must not be emptied.
+    fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.sample);
         let _ = fs::remove_dir(&self.mount_point);
         let _ = fs::remove_dir(&self.directory);
@@ -182,7 +183,7 @@ impl Mounted {
     }
 }
 
-/// Lists the mount and reads every file in it, as any program would.
+/// Lists the mount and reads its first files, as any program would.
 fn show(point: &Path) -> Result<(), Failure> {
     let mut total = Total::default();
     let began = Instant::now();
@@ -214,6 +215,9 @@ struct Total {
 /// Most files that are shown and read.
 const SHOWN: u64 = 20;
 
+/// Most bytes that are read of each.
+const READ_LIMIT: u64 = 64 << 20;
+
 fn read_tree(root: &Path, directory: &Path, total: &mut Total) -> io::Result<()> {
     let mut entries = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -224,7 +228,8 @@ fn read_tree(root: &Path, directory: &Path, total: &mut Total) -> io::Result<()>
         } else if kind.is_dir() {
             read_tree(root, &path, total)?;
         } else if kind.is_file() {
-            let bytes = io::copy(&mut fs::File::open(&path)?, &mut io::sink())?;
+            let file = fs::File::open(&path)?;
+            let bytes = io::copy(&mut file.take(READ_LIMIT), &mut io::sink())?;
             let name = path.strip_prefix(root).unwrap_or(&path);
             tell(&format!("  {bytes:>9}  {}", name.display()));
             total.files += 1;
@@ -239,7 +244,7 @@ fn advice(point: &Path) -> String {
     format!(
         "Try it in another terminal:\n\n  \
          ls -la {point}\n  \
-         cat {point}/README.txt\n  \
+         cp -r {point}/. copy\n  \
          df -h {point}\n  \
          findmnt {point}\n\n\
          Ctrl-C here (or `ftpsfs umount {point}`) ends it and cleans up."

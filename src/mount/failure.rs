@@ -40,3 +40,33 @@ impl From<&Failure> for ExitCode {
         ExitCode::from(failure.code())
     }
 }
+
+/// Bytes that stand for a name, as they may stand in a line: control characters escaped, so that
+/// it stays one line.
+pub fn shown(bytes: &[u8]) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    String::from_utf8_lossy(bytes).chars().map(escape).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_go_there_and_back() {
+        for code in [1, 2, 32] {
+            let failure = Failure::of_code(code, "why".to_string());
+            assert_eq!(failure.code(), code);
+            assert_eq!(failure.to_string(), "why");
+        }
+    }
+
+    #[test]
+    fn names_stay_in_one_line() {
+        assert_eq!(shown("CORP\\grün@h:/a".as_bytes()), "CORP\\grün@h:/a");
+        assert_eq!(shown(b"a\nb\x1b\xff"), "a\\nb\\u{1b}\u{fffd}");
+    }
+}

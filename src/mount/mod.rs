@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use cli::{Invocation, MountArguments, UmountArguments};
 use credentials::Places;
-use failure::Failure;
+use failure::{Failure, shown};
 use options::Options;
 use source::Source;
 
@@ -68,10 +68,12 @@ fn exit_code(outcome: &Result<(), Failure>) -> ExitCode {
 
 /// One line on standard error. If that is gone, nobody can be told.
 fn say(program: &str, line: impl std::fmt::Display) {
+    let line = shown(line.to_string().as_bytes());
     let _ = io::stderr().write_all(format!("{program}: {line}\n").as_bytes());
 }
 
 fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
+    let report = arguments.report.then(daemon::Report::begin);
     let usage = |error: &dyn std::error::Error| Failure::Usage(error.to_string());
     let options =
         Options::parse(&arguments.all_options(), arguments.sloppy).map_err(|e| usage(&e))?;
@@ -110,9 +112,12 @@ fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
     } else {
         let patience = options.timeout * 2 + Duration::from_secs(30);
         daemon::start(arguments, &source.label, &credentials, patience)?;
+        if arguments.verbose {
+            let (source, directory) = (shown(&source.label), arguments.directory.display());
+            let _ = writeln!(io::stdout(), "{program}: {source} mounted on {directory}.");
+        }
         return Ok(());
     }
-    let report = arguments.report.then(daemon::Report::begin);
     live::run(settings(arguments, source, &options, credentials)?, report)
 }
 

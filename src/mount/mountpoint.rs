@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use nix::mount::MntFlags;
 
-use super::failure::Failure;
+use super::failure::{Failure, shown};
 
 /// The type under which our mounts stand in /proc/mounts.
 pub const FS_TYPE: &str = "fuse.ftps";
@@ -43,7 +43,7 @@ pub fn at(point: &Path) -> io::Result<Option<Mounted>> {
 /// Makes sure that `source` can be mounted on the directory, and gives its canonical name. What a
 /// dead process of ours left mounted there is cleared away first.
 pub fn prepare(directory: &Path, source: &[u8]) -> Result<PathBuf, Failure> {
-    let shown = directory.display();
+    let name = directory.display();
     let point = resolve(directory)?;
     // Several dead mounts may lie on one another.
     for _ in 0..16 {
@@ -52,15 +52,15 @@ pub fn prepare(directory: &Path, source: &[u8]) -> Result<PathBuf, Failure> {
         {
             Some(mounted) if mounted.is_ours() && is_dead(&point) => {
                 log::info!(
-                    "clearing the dead mount of {} at {shown}",
-                    mounted.source.escape_ascii()
+                    "clearing the dead mount of {} at {name}",
+                    shown(&mounted.source)
                 );
                 unmount(&point, Manner::Lazy)?;
             }
             Some(mounted) if mounted.is_ours() && mounted.source == source => {
-                let source = source.escape_ascii();
+                let source = shown(source);
                 return Err(Failure::Mount(format!(
-                    "{source} is already mounted on {shown}"
+                    "{source} is already mounted on {name}"
                 )));
             }
             _ => break,
@@ -69,18 +69,18 @@ pub fn prepare(directory: &Path, source: &[u8]) -> Result<PathBuf, Failure> {
     match fs::metadata(&point) {
         Ok(metadata) if metadata.is_dir() => Ok(point),
         Ok(_) => Err(Failure::Mount(format!(
-            "mount point {shown} is not a directory"
+            "mount point {name} is not a directory"
         ))),
-        Err(error) => Err(Failure::Mount(format!("mount point {shown}: {error}"))),
+        Err(error) => Err(Failure::Mount(format!("mount point {name}: {error}"))),
     }
 }
 
 /// The canonical name of a mount point, or why it is none.
 pub fn resolve(directory: &Path) -> Result<PathBuf, Failure> {
-    let shown = directory.display();
+    let name = directory.display();
     canonical(directory).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::Mount(format!("mount point {shown} does not exist")),
-        _ => Failure::Mount(format!("mount point {shown}: {error}")),
+        io::ErrorKind::NotFound => Failure::Mount(format!("mount point {name} does not exist")),
+        _ => Failure::Mount(format!("mount point {name}: {error}")),
     })
 }
 

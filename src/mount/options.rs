@@ -81,6 +81,8 @@ pub enum OptionError {
     NeedsValue(&'static str, &'static str),
     #[error("mount option `{0}` takes no value")]
     TakesNoValue(&'static str),
+    #[error("a mount cannot be changed by remount: unmount, and mount it anew")]
+    Remount,
     #[error("mount option `{0}`: {1}")]
     Value(&'static str, String),
 }
@@ -106,6 +108,9 @@ impl Options {
         // Without a value, `user` is mount(8)'s: "any user may mount this".
         if table::is_ignored(&name) || (name == "user" && item.value.is_none()) {
             return Ok(());
+        }
+        if name == "remount" {
+            return Err(OptionError::Remount);
         }
         let Some(spec) = table::find(&name) else {
             return Err(match table::nearest(&name) {
@@ -178,24 +183,26 @@ impl Default for KernelFlags {
     }
 }
 
-/// The same options, free of `password=` and with the user and the password's new place told:
-/// what a process may carry in its command line for all to see.
+/// The same options, free of `password=` and with the password's new place told: what a process
+/// may carry in its command line for all to see. Where `username` is given, it replaces others.
 pub fn without_password(
     arguments: &[OsString],
     username: Option<&[u8]>,
 ) -> Result<OsString, UnbalancedQuotes> {
+    let flag = |name: &[u8]| Item {
+        name: name.to_vec(),
+        value: None,
+    };
     let mut kept = items(arguments)?;
     kept.retain(|item| !matches!(&*item.name, b"password" | b"password_stdin"));
     if let Some(username) = username {
+        kept.retain(|item| !matches!(&*item.name, b"username" | b"user"));
         kept.push(Item {
-            name: b"username".to_vec(),
             value: Some(username.to_vec()),
+            ..flag(b"username")
         });
     }
-    kept.push(Item {
-        name: b"password_stdin".to_vec(),
-        value: None,
-    });
+    kept.push(flag(b"password_stdin"));
     Ok(OsString::from_vec(syntax::join(&kept)))
 }
 
@@ -294,6 +301,10 @@ mod tests {
             ("tls=1.1", "mount option `tls`: `1.1` is not 1.2 or 1.3"),
             ("password=\"x", "unbalanced quotes in the mount options"),
             ("=x", "unknown mount option ``"),
+            (
+                "remount,ro",
+                "a mount cannot be changed by remount: unmount, and mount it anew",
+            ),
         ];
         for (text, expected) in table {
             assert_eq!(refusal(text), expected, "{text}");
@@ -411,7 +422,11 @@ mod tests {
         let given = [r#"password="a,b",ro"#, r"user=x,password_stdin"].map(OsString::from);
         assert_eq!(
             without_password(&given, Some(b"c,d")).unwrap(),
-            r"ro,user=x,username=c\,d,password_stdin"
+            r"ro,username=c\,d,password_stdin"
+        );
+        assert_eq!(
+            without_password(&given, None).unwrap(),
+            "ro,user=x,password_stdin"
         );
     }
 
@@ -426,6 +441,56 @@ mod tests {
             );
         }
         assert!(help.lines().all(|line| line.len() <= 100), "{help}");
+    }
+
+    /// Headings of `.TP` paragraphs between two section titles, without markup.
+    fn manual_items<'a>(manual: &'a str, from: &str, to: &str) -> Vec<&'a str> {
+        let section = manual.split(from).nth(1).unwrap().split(to).next().unwrap();
+        let items = section.split(".TP\n").skip(1);
+        items.map(|item| item.lines().next().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_manual_has_every_option_of_the_table_and_no_other() {
+        let manual = include_str!("../../man/mount.ftps.8");
+        let items = manual_items(manual, ".SH OPTIONS\n", ".SH CREDENTIALS\n");
+        let expected: Vec<_> = TABLE
+            .iter()
+            .map(|spec| match spec.kind {
+                Kind::Flag(_) => format!(".B {}", spec.name),
+                Kind::Value { form, .. } => format!(".BI {}= {form}", spec.name),
+            })
+            .collect();
+        assert_eq!(items, expected);
+        for spec in TABLE {
+            if let Kind::Value {
+                default: Some(default),
+                form,
+                ..
+            } = spec.kind
+            {
+                let heading = format!(".BI {}= {form}\n", spec.name);
+                let text = manual.split(&heading).nth(1).unwrap();
+                let text = text.split(".TP\n").next().unwrap();
+                let told = [
+                    format!("Default: {default}."),
+                    format!(".B {default}\n(the default)"),
+                ];
+                assert!(
+                    told.iter().any(|told| text.contains(told)),
+                    "{}: {text}",
+                    spec.name
+                );
+            }
+        }
+        let ignored = manual.split("mean nothing here:\n").nth(1).unwrap();
+        let ignored = ignored.split(".SH ").next().unwrap();
+        let names: Vec<_> = ignored
+            .lines()
+            .filter_map(|line| line.strip_prefix(".BR "))
+            .filter_map(|line| line.strip_suffix(" ,").or(line.strip_suffix(" .")))
+            .collect();
+        assert_eq!(names, table::IGNORED);
     }
 
     proptest! {

@@ -97,7 +97,6 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
         negative_timeout: options.negative_timeout,
         cache_entries: options.cache_entries,
         window_bytes: options.window as usize,
-        read_only: true,
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use percent_encoding::percent_decode;
 
+use super::failure::shown;
 use crate::proto::{PathError, RemotePath, Secret, Security};
 
 /// A source, taken apart.
@@ -215,13 +216,9 @@ fn position(text: &[u8], byte: u8) -> Option<usize> {
     text.iter().position(|b| *b == byte)
 }
 
-fn shown(text: &[u8]) -> String {
-    text.escape_ascii().to_string()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Secret, Security, parse};
     use proptest::prelude::*;
 
     /// user, password, host, port, path of a source, in one line.

@@ -139,3 +139,95 @@ impl fmt::Debug for Name {
         write!(f, "\"{}\"", self.0.escape_ascii())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn path(text: &str) -> RemotePath {
+        RemotePath::parse(text.as_bytes()).expect("a path")
+    }
+
+    #[test]
+    fn paths_are_normalized_or_refused() {
+        for (text, expected) in [
+            ("/", Ok("/")),
+            ("//", Ok("/")),
+            ("/./.", Ok("/")),
+            ("/a", Ok("/a")),
+            ("//a/./b//", Ok("/a/b")),
+            ("/ a /...", Ok("/ a /...")),
+            ("", Err(PathError::NotAbsolute)),
+            ("a", Err(PathError::NotAbsolute)),
+            ("/a/..", Err(PathError::NotAComponent)),
+            ("/..", Err(PathError::NotAComponent)),
+            ("/a\0", Err(PathError::Unrepresentable)),
+            ("/a\n", Err(PathError::Unrepresentable)),
+            ("/a\r/b", Err(PathError::Unrepresentable)),
+        ] {
+            let parsed = RemotePath::parse(text.as_bytes());
+            assert_eq!(parsed, expected.map(path), "{text:?}");
+            let bytes = parsed.map(|parsed| parsed.as_bytes().to_vec());
+            assert_eq!(bytes, expected.map(|expected| expected.as_bytes().to_vec()));
+        }
+    }
+
+    #[test]
+    fn names_are_single_components() {
+        for good in ["a", " ", "...", "-", "a b", "\u{e4}"] {
+            assert_eq!(
+                Name::parse(good.as_bytes()).map(|n| n.as_bytes().to_vec()),
+                Ok(good.into())
+            );
+        }
+        for bad in ["", ".", "..", "/", "a/b", "a/"] {
+            assert_eq!(
+                Name::parse(bad.as_bytes()),
+                Err(PathError::NotAComponent),
+                "{bad}"
+            );
+        }
+        for bad in ["a\0", "\n", "a\r"] {
+            assert_eq!(Name::parse(bad.as_bytes()), Err(PathError::Unrepresentable));
+        }
+    }
+
+    #[test]
+    fn ancestors_by_component() {
+        for (below, above, expected) in [
+            ("/", "/", true),
+            ("/a", "/", true),
+            ("/a", "/a", true),
+            ("/a/b", "/a", true),
+            ("/ab", "/a", false),
+            ("/a", "/a/b", false),
+            ("/", "/a", false),
+        ] {
+            assert_eq!(
+                path(below).starts_with(&path(above)),
+                expected,
+                "{below} {above}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parents_and_names_make_paths(bytes: Vec<u8>, text in "(/[a.b]{0,3}){1,5}") {
+            for bytes in [[b"/", &bytes[..]].concat(), text.into_bytes()] {
+                let Ok(path) = RemotePath::parse(&bytes) else { continue };
+                prop_assert_eq!(RemotePath::parse(path.as_bytes()), Ok(path.clone()));
+                match (path.parent(), path.name()) {
+                    (Some(parent), Some(name)) => {
+                        prop_assert!(path.starts_with(&parent) && !parent.starts_with(&path));
+                        prop_assert_eq!(parent.join(&name), path);
+                    }
+                    (parent, name) => {
+                        prop_assert!(path.is_root() && parent.is_none() && name.is_none());
+                    }
+                }
+            }
+        }
+    }
+}

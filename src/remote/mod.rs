@@ -2,12 +2,15 @@
 //! into a meaning. Knows no handles and no kernel.
 
 mod attributes;
+mod change;
 mod download;
 mod listing;
 mod meaning;
+mod temporary;
+mod upload;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::client::{self, Lane, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
@@ -15,10 +18,13 @@ use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
 pub use attributes::{Attributes, FileKind, Listing, Version};
 pub use download::Download;
 pub use meaning::Error;
+pub use temporary::{Temporaries, Temporary};
+pub use upload::{Publication, Published, Upload};
 
 /// A server, addressed by path. Shared by all threads; every call may block until `deadline`.
 pub struct Remote {
     pool: Arc<Pool>,
+    temporaries: Temporaries,
 }
 
 /// Free space, in bytes.
@@ -30,9 +36,8 @@ pub struct Space {
 impl Remote {
     /// Connects the first session, so that a wrong password, certificate or host shows now.
     pub fn connect(config: client::Config, deadline: Instant) -> Result<Self, client::Error> {
-        Ok(Self {
-            pool: Pool::connect(config, deadline)?,
-        })
+        let pool = Pool::connect(config, deadline)?;
+        Ok(Self { pool, temporaries: Temporaries::new(mount_id()) })
     }
 
     /// Whether a file that is not known yet is to be looked up in its directory's listing: this
@@ -81,15 +86,142 @@ impl Remote {
         Download::open(&self.pool, path, offset, expected, deadline)
     }
 
-    /// Free space where the server tells it (AVBL).
+    /// Free space where the server tells it (AVBL); that it does not is known without asking.
     pub fn space(&self, path: &RemotePath, deadline: Instant) -> Result<Option<Space>, Error> {
+        if !self.pool.profile().tells_space {
+            return Ok(None);
+        }
         self.metadata(deadline, |session, deadline| {
-            if !session.features().has("AVBL") {
-                return Ok(Ok(None));
-            }
             let reply = session.execute(&Command::Avbl(Some(path.into())), deadline)?;
             Ok(Ok(number(&reply).map(|available| Space { available })))
         })
+    }
+
+    /// Makes a directory. `Exists`, `NotFound` (its parent), `Denied`.
+    pub fn mkdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        change::run(&self.pool, deadline, |session, again, deadline| {
+            change::mkdir(session, path, again, deadline)
+        })
+    }
+
+    /// Removes an empty directory. `NotFound`, `NotDirectory`, `NotEmpty`, `Denied`.
+    pub fn rmdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        change::run(&self.pool, deadline, |session, again, deadline| {
+            change::rmdir(session, path, again, deadline)
+        })
+    }
+
+    /// Removes a file or a symbolic link. `NotFound`, `IsDirectory`, `Denied`.
+    pub fn unlink(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        change::run(&self.pool, deadline, |session, again, deadline| {
+            change::unlink(session, path, again, deadline)
+        })
+    }
+
+    /// Renames a file or directory; what stands under the new name is replaced, where it is a
+    /// file or an empty directory. The caller has made sure that the kinds agree.
+    pub fn rename(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let aside = self.temporaries.beside(to);
+        change::run(&self.pool, deadline, |session, again, deadline| {
+            change::rename(session, from, to, &aside, again, deadline)
+        })
+    }
+
+    /// Sets the modification time, whole seconds. `Unsupported` where the server has no way.
+    pub fn set_modified(
+        &self,
+        path: &RemotePath,
+        time: SystemTime,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.metadata(deadline, |session, deadline| {
+            change::set_modified(session, path, time, deadline)
+        })
+    }
+
+    /// Sets permission bits. `Unsupported` where the server has no way.
+    pub fn set_mode(&self, path: &RemotePath, mode: u16, deadline: Instant) -> Result<(), Error> {
+        self.metadata(deadline, |session, deadline| {
+            change::set_mode(session, path, mode, deadline)
+        })
+    }
+
+    /// Makes a symbolic link. `Unsupported` where the server has no way.
+    pub fn symlink(
+        &self,
+        target: &[u8],
+        link: &RemotePath,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let target = Pathname::new(target).ok_or(Error::InvalidName)?;
+        change::run(&self.pool, deadline, |session, again, deadline| {
+            change::symlink(session, &target, link, again, deadline)
+        })
+    }
+
+    /// The temporary names of this mount.
+    pub fn temporaries(&self) -> &Temporaries {
+        &self.temporaries
+    }
+
+    /// Begins to send a file's whole content to `path`, which is created or emptied.
+    pub fn store(&self, path: &RemotePath, deadline: Instant) -> Result<Upload, Error> {
+        Upload::store(&self.pool, path, deadline)
+    }
+
+    /// Begins to append to a file of exactly `size` bytes; else `Changed`.
+    pub fn append(
+        &self,
+        path: &RemotePath,
+        size: u64,
+        deadline: Instant,
+    ) -> Result<Upload, Error> {
+        Upload::append(&self.pool, path, size, deadline)
+    }
+
+    /// Begins to overwrite a file of exactly `size` bytes in place, from `offset` (not 0) on;
+    /// what lies behind the bytes sent stays. Only where [`Remote::patches_in_place`].
+    pub fn patch(
+        &self,
+        path: &RemotePath,
+        offset: u64,
+        size: u64,
+        deadline: Instant,
+    ) -> Result<Upload, Error> {
+        Upload::patch(&self.pool, path, offset, size, deadline)
+    }
+
+    /// Whether writing in the middle of a file keeps its tail on this server (Pure-FTPd cuts it
+    /// off): tried once on a scratch file in the directory of `path`.
+    pub fn patches_in_place(&self, path: &RemotePath, deadline: Instant) -> Result<bool, Error> {
+        if let Some(known) = self.pool.profile().patches_in_place {
+            return Ok(known);
+        }
+        let scratch = self.temporaries.beside(path);
+        let proven = upload::try_patch(&self.pool, &scratch, deadline);
+        // Whatever came of it, the scratch file goes.
+        let gone = self.unlink(&scratch, deadline);
+        let proven = proven?;
+        gone?;
+        self.pool.learn(|p| p.patches_in_place = Some(proven));
+        Ok(proven)
+    }
+
+    /// Renames a whole file from its temporary name to its own.
+    pub fn publish(
+        &self,
+        temporary: &RemotePath,
+        path: &RemotePath,
+        publication: Publication,
+        deadline: Instant,
+    ) -> Result<Published, Error> {
+        let aside = self.temporaries.beside(path);
+        upload::publish(&self.pool, temporary, path, &aside, publication, deadline)
     }
 
     /// Closes all sessions politely.
@@ -149,11 +281,18 @@ fn number(reply: &Reply) -> Option<u64> {
 }
 
 /// The time of a 213 reply (MDTM).
-fn time(reply: &Reply) -> Option<std::time::SystemTime> {
+fn time(reply: &Reply) -> Option<SystemTime> {
     parse_time(text_of_213(reply)?.as_bytes())
 }
 
 fn text_of_213(reply: &Reply) -> Option<&str> {
     let line = (reply.code.as_u16() == 213).then(|| reply.lines.last())??;
     std::str::from_utf8(line).ok().map(str::trim)
+}
+
+/// An id for this mount: unlike any other's by time and process.
+fn mount_id() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(std::process::id());
+    (random ^ (random >> 32)) as u32
 }

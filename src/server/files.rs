@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::stat::SFlag;
 
 use super::data::{self, Endpoint, Failure, file_refusal, is_bounce};
@@ -227,8 +228,12 @@ impl<'a> Session<'a> {
         let opened = self
             .resolve(path)
             .and_then(|path| {
-                let append = matches!(place, Place::End);
-                self.server.tree.write(&path, append)
+                let how = match place {
+                    Place::Replace => OFlag::O_CREAT,
+                    Place::From(_) => OFlag::empty(),
+                    Place::End => OFlag::O_CREAT | OFlag::O_APPEND,
+                };
+                self.server.tree.write(&path, how)
             })
             .map_err(io::Error::from)
             .and_then(|file| file.metadata().map(|metadata| (file, metadata.len())));

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use parking_lot::{Condvar, Mutex};
 
@@ -288,6 +289,11 @@ impl Drop for Registered {
     }
 }
 
+/// In words alone, without "(os error 13)".
 fn explain(error: io::Error, what: String) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
+    let why = match error.raw_os_error() {
+        Some(errno) => Errno::from_raw(errno).desc().to_owned(),
+        None => error.to_string(),
+    };
+    io::Error::new(error.kind(), format!("{what}: {why}"))
 }

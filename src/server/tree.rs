@@ -129,15 +129,23 @@ impl Tree {
     /// Opens a regular file for reading.
     pub(super) fn read(&self, path: &RemotePath) -> Result<File> {
         // Non-blocking, or a FIFO without a writer would hold the session.
-        regular(self.resolve(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())?)
+        regular(self.resolve(
+            path,
+            OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY,
+            Mode::empty(),
+        )?)
     }
 
-    /// Opens a regular file for writing, and makes it where there is none. Its content stays.
-    pub(super) fn write(&self, path: &RemotePath, append: bool) -> Result<File> {
+    /// Opens a regular file for writing; `how` may be O_CREAT and O_APPEND. Its content stays.
+    pub(super) fn write(&self, path: &RemotePath, how: OFlag) -> Result<File> {
         self.writable()?;
-        let mut flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NONBLOCK;
-        flags.set(OFlag::O_APPEND, append);
-        regular(self.resolve(path, flags, Mode::from_bits_truncate(0o666))?)
+        let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | how;
+        let mode = if how.contains(OFlag::O_CREAT) {
+            Mode::from_bits_truncate(0o666)
+        } else {
+            Mode::empty()
+        };
+        regular(self.resolve(path, flags, mode)?)
     }
 
     pub(super) fn make_folder(&self, path: &RemotePath) -> Result<()> {
@@ -230,7 +238,7 @@ impl Tree {
             relative => relative,
         };
         let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
+            .flags(flags | OFlag::O_CLOEXEC)
             .mode(mode)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         for _ in 1..ATTEMPTS {

@@ -164,11 +164,13 @@ impl Stream {
         }
     }
 
-    /// [`Stream::read`] without waiting: `None` where it would.
+    /// [`Stream::read`] without waiting: `None` where it would. Gives all that was received, as
+    /// far as `buf` takes it, not one record only.
     pub fn read_now(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
         if buf.is_empty() {
             return Ok(Some(0));
         }
+        let mut filled = 0;
         loop {
             let Some(tls) = &mut self.tls else {
                 if self.received.is_empty() && !self.received.fin && !self.receive_now()? {
@@ -176,18 +178,22 @@ impl Stream {
                 }
                 return Ok(Some(self.received.take(buf)));
             };
-            match tls.reader().read(buf) {
-                // Zero here is the peer's close_notify; what follows it stays in `received`.
-                Ok(n) => return Ok(Some(n)),
+            match tls.reader().read(&mut buf[filled..]) {
+                // The peer's close_notify; what follows it stays in `received`.
+                Ok(0) => return Ok(Some(filled)),
+                Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) => return Err(e),
             }
+            if filled == buf.len() {
+                return Ok(Some(filled));
+            }
             if self.received.record()?.is_some() {
                 self.feed_record()?;
+            } else if filled > 0 {
+                return Ok(Some(filled));
             } else if self.received.fin {
-                return Err(closed(
-                    "the peer closed the connection without close_notify",
-                ));
+                return Err(closed("the peer closed the connection without close_notify"));
             } else if !self.receive_now()? {
                 return Ok(None);
             }
@@ -354,7 +360,7 @@ impl AsFd for Stream {
 }
 
 /// Waits until one of `events` (or an error or hang-up) is there.
-fn wait(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> io::Result<()> {
+pub(crate) fn wait(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> io::Result<()> {
     wait_any(&mut [PollFd::new(fd, events)], deadline)
 }
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import _strptime  # noqa: F401  (MFMT needs it, and after setuid it may be out of reach)
 import os
 
 from pyftpdlib.authorizers import DummyAuthorizer

@@ -17,8 +17,8 @@ use super::window::{Data, Window};
 use super::{Reads, Target};
 use crate::remote::{self, Download};
 
-/// A reader that pauses so long lets others have the session.
-const PAUSE: Duration = Duration::from_secs(1);
+/// A reader that pauses so long lets others have the session, should they need it.
+const PAUSE: Duration = Duration::from_millis(20);
 /// A stream that nobody reads ends after that.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long to wait before asking again for memory.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::mount::failure::shown;
 use crate::tls::Fingerprint;
 
 /// UTF-8 text that is not empty.
@@ -31,14 +32,14 @@ pub fn choice<T: Copy>(value: &[u8], choices: &[(&str, T)]) -> Result<T, String>
     let chosen = choices.iter().find(|(word, _)| word.as_bytes() == value);
     chosen.map(|(_, meaning)| *meaning).ok_or_else(|| {
         let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-        format!("{} is not {}", shown(value), words.join(" or "))
+        format!("{} is not {}", quoted(value), words.join(" or "))
     })
 }
 
 /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
 pub fn log_level(value: &[u8]) -> Result<log::LevelFilter, String> {
     let level = text(value).ok().and_then(|text| text.parse().ok());
-    level.ok_or_else(|| format!("{} is no log level", shown(value)))
+    level.ok_or_else(|| format!("{} is no log level", quoted(value)))
 }
 
 /// A path, made absolute at once: the daemon leaves the current directory.
@@ -52,7 +53,7 @@ pub fn number(value: &[u8], least: u64, most: u64) -> Result<u64, String> {
         .ok()
         .and_then(|text| text.parse().ok())
         .filter(|number| (least..=most).contains(number))
-        .ok_or_else(|| format!("{} is no number from {least} to {most}", shown(value)))
+        .ok_or_else(|| format!("{} is no number from {least} to {most}", quoted(value)))
 }
 
 /// `30`, `30s`, `500ms`, `2m`, `1h`, within bounds.
@@ -75,7 +76,7 @@ pub fn duration(value: &[u8], least: Duration, most: Duration) -> Result<Duratio
         .ok_or_else(|| {
             format!(
                 "{} is no time (such as 30s, 500ms, 2m) from {least:?} to {most:?}",
-                shown(value)
+                quoted(value)
             )
         })
 }
@@ -100,7 +101,7 @@ pub fn size(value: &[u8], least: u64, most: u64) -> Result<u64, String> {
         .ok_or_else(|| {
             format!(
                 "{} is no size (such as 65536, 512K, 64M) from {least} to {most} bytes",
-                shown(value)
+                quoted(value)
             )
         })
 }
@@ -111,7 +112,7 @@ pub fn mask(value: &[u8]) -> Result<u16, String> {
         .ok()
         .and_then(|text| u16::from_str_radix(text, 8).ok())
         .filter(|mask| *mask <= 0o777)
-        .ok_or_else(|| format!("{} is no octal mask such as 022", shown(value)))
+        .ok_or_else(|| format!("{} is no octal mask such as 022", quoted(value)))
 }
 
 /// A user's number, or the name of one on this machine.
@@ -122,7 +123,7 @@ pub fn user_id(value: &[u8]) -> Result<u32, String> {
     }
     match nix::unistd::User::from_name(text) {
         Ok(Some(user)) => Ok(user.uid.as_raw()),
-        _ => Err(format!("there is no user {}", shown(value))),
+        _ => Err(format!("there is no user {}", quoted(value))),
     }
 }
 
@@ -134,7 +135,7 @@ pub fn group_id(value: &[u8]) -> Result<u32, String> {
     }
     match nix::unistd::Group::from_name(text) {
         Ok(Some(group)) => Ok(group.gid.as_raw()),
-        _ => Err(format!("there is no group {}", shown(value))),
+        _ => Err(format!("there is no group {}", quoted(value))),
     }
 }
 
@@ -160,14 +161,14 @@ pub fn fingerprints(value: &[u8]) -> Result<Vec<Fingerprint>, String> {
     parse().ok_or_else(|| {
         format!(
             "{} is no fingerprint: expected sha256: and 64 hexadecimal digits",
-            shown(value)
+            quoted(value)
         )
     })
 }
 
-/// A value as it may stand in a message.
-fn shown(value: &[u8]) -> String {
-    format!("`{}`", value.escape_ascii())
+/// A value as it stands in a message.
+fn quoted(value: &[u8]) -> String {
+    format!("`{}`", shown(value))
 }
 
 #[cfg(test)]

@@ -51,6 +51,9 @@ impl Command {
             let shown = &word[..word.len().min(32)];
             return Err(CommandError::Unknown(shown.escape_ascii().to_string()));
         };
+        if argument.iter().any(|b| matches!(b, 0 | b'\r' | b'\n')) {
+            return Err(CommandError::Arguments(verb));
+        }
         if verb == "SITE" {
             return decode_site(argument).map(Self::Site);
         }

@@ -69,6 +69,8 @@ fn take_type(facts: &mut Facts, value: &[u8]) {
     let link = symlink
         .iter()
         .find_map(|kind| lower.strip_prefix(kind.as_bytes()));
+    // Should the fact be given twice, the last one counts.
+    facts.link_target = None;
     facts.kind = Some(match (lower.as_slice(), link) {
         (b"file", _) => Kind::File,
         (b"dir", _) => Kind::Directory,

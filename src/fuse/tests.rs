@@ -1,0 +1,526 @@
+//! The embedded server, mounted for real: what programs see.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirEntryExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use fuser::{BackgroundSession, MountOption};
+use nix::mount::{MntFlags, umount2};
+use tempfile::TempDir;
+
+use super::*;
+use crate::client;
+use crate::fs::Config;
+use crate::proto::{RemotePath, Secret, Security};
+use crate::remote::Remote;
+use crate::server::{self, Server, Users};
+use crate::tls::TrustOptions;
+
+/// How long the mounts of these tests believe anything.
+const BELIEF: Duration = Duration::from_millis(300);
+
+/// How long a test may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A folder, its server, and the mount.
+struct Mount {
+    served: TempDir,
+    point: TempDir,
+    server: Option<Server>,
+    session: Option<BackgroundSession>,
+    watchdog: Option<Sender<()>>,
+}
+
+impl Mount {
+    fn new() -> Self {
+        Self::with(4, |_| {})
+    }
+
+    fn with(max_sessions: usize, change: impl FnOnce(&mut Config)) -> Self {
+        Self::of(tempfile::tempdir().unwrap(), max_sessions, change)
+    }
+
+    fn of(served: TempDir, max_sessions: usize, change: impl FnOnce(&mut Config)) -> Self {
+        let _ = env_logger::Builder::from_default_env()
+            .is_test(true)
+            .try_init();
+        let config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+        let server = Server::start(config).unwrap();
+        let client = client::Config {
+            host: "127.0.0.1".to_owned(),
+            port: server.local_addr().port(),
+            security: Security::Implicit,
+            user: b"user".to_vec(),
+            password: Secret::new("password"),
+            account: None,
+            trust: TrustOptions {
+                fingerprints: vec![server.fingerprint()],
+                ..TrustOptions::default()
+            },
+            max_sessions,
+            active: false,
+            trust_pasv_address: false,
+            connect_timeout: Duration::from_secs(5),
+            keepalive: Duration::from_secs(60),
+            idle_close: Duration::from_secs(60),
+            min_rate: 0,
+            addresses: Vec::new(),
+        };
+        let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
+        let mut config = Config {
+            root: RemotePath::root(),
+            uid: 4711,
+            gid: 4712,
+            fmask: 0o027,
+            dmask: 0,
+            timeout: Duration::from_secs(20),
+            attr_timeout: BELIEF,
+            dir_timeout: BELIEF,
+            negative_timeout: BELIEF,
+            cache_entries: 100_000,
+            window_bytes: 64 << 20,
+        };
+        change(&mut config);
+        let door = Door::new(Fs::new(Arc::new(remote), config));
+        let point = tempfile::tempdir().unwrap();
+        let mut options = fuser::Config::default();
+        options.mount_options = vec![MountOption::FSName("test".to_owned())];
+        options.n_threads = Some(2);
+        let session = fuser::spawn_mount(door, point.path(), &options).unwrap();
+        Self {
+            watchdog: Some(watchdog(point.path().to_owned())),
+            served,
+            point,
+            server: Some(server),
+            session: Some(session),
+        }
+    }
+
+    /// On the server.
+    fn there(&self, name: &str) -> PathBuf {
+        self.served.path().join(name)
+    }
+
+    /// In the mount.
+    fn here(&self, name: &str) -> PathBuf {
+        self.point.path().join(name)
+    }
+
+    /// Unmounts; what was served stays.
+    fn end(mut self) -> TempDir {
+        self.unmount();
+        std::mem::replace(&mut self.served, tempfile::tempdir().unwrap())
+    }
+
+    fn unmount(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.umount_and_join().unwrap();
+        }
+        self.watchdog = None;
+        self.server = None;
+    }
+}
+
+/// Cuts the mount off, should it hang: a process that waits for its own mount cannot even be
+/// killed. Ends when the sender is dropped.
+fn watchdog(point: PathBuf) -> Sender<()> {
+    let (alive, ended) = mpsc::channel();
+    thread::spawn(move || {
+        if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{} hangs", point.display());
+            let _ = umount2(&point, MntFlags::MNT_FORCE);
+        }
+    });
+    alive
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+/// Bytes that do not repeat where a mix-up of offsets would show.
+fn content(len: usize) -> Vec<u8> {
+    let words = (0..len.div_ceil(4) as u32).map(|i| i.wrapping_mul(2_654_435_761));
+    let mut bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+    bytes.truncate(len);
+    bytes
+}
+
+fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> i32 {
+    result.unwrap_err().raw_os_error().unwrap()
+}
+
+#[test]
+fn files_read_as_they_are_on_the_server() {
+    let mount = Mount::new();
+    let lengths = [0, 1, 4095, 4096, 262_144, 262_145, 5_000_003, 21 << 20];
+    for len in lengths {
+        fs::write(mount.there(&format!("f{len}")), content(len)).unwrap();
+    }
+    for len in lengths {
+        let read = fs::read(mount.here(&format!("f{len}"))).unwrap();
+        assert!(read == content(len), "{len}");
+    }
+}
+
+#[test]
+fn random_and_backward_reads() {
+    let mount = Mount::new();
+    let all = content(30 << 20);
+    fs::write(mount.there("file"), &all).unwrap();
+    let file = File::open(mount.here("file")).unwrap();
+    let mut at = 12_345_u64;
+    for len in [1_usize, 4096, 100_000, 1_000_000] {
+        for _ in 0..12 {
+            at = (at * 48_271 + 11) % (all.len() - len) as u64;
+            let mut part = vec![0; len];
+            file.read_exact_at(&mut part, at).unwrap();
+            assert!(part == all[at as usize..][..len], "{len} bytes at {at}");
+        }
+    }
+    let mut part = vec![0; 100_000];
+    for at in (0..all.len() as u64 - 100_000).rev().step_by(3_000_000) {
+        file.read_exact_at(&mut part, at).unwrap();
+        assert!(part == all[at as usize..][..100_000], "{at}");
+    }
+    assert_eq!(file.read_at(&mut part, all.len() as u64 - 5).unwrap(), 5);
+    assert_eq!(file.read_at(&mut part, all.len() as u64).unwrap(), 0);
+    assert_eq!(file.read_at(&mut part, 1 << 40).unwrap(), 0);
+}
+
+#[test]
+fn many_readers_share_few_sessions() {
+    for sessions in [1, 2, 4] {
+        let mount = Mount::with(sessions, |_| {});
+        for i in 0..8 {
+            fs::write(mount.there(&format!("f{i}")), content((6 << 20) + i)).unwrap();
+        }
+        thread::scope(|scope| {
+            for i in 0..8 {
+                let path = mount.here(&format!("f{i}"));
+                scope.spawn(move || assert!(fs::read(path).unwrap() == content((6 << 20) + i)));
+            }
+        });
+    }
+}
+
+#[test]
+fn several_readers_of_one_file() {
+    let mount = Mount::with(2, |_| {});
+    let all = content(24 << 20);
+    fs::write(mount.there("file"), &all).unwrap();
+    thread::scope(|scope| {
+        for i in 0..5 {
+            let (mount, all) = (&mount, &all);
+            scope.spawn(move || {
+                let mut file = File::open(mount.here("file")).unwrap();
+                let from = i * (4 << 20) + 77 * i;
+                file.seek(SeekFrom::Start(from as u64)).unwrap();
+                let mut rest = Vec::new();
+                file.read_to_end(&mut rest).unwrap();
+                assert!(rest == all[from..], "reader {i}");
+            });
+        }
+    });
+}
+
+#[test]
+fn little_memory_is_enough() {
+    let mount = Mount::with(4, |config| config.window_bytes = 1);
+    let all = content(3 << 20);
+    for i in 0..4 {
+        fs::write(mount.there(&format!("f{i}")), &all).unwrap();
+    }
+    thread::scope(|scope| {
+        for i in 0..4 {
+            let (mount, all) = (&mount, &all);
+            scope.spawn(move || assert!(fs::read(mount.here(&format!("f{i}"))).unwrap() == *all));
+        }
+    });
+}
+
+#[test]
+fn attributes_are_the_servers_under_the_mounts_owner_and_masks() {
+    let mount = Mount::new();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_234_567_890);
+    fs::write(mount.there("file"), content(1025)).unwrap();
+    fs::set_permissions(mount.there("file"), fs::Permissions::from_mode(0o4757)).unwrap();
+    fs::create_dir(mount.there("dir")).unwrap();
+    symlink("../some/where", mount.there("link")).unwrap();
+    let file = File::options()
+        .write(true)
+        .open(mount.there("file"))
+        .unwrap();
+    file.set_modified(time).unwrap();
+    let stat = fs::metadata(mount.here("file")).unwrap();
+    assert_eq!((stat.len(), stat.blocks(), stat.nlink()), (1025, 3, 1));
+    assert_eq!((stat.uid(), stat.gid()), (4711, 4712));
+    assert_eq!(stat.mode() & 0o7777, 0o4750);
+    assert_eq!(stat.modified().unwrap(), time);
+    assert_eq!((stat.mtime(), stat.mtime()), (stat.ctime(), stat.atime()));
+    let stat = fs::metadata(mount.here("dir")).unwrap();
+    assert!(stat.is_dir());
+    assert_eq!(stat.nlink(), 2);
+    let link = fs::symlink_metadata(mount.here("link")).unwrap();
+    assert!(link.file_type().is_symlink());
+    assert_eq!(link.len(), 13);
+    let target = fs::read_link(mount.here("link")).unwrap();
+    assert_eq!(target, PathBuf::from("../some/where"));
+    assert_eq!(errno(fs::metadata(mount.here("link"))), libc::ENOENT);
+}
+
+#[test]
+fn special_files_are_shown_and_never_opened() {
+    let mount = Mount::new();
+    let fifo = mount.there("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let kind = fs::symlink_metadata(mount.here("fifo"))
+        .unwrap()
+        .file_type();
+    assert!(kind.is_socket());
+    assert_eq!(errno(File::open(mount.here("fifo"))), libc::ENXIO);
+}
+
+#[test]
+fn names_are_bytes() {
+    let mount = Mount::new();
+    let names: [&[u8]; 9] = [
+        b".hidden",
+        b" two  spaces ",
+        b"-la",
+        b"a*b?[c]#%41",
+        b"back\\slash \"quotes\" 'too'",
+        b"latin \xe9\xff",
+        "grüße".as_bytes(),
+        b"a -> b",
+        b"-rw-r--r-- 1 a b 3 Jan 1 2020 c",
+    ];
+    let names: HashSet<OsString> = names.map(|n| OsString::from_vec(n.to_vec())).into();
+    for name in &names {
+        fs::write(mount.served.path().join(name), name.as_encoded_bytes()).unwrap();
+    }
+    let listed = fs::read_dir(mount.point.path()).unwrap();
+    let listed: HashSet<OsString> = listed.map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(listed, names);
+    for name in &names {
+        let read = fs::read(mount.point.path().join(name)).unwrap();
+        assert_eq!(read, name.as_encoded_bytes());
+    }
+    assert_eq!(errno(fs::metadata(mount.here("new\nline"))), libc::EINVAL);
+    let long = "x".repeat(256);
+    assert_eq!(errno(fs::metadata(mount.here(&long))), libc::ENAMETOOLONG);
+    let long = "x".repeat(255);
+    assert_eq!(errno(fs::metadata(mount.here(&long))), libc::ENOENT);
+}
+
+#[test]
+fn a_large_directory_is_complete_and_stays_so_while_it_is_read() {
+    let mount = Mount::new();
+    let name = |i: usize| format!("file number {i:05}");
+    for i in 0..5000 {
+        File::create(mount.there(&name(i))).unwrap();
+    }
+    let mut seen = HashSet::new();
+    let mut entries = fs::read_dir(mount.point.path()).unwrap();
+    for entry in entries.by_ref().take(100) {
+        assert!(seen.insert(entry.unwrap().file_name()));
+    }
+    for i in 0..5000 {
+        fs::remove_file(mount.there(&name(i))).unwrap();
+    }
+    thread::sleep(2 * BELIEF);
+    assert_eq!(errno(fs::metadata(mount.here(&name(4999)))), libc::ENOENT);
+    for entry in entries {
+        assert!(seen.insert(entry.unwrap().file_name()));
+    }
+    // What was seen to be gone since need not be shown.
+    assert!(seen.len() >= 4999, "{}", seen.len());
+    assert_eq!(fs::read_dir(mount.point.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn rewinding_a_directory_lists_it_anew() {
+    let mount = Mount::new();
+    fs::write(mount.there("first"), "").unwrap();
+    let flags = nix::fcntl::OFlag::O_DIRECTORY;
+    let mode = nix::sys::stat::Mode::empty();
+    let mut dir = nix::dir::Dir::open(mount.point.path(), flags, mode).unwrap();
+    let names = |dir: &mut nix::dir::Dir| {
+        // Rewinds when it is dropped.
+        let entries = dir.iter().map(|e| e.unwrap().file_name().to_owned());
+        entries.collect::<HashSet<_>>()
+    };
+    assert_eq!(
+        names(&mut dir),
+        [c".".into(), c"..".into(), c"first".into()].into()
+    );
+    fs::write(mount.there("second"), "").unwrap();
+    thread::sleep(2 * BELIEF);
+    assert!(names(&mut dir).contains(c"second"));
+}
+
+#[test]
+fn what_appears_and_disappears_is_seen_in_time() {
+    let mount = Mount::new();
+    assert_eq!(errno(fs::metadata(mount.here("file"))), libc::ENOENT);
+    fs::write(mount.there("file"), "hello").unwrap();
+    // Believed for a while: the kernel need not ask for each missing name again and again.
+    assert_eq!(errno(fs::metadata(mount.here("file"))), libc::ENOENT);
+    thread::sleep(2 * BELIEF);
+    assert_eq!(fs::read_to_string(mount.here("file")).unwrap(), "hello");
+    fs::remove_file(mount.there("file")).unwrap();
+    fs::create_dir(mount.there("file")).unwrap();
+    thread::sleep(2 * BELIEF);
+    assert!(fs::metadata(mount.here("file")).unwrap().is_dir());
+    assert_eq!(fs::read_dir(mount.here("file")).unwrap().count(), 0);
+}
+
+#[test]
+fn nothing_can_be_changed() {
+    let mount = Mount::new();
+    fs::write(mount.there("file"), "hello").unwrap();
+    fs::create_dir(mount.there("dir")).unwrap();
+    let (file, new) = (mount.here("file"), mount.here("new"));
+    assert_eq!(errno(fs::write(&file, "other")), libc::EROFS);
+    assert_eq!(errno(File::options().append(true).open(&file)), libc::EROFS);
+    assert_eq!(errno(File::create(&new)), libc::EROFS);
+    assert_eq!(errno(fs::create_dir(&new)), libc::EROFS);
+    assert_eq!(errno(symlink("file", &new)), libc::EROFS);
+    assert_eq!(errno(fs::hard_link(&file, &new)), libc::EROFS);
+    assert_eq!(errno(fs::rename(&file, &new)), libc::EROFS);
+    assert_eq!(errno(fs::remove_file(&file)), libc::EROFS);
+    assert_eq!(errno(fs::remove_dir(mount.here("dir"))), libc::EROFS);
+    let mode = fs::Permissions::from_mode(0o600);
+    assert_eq!(errno(fs::set_permissions(&file, mode)), libc::EROFS);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "hello");
+}
+
+#[test]
+fn growth_is_read_on() {
+    let mount = Mount::new();
+    let all = content(700_000);
+    fs::write(mount.there("log"), &all[..300_001]).unwrap();
+    let mut file = File::open(mount.here("log")).unwrap();
+    let mut read = Vec::new();
+    file.read_to_end(&mut read).unwrap();
+    assert_eq!(read.len(), 300_001);
+    for end in [300_002, 400_000, 700_000] {
+        // The server tells times to the second, and a file grows later than it was.
+        let mut grown = File::options()
+            .append(true)
+            .open(mount.there("log"))
+            .unwrap();
+        io::Write::write_all(&mut grown, &all[read.len()..end]).unwrap();
+        drop(grown);
+        thread::sleep(2 * BELIEF);
+        file.read_to_end(&mut read).unwrap();
+        assert!(read == all[..end], "{end}: {}", read.len());
+    }
+}
+
+#[test]
+fn contents_are_never_mixed() {
+    let mount = Mount::new();
+    let old = vec![b'o'; 40 << 20];
+    let new = vec![b'n'; 30 << 20];
+    fs::write(mount.there("file"), &old).unwrap();
+    let before = File::open(mount.here("file")).unwrap();
+    let mut part = vec![0; 1 << 20];
+    before.read_exact_at(&mut part, 0).unwrap();
+    fs::write(mount.there("new"), &new).unwrap();
+    fs::rename(mount.there("new"), mount.there("file")).unwrap();
+    thread::sleep(2 * BELIEF);
+    // Who opens it now reads the new content.
+    assert!(fs::read(mount.here("file")).unwrap() == new);
+    // Who had it open gets nothing of it through a stream of its own.
+    let after = before.read_at(&mut part, 38 << 20);
+    assert_eq!(after.unwrap(), 0); // The kernel knows by now that the file is shorter.
+    assert!(fs::read(mount.here("file")).unwrap() == new);
+}
+
+#[test]
+fn a_replaced_file_is_an_error_for_those_who_read_it() {
+    let mount = Mount::new();
+    let (old, new) = (vec![b'o'; 40 << 20], vec![b'n'; 40 << 20]);
+    fs::write(mount.there("file"), &old).unwrap();
+    let file = File::open(mount.here("file")).unwrap();
+    let mut part = vec![0; 1 << 20];
+    file.read_exact_at(&mut part, 0).unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    fs::write(mount.there("new"), &new).unwrap();
+    fs::rename(mount.there("new"), mount.there("file")).unwrap();
+    // Far ahead of the stream: another one has to be opened for it.
+    let after = file.read_at(&mut part, 30 << 20);
+    assert_eq!(errno(after), libc::EIO);
+    thread::sleep(2 * BELIEF);
+    assert!(fs::read(mount.here("file")).unwrap() == new);
+}
+
+#[test]
+fn the_page_cache_is_dropped_when_a_file_changed() {
+    let mount = Mount::new();
+    fs::write(mount.there("file"), "one").unwrap();
+    assert_eq!(fs::read_to_string(mount.here("file")).unwrap(), "one");
+    assert_eq!(fs::read_to_string(mount.here("file")).unwrap(), "one");
+    thread::sleep(Duration::from_millis(1100));
+    fs::write(mount.there("file"), "two").unwrap();
+    thread::sleep(2 * BELIEF);
+    assert_eq!(fs::read_to_string(mount.here("file")).unwrap(), "two");
+}
+
+#[test]
+fn inode_numbers_are_the_same_everywhere_and_after_a_remount() {
+    let mount = Mount::new();
+    fs::write(mount.there("file"), "").unwrap();
+    fs::create_dir_all(mount.there("dir/sub")).unwrap();
+    fs::write(mount.there("dir/file"), "").unwrap();
+    let names = ["file", "dir", "dir/sub", "dir/file"];
+    let stat = |mount: &Mount| names.map(|n| fs::metadata(mount.here(n)).unwrap().ino());
+    let numbers = stat(&mount);
+    assert_eq!(HashSet::from(numbers).len(), names.len());
+    for entry in fs::read_dir(mount.here("dir")).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.ino(), entry.metadata().unwrap().ino());
+    }
+    assert_eq!(fs::metadata(mount.point.path()).unwrap().ino(), 1);
+    let again = Mount::of(mount.end(), 4, |_| {});
+    // In another order.
+    assert_eq!(
+        fs::metadata(again.here("dir/file")).unwrap().ino(),
+        numbers[3]
+    );
+    assert_eq!(stat(&again), numbers);
+}
+
+#[test]
+fn df_answers() {
+    let mount = Mount::new();
+    let space = nix::sys::statvfs::statvfs(mount.point.path()).unwrap();
+    assert!(space.blocks_available() > 0);
+    assert_eq!(space.block_size(), 4096);
+    assert_eq!(space.name_max(), 255);
+}
+
+#[test]
+fn without_its_server_a_mount_fails_in_time_and_learns_nothing() {
+    let mut mount = Mount::with(4, |config| config.timeout = Duration::from_secs(2));
+    fs::write(mount.there("file"), content(1000)).unwrap();
+    assert_eq!(fs::read(mount.here("file")).unwrap().len(), 1000);
+    thread::sleep(2 * BELIEF);
+    mount.server = None;
+    let begun = Instant::now();
+    let error = fs::metadata(mount.here("file")).unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(4), "{error}");
+    assert_ne!(error.kind(), ErrorKind::NotFound);
+    // A directory is not empty because its server is away.
+    assert!(fs::read_dir(mount.point.path()).is_err());
+}

@@ -1,0 +1,301 @@
+//! Changes to names and attributes: one path, one thing. Each may be repeated after a lost
+//! connection: what the first attempt did already is found out, and counts as done.
+
+use std::time::{Instant, SystemTime};
+
+use crate::client::{self, Lane, Pool, Session};
+use crate::proto::{Command, Pathname, RemotePath, Reply, Site, format_time};
+
+use super::meaning::{self, Error};
+use super::{Attributes, FileKind, stat, time};
+
+type Outcome<T> = Result<Result<T, Error>, client::Error>;
+
+/// Runs a change; `work` learns whether an attempt was lost before it, and what it wanted may
+/// have been done by that.
+pub(super) fn run<T>(
+    pool: &std::sync::Arc<Pool>,
+    deadline: Instant,
+    mut work: impl FnMut(&mut Session, bool, Instant) -> Outcome<T>,
+) -> Result<T, Error> {
+    let mut again = false;
+    pool.run(Lane::Metadata, deadline, |session, deadline| {
+        let again = std::mem::replace(&mut again, true);
+        work(session, again, deadline)
+    })?
+}
+
+pub(super) fn mkdir(
+    session: &mut Session,
+    path: &RemotePath,
+    again: bool,
+    deadline: Instant,
+) -> Outcome<()> {
+    let reply = session.execute(&Command::Mkd(path.into()), deadline)?;
+    if reply.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    let there = look(session, path, deadline)?;
+    match there {
+        Ok(found) if again && found.kind == FileKind::Directory => Ok(Ok(())),
+        Ok(_) => Ok(Err(Error::Exists)),
+        Err(Error::NotFound) => refused_in_parent(session, path, "MKD", &reply, deadline),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+pub(super) fn rmdir(
+    session: &mut Session,
+    path: &RemotePath,
+    again: bool,
+    deadline: Instant,
+) -> Outcome<()> {
+    let reply = session.execute(&Command::Rmd(path.into()), deadline)?;
+    if reply.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    match look(session, path, deadline)? {
+        Err(Error::NotFound) if again => Ok(Ok(())),
+        Err(error) => Ok(Err(error)),
+        Ok(found) if found.kind != FileKind::Directory => Ok(Err(Error::NotDirectory)),
+        Ok(_) => {
+            let listing = super::listing::list(session, path, deadline)?;
+            let empty = listing.is_ok_and(|l| l.entries.is_empty() && l.complete);
+            let words = format!("RMD: {reply}");
+            Ok(Err(if empty { Error::Denied(words) } else { Error::NotEmpty }))
+        }
+    }
+}
+
+pub(super) fn unlink(
+    session: &mut Session,
+    path: &RemotePath,
+    again: bool,
+    deadline: Instant,
+) -> Outcome<()> {
+    let reply = session.execute(&Command::Dele(path.into()), deadline)?;
+    if reply.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    match look(session, path, deadline)? {
+        Err(Error::NotFound) if again => Ok(Ok(())),
+        Err(error) => Ok(Err(error)),
+        Ok(found) if found.kind == FileKind::Directory => Ok(Err(Error::IsDirectory)),
+        Ok(_) => Ok(Err(Error::Denied(format!("DELE: {reply}")))),
+    }
+}
+
+/// RNFR and RNTO in one write (ProFTPD accepts nothing between them). Whether `to` may be
+/// replaced is the caller's decision; where a server never replaces, the old one is set `aside`.
+pub(super) fn rename(
+    session: &mut Session,
+    from: &RemotePath,
+    to: &RemotePath,
+    aside: &RemotePath,
+    again: bool,
+    deadline: Instant,
+) -> Outcome<()> {
+    let [rnfr, rnto] = rename_now(session, from.into(), to.into(), deadline)?;
+    if rnto.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    if !rnfr.code.is_intermediate() {
+        return match (look(session, from, deadline)?, again) {
+            (Err(Error::NotFound), true) => Ok(look(session, to, deadline)?.map(drop)),
+            (Err(error), _) => Ok(Err(error)),
+            (Ok(_), _) => Ok(Err(Error::Denied(format!("RNFR: {rnfr}")))),
+        };
+    }
+    match look(session, to, deadline)? {
+        Err(Error::NotFound) => refused_in_parent(session, to, "RNTO", &rnto, deadline),
+        Err(error) => Ok(Err(error)),
+        Ok(found) if found.kind == FileKind::Directory => {
+            let listing = super::listing::list(session, to, deadline)?;
+            if !listing.is_ok_and(|l| l.entries.is_empty() && l.complete) {
+                return Ok(Err(Error::NotEmpty));
+            }
+            replace_by_setting_aside(session, from, to, aside, &rnto, deadline)
+        }
+        Ok(_) => replace_by_setting_aside(session, from, to, aside, &rnto, deadline),
+    }
+}
+
+/// IIS and FileZilla refuse RNTO onto an existing name: the old one is renamed, and renamed back
+/// where the rename fails.
+fn replace_by_setting_aside(
+    session: &mut Session,
+    from: &RemotePath,
+    to: &RemotePath,
+    aside: &RemotePath,
+    refusal: &Reply,
+    deadline: Instant,
+) -> Outcome<()> {
+    let [_, set_aside] = rename_now(session, to.into(), aside.into(), deadline)?;
+    if !set_aside.code.is_completion() {
+        return Ok(Err(Error::Denied(format!("RNTO: {refusal}"))));
+    }
+    let [_, renamed] = rename_now(session, from.into(), to.into(), deadline)?;
+    if !renamed.code.is_completion() {
+        let [_, back] = rename_now(session, aside.into(), to.into(), deadline)?;
+        if !back.code.is_completion() {
+            log::error!("{to} could not be put back, it is now {aside}: {back}");
+        }
+        return Ok(Err(Error::Denied(format!("RNTO: {renamed}"))));
+    }
+    let gone = session.execute(&Command::Dele(aside.into()), deadline)?;
+    if !gone.code.is_completion() {
+        let gone = session.execute(&Command::Rmd(aside.into()), deadline)?;
+        if !gone.code.is_completion() {
+            log::warn!("{aside}, replaced by {to}, could not be removed: {gone}");
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn rename_now(
+    session: &mut Session,
+    from: Pathname,
+    to: Pathname,
+    deadline: Instant,
+) -> Result<[Reply; 2], client::Error> {
+    let replies = session.pipeline(&[Command::Rnfr(from), Command::Rnto(to)], deadline)?;
+    replies
+        .try_into()
+        .map_err(|_| client::Error::Protocol("RNFR and RNTO: replies are missing".to_owned()))
+}
+
+/// MFMT; where that is missing MDTM with a time (vsftpd), else SITE UTIME. Whole seconds.
+pub(super) fn set_modified(
+    session: &mut Session,
+    path: &RemotePath,
+    when: SystemTime,
+    deadline: Instant,
+) -> Outcome<()> {
+    let name = Pathname::from(path);
+    let ways = [
+        ("MFMT", Command::Mfmt { time: when, path: name.clone() }),
+        ("MDTM", Command::MdtmSet { time: when, path: name.clone() }),
+        ("SITE UTIME", Command::Site(Site::Utime { time: when, path: name.clone() })),
+    ];
+    let mut words = "no way to set a time".to_owned();
+    for (way, command) in ways {
+        if way == "MFMT" && !session.features().has("MFMT") {
+            continue;
+        }
+        if session.profile().time_ways_refused.contains(&way) {
+            continue;
+        }
+        let reply = session.execute(&command, deadline)?;
+        if reply.code.is_completion() {
+            if way != "MDTM" || is_set(session, &name, when, deadline)? {
+                return Ok(Ok(()));
+            }
+            // Without mdtm_write vsftpd takes it for a question about a file of that odd name.
+        } else if !matches!(reply.code.as_u16(), 500..=504) {
+            return meaning::of_refusal(session, path, way, &reply, deadline).map(Err);
+        }
+        words = format!("{way}: {reply}");
+        session.learn(|p| p.time_ways_refused.push(way));
+    }
+    Ok(Err(Error::Unsupported(words)))
+}
+
+fn is_set(
+    session: &mut Session,
+    name: &Pathname,
+    when: SystemTime,
+    deadline: Instant,
+) -> Result<bool, client::Error> {
+    let reply = session.execute(&Command::Mdtm(name.clone()), deadline)?;
+    Ok(time(&reply).is_some_and(|found| format_time(found) == format_time(when)))
+}
+
+/// SITE CHMOD, else MFF.
+pub(super) fn set_mode(
+    session: &mut Session,
+    path: &RemotePath,
+    mode: u16,
+    deadline: Instant,
+) -> Outcome<()> {
+    let chmod = Command::Site(Site::Chmod { mode, path: path.into() });
+    let mut reply = session.execute(&chmod, deadline)?;
+    let unknown = |reply: &Reply| matches!(reply.code.as_u16(), 500..=504);
+    if unknown(&reply) && session.features().has("MFF") {
+        let facts = format!("UNIX.mode=0{mode:o};");
+        reply = session.execute(&Command::Mff { facts, path: path.into() }, deadline)?;
+    }
+    if reply.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    if unknown(&reply) {
+        return Ok(Err(Error::Unsupported(format!("SITE CHMOD: {reply}"))));
+    }
+    meaning::of_refusal(session, path, "SITE CHMOD", &reply, deadline).map(Err)
+}
+
+/// SITE SYMLINK (ProFTPD).
+pub(super) fn symlink(
+    session: &mut Session,
+    target: &Pathname,
+    link: &RemotePath,
+    again: bool,
+    deadline: Instant,
+) -> Outcome<()> {
+    // ProFTPD takes the target from the current directory, and splits the line at spaces.
+    let plain = |name: &Pathname| !name.as_bytes().iter().any(|b| b" \t\"\\".contains(b));
+    let (Some(parent), link_name) = (link.parent(), Pathname::from(link)) else {
+        return Ok(Err(Error::Exists));
+    };
+    if !plain(target) || !plain(&link_name) {
+        return Ok(Err(Error::Unsupported("SITE SYMLINK of a name with spaces".to_owned())));
+    }
+    let make = Command::Site(Site::Symlink { target: target.clone(), link: link_name });
+    let mut replies = session.pipeline(&[Command::Cwd((&parent).into()), make], deadline)?;
+    let Some(reply) = replies.pop() else {
+        return Ok(Err(Error::Failed("SITE SYMLINK: no reply".to_owned())));
+    };
+    if reply.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    if matches!(reply.code.as_u16(), 500..=504) {
+        return Ok(Err(Error::Unsupported(format!("SITE SYMLINK: {reply}"))));
+    }
+    match look(session, link, deadline)? {
+        Ok(found) if again && found.kind == FileKind::Symlink => Ok(Ok(())),
+        Ok(_) => Ok(Err(Error::Exists)),
+        Err(Error::NotFound) => refused_in_parent(session, link, "SITE SYMLINK", &reply, deadline),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+/// What is at a path, asked afresh and exactly.
+pub(super) fn look(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Outcome<Attributes> {
+    stat(session, path, None, deadline)
+}
+
+/// A name could not be made although nothing is there: its directory is missing, is none, or is
+/// not to be written; or the server is full.
+pub(super) fn refused_in_parent<T>(
+    session: &mut Session,
+    path: &RemotePath,
+    verb: &str,
+    reply: &Reply,
+    deadline: Instant,
+) -> Outcome<T> {
+    let words = format!("{verb}: {reply}");
+    match reply.code.as_u16() {
+        452 => return Ok(Err(Error::NoSpace(words))),
+        552 => return Ok(Err(Error::Quota(words))),
+        _ => {}
+    }
+    let Some(parent) = path.parent() else { return Ok(Err(Error::Denied(words))) };
+    Ok(Err(match look(session, &parent, deadline)? {
+        Ok(found) if found.kind == FileKind::Directory => Error::Denied(words),
+        Ok(_) => Error::NotDirectory,
+        Err(error) => error,
+    }))
+}

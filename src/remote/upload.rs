@@ -1,0 +1,309 @@
+//! [`Upload`]: content on its way to the server; and its publication under its own name.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use crate::client::{self, Lane, Lease, Pool};
+use crate::proto::{Command, Pathname, RemotePath, Reply, Site};
+
+use super::{Download, Error, change, meaning, number};
+
+/// Content being sent, in order. What was lost is sent again by the caller, who has it all: an
+/// upload knows no second attempt but at its start.
+pub struct Upload {
+    pool: Arc<Pool>,
+    path: RemotePath,
+    verb: &'static str,
+    stream: client::Upload,
+}
+
+/// How a whole file replaces what stands under its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Publication {
+    /// Bytes; the server's SIZE must agree.
+    pub size: u64,
+    pub modified: Option<SystemTime>,
+    /// Permission bits to give it.
+    pub mode: Option<u16>,
+    /// Something stands under the name: the size is verified before it is replaced.
+    pub replaces: bool,
+}
+
+/// Which of a publication's wishes came true.
+#[derive(Clone, Copy, Debug)]
+pub struct Published {
+    pub modified: bool,
+    pub mode: bool,
+}
+
+impl Upload {
+    /// STOR: the file is created, or emptied first.
+    pub(super) fn store(
+        pool: &Arc<Pool>,
+        path: &RemotePath,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        Self::start(pool, path, &[], || Command::Stor(path.into()), None, deadline)
+    }
+
+    /// APPE, where the file has `size` bytes now; else [`Error::Changed`].
+    pub(super) fn append(
+        pool: &Arc<Pool>,
+        path: &RemotePath,
+        size: u64,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        Self::start(pool, path, &[], || Command::Appe(path.into()), Some(size), deadline)
+    }
+
+    /// REST and STOR: overwrites from `offset` on, and keeps what lies behind; only for servers
+    /// that do so, where the file has `size` bytes now, and from 1 on (REST 0 is a plain STOR).
+    pub(super) fn patch(
+        pool: &Arc<Pool>,
+        path: &RemotePath,
+        offset: u64,
+        size: u64,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        let rest = [Command::Rest(offset)];
+        Self::start(pool, path, &rest, || Command::Stor(path.into()), Some(size), deadline)
+    }
+
+    fn start(
+        pool: &Arc<Pool>,
+        path: &RemotePath,
+        prelude: &[Command],
+        command: impl Fn() -> Command,
+        expected: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        let attempt = |bound: Instant| -> Result<Result<Self, Error>, client::Error> {
+            let mut lease = pool.acquire(Lane::Transfer, deadline)?;
+            if let Some(expected) = expected {
+                let size = lease.execute(&Command::Size(path.into()), bound)?;
+                if number(&size) != Some(expected) {
+                    return Ok(Err(Error::Changed));
+                }
+            }
+            let verb = command().verb();
+            let started = client::Upload::start(lease, prelude, command(), bound)?;
+            match (started.upload, started.prelude.first()) {
+                // A plain STOR would have emptied the file: it is broken off at once.
+                (Ok(stream), Some(rest)) if !rest.code.is_intermediate() => {
+                    stream.give_up();
+                    Ok(Err(Error::Unsupported(format!("REST: {rest}"))))
+                }
+                (Ok(stream), _) => {
+                    Ok(Ok(Self { pool: pool.clone(), path: path.clone(), verb, stream }))
+                }
+                (Err(reply), _) => {
+                    let error = refusal(pool, path, verb, &reply, deadline)?;
+                    Ok(Err(error))
+                }
+            }
+        };
+        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let result = match attempt(half) {
+            // An append that may have begun is not begun again: its size is asked first.
+            Err(error) if error.is_transient() => {
+                log::debug!("{path}: {error}; trying once more");
+                attempt(deadline)
+            }
+            result => result,
+        };
+        result?
+    }
+
+    /// Bytes handed over so far.
+    pub fn sent(&self) -> u64 {
+        self.stream.sent()
+    }
+
+    /// Where it goes.
+    pub fn path(&self) -> &RemotePath {
+        &self.path
+    }
+
+    pub fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Error> {
+        let result = self.stream.write(bytes, deadline);
+        result.map_err(|error| self.explain(error, deadline))
+    }
+
+    /// Awaits the server's word that it has everything.
+    pub fn finish(self, deadline: Instant) -> Result<(), Error> {
+        let Self { pool, path, verb, stream } = self;
+        match stream.finish(deadline) {
+            Ok(lease) => {
+                drop::<Lease>(lease);
+                Ok(())
+            }
+            Err(client::Error::Refused { reply, .. }) => {
+                Err(refusal(&pool, &path, verb, &reply, deadline)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Breaks it off; what the server has of it by then stays there.
+    pub fn give_up(self) {
+        self.stream.give_up();
+    }
+
+    fn explain(&self, error: client::Error, deadline: Instant) -> Error {
+        match error {
+            client::Error::Refused { reply, .. } => {
+                match refusal(&self.pool, &self.path, self.verb, &reply, deadline) {
+                    Ok(error) => error,
+                    Err(error) => error.into(),
+                }
+            }
+            other => other.into(),
+        }
+    }
+}
+
+/// Writes ten bytes, overwrites three in the middle, and reads all back.
+pub(super) fn try_patch(
+    pool: &Arc<Pool>,
+    scratch: &RemotePath,
+    deadline: Instant,
+) -> Result<bool, Error> {
+    let mut upload = Upload::store(pool, scratch, deadline)?;
+    upload.write(b"0123456789", deadline)?;
+    upload.finish(deadline)?;
+    let mut upload = match Upload::patch(pool, scratch, 3, 10, deadline) {
+        Ok(upload) => upload,
+        Err(Error::Unsupported(_) | Error::Denied(_)) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    upload.write(b"abc", deadline)?;
+    upload.finish(deadline)?;
+    let mut download = Download::open(pool, scratch, 0, None, deadline)?;
+    let mut content = Vec::new();
+    let mut chunk = [0; 64];
+    while content.len() < chunk.len() {
+        match download.read(&mut chunk, deadline)? {
+            0 => break,
+            n => content.extend_from_slice(&chunk[..n]),
+        }
+    }
+    Ok(content == b"012abc6789")
+}
+
+/// What a refused upload means: no space, a directory under that name, a missing parent, or no
+/// permission.
+fn refusal(
+    pool: &Arc<Pool>,
+    path: &RemotePath,
+    verb: &str,
+    reply: &Reply,
+    deadline: Instant,
+) -> Result<Error, client::Error> {
+    let words = format!("{verb}: {reply}");
+    match reply.code.as_u16() {
+        452 => return Ok(Error::NoSpace(words)),
+        552 => return Ok(Error::Quota(words)),
+        426 | 451 if meaning::says(reply, &["space", "disk full"]) => {
+            return Ok(Error::NoSpace(words));
+        }
+        426 | 451 => return Ok(Error::Failed(words)),
+        _ => {}
+    }
+    pool.run(Lane::Metadata, deadline, |session, deadline| {
+        Ok(match change::look(session, path, deadline)? {
+            Ok(found) if found.kind == super::FileKind::Directory => Error::IsDirectory,
+            Ok(_) => Error::Denied(words.clone()),
+            Err(Error::NotFound) => {
+                match change::refused_in_parent::<()>(session, path, verb, reply, deadline)? {
+                    Ok(()) => Error::Denied(words.clone()),
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        })
+    })
+}
+
+/// Renames a whole file from its temporary name to its own, with its time and mode: SIZE, RNFR,
+/// RNTO, MFMT and CHMOD in one write where nothing stands under the name yet, else after SIZE
+/// was verified.
+pub(super) fn publish(
+    pool: &Arc<Pool>,
+    temporary: &RemotePath,
+    path: &RemotePath,
+    aside: &RemotePath,
+    publication: Publication,
+    deadline: Instant,
+) -> Result<Published, Error> {
+    change::run(pool, deadline, |session, again, deadline| {
+        let ask = [Command::Size(temporary.into())];
+        let wrong = |reply: &Reply| {
+            let size = publication.size;
+            Error::Failed(format!("{path}: the server has not all of its {size} bytes: {reply}"))
+        };
+        if publication.replaces || again {
+            let replies = session.pipeline(&ask, deadline)?;
+            match replies.first() {
+                Some(reply) if number(reply) == Some(publication.size) => {}
+                // The first attempt may have renamed it already.
+                Some(reply) if !again => return Ok(Err(wrong(reply))),
+                _ => {}
+            }
+            match change::rename(session, temporary, path, aside, again, deadline)? {
+                Ok(()) => {}
+                Err(error) => return Ok(Err(error)),
+            }
+            return dress(session, path, publication, deadline);
+        }
+        let name = Pathname::from(path);
+        let mut commands = ask.to_vec();
+        commands.extend([Command::Rnfr(temporary.into()), Command::Rnto(name.clone())]);
+        let mfmt = session.features().has("MFMT");
+        if let Some(time) = publication.modified.filter(|_| mfmt) {
+            commands.push(Command::Mfmt { time, path: name.clone() });
+        }
+        if let Some(mode) = publication.mode {
+            commands.push(Command::Site(Site::Chmod { mode, path: name }));
+        }
+        let replies = session.pipeline(&commands, deadline)?;
+        let [size, _, rnto, rest @ ..] = &replies[..] else {
+            return Ok(Err(Error::Failed("replies are missing".to_owned())));
+        };
+        if number(size) != Some(publication.size) {
+            return Ok(Err(wrong(size)));
+        }
+        if !rnto.code.is_completion() {
+            match change::rename(session, temporary, path, aside, again, deadline)? {
+                Ok(()) => return dress(session, path, publication, deadline),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+        let done = |at: usize| rest.get(at).is_some_and(|reply| reply.code.is_completion());
+        let mut published = Published { modified: mfmt && done(0), mode: false };
+        let after_time = usize::from(mfmt && publication.modified.is_some());
+        published.mode = publication.mode.is_some() && done(after_time);
+        if let Some(modified) = publication.modified.filter(|_| !mfmt) {
+            published.modified =
+                change::set_modified(session, path, modified, deadline)?.is_ok();
+        }
+        Ok(Ok(published))
+    })
+}
+
+/// Gives a file its time and mode, as far as the server can.
+fn dress(
+    session: &mut client::Session,
+    path: &RemotePath,
+    publication: Publication,
+    deadline: Instant,
+) -> Result<Result<Published, Error>, client::Error> {
+    let mode = match publication.mode {
+        Some(mode) => change::set_mode(session, path, mode, deadline)?.is_ok(),
+        None => false,
+    };
+    let modified = match publication.modified {
+        Some(modified) => change::set_modified(session, path, modified, deadline)?.is_ok(),
+        None => false,
+    };
+    Ok(Ok(Published { modified, mode }))
+}

@@ -1,0 +1,256 @@
+//! Sessions and the pool against the embedded server over real TLS on loopback: what real servers
+//! do rarely, or not on demand.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ftpsfs::client::{Config, Error, Lane, Pool, Resumption};
+use ftpsfs::proto::{Command, RemotePath, Secret, Security};
+use ftpsfs::remote::Remote;
+use ftpsfs::server::{self, Server, Users};
+use ftpsfs::tls::{Fingerprint, TrustOptions};
+
+const BOTH: [Security; 2] = [Security::Implicit, Security::Explicit];
+
+struct Rig {
+    server: Server,
+    folder: tempfile::TempDir,
+    security: Security,
+}
+
+impl Rig {
+    fn new(security: Security, change: impl FnOnce(&mut server::Config)) -> Self {
+        let _ = env_logger::Builder::from_default_env().is_test(true).try_init();
+        let folder = tempfile::tempdir().expect("a folder");
+        let users = Users::Listed(vec![(b"me".to_vec(), Secret::new("secret"))]);
+        let mut config = server::Config::new(folder.path(), security, users);
+        change(&mut config);
+        let server = Server::start(config).expect("a server");
+        Self { server, folder, security }
+    }
+
+    fn config(&self) -> Config {
+        let address = self.server.local_addr();
+        Config {
+            host: address.ip().to_string(),
+            port: address.port(),
+            security: self.security,
+            user: b"me".to_vec(),
+            password: Secret::new("secret"),
+            account: None,
+            trust: TrustOptions {
+                fingerprints: vec![self.server.fingerprint()],
+                ..TrustOptions::default()
+            },
+            max_sessions: 4,
+            active: false,
+            trust_pasv_address: false,
+            connect_timeout: Duration::from_secs(5),
+            keepalive: Duration::from_secs(60),
+            idle_close: Duration::from_secs(60),
+            min_rate: 1024,
+            addresses: Vec::new(),
+        }
+    }
+
+    fn pool(&self, change: impl FnOnce(&mut Config)) -> Result<Arc<Pool>, Error> {
+        let mut config = self.config();
+        change(&mut config);
+        Pool::connect(config, soon())
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+fn root() -> RemotePath {
+    RemotePath::root()
+}
+
+#[test]
+fn rein_restores_a_fresh_connection_on_the_same_tcp_connection() {
+    for security in BOTH {
+        let rig = Rig::new(security, |_| {});
+        let pool = rig.pool(|_| {}).expect("a pool");
+        let mut session = pool.acquire(Lane::Metadata, soon()).expect("a session");
+        for _ in 0..3 {
+            session.reinitialize(soon()).unwrap_or_else(|e| panic!("{security:?}: {e}"));
+            let pwd = session.execute(&Command::Pwd, soon()).expect("logged in again");
+            assert_eq!(pwd.code.as_u16(), 257, "{security:?}");
+            let list = Command::List { all: true, path: None };
+            let (_, listed) = session.list(&[], list, soon()).expect("protected data again");
+            listed.expect("a listing");
+        }
+        assert_eq!(rig.server.sessions(), 1, "{security:?}: the TCP connection was kept");
+    }
+}
+
+#[test]
+fn a_session_whose_server_refuses_rein_is_replaced() {
+    let rig = Rig::new(Security::Explicit, |config| config.without = vec!["REIN".to_owned()]);
+    let pool = rig.pool(|_| {}).expect("a pool");
+    let mut session = pool.acquire(Lane::Metadata, soon()).expect("a session");
+    assert!(session.reinitialize(soon()).is_err());
+    drop(session);
+    assert!(pool.profile().rein_refused);
+    let mut session = pool.acquire(Lane::Metadata, soon()).expect("another session");
+    assert_eq!(session.execute(&Command::Noop, soon()).expect("alive").code.as_u16(), 200);
+}
+
+#[test]
+fn an_implicit_server_that_wants_prot_gets_it_after_it_said_so() {
+    let rig = Rig::new(Security::Implicit, |config| config.require_prot = true);
+    let remote = Remote::connect(rig.config(), soon()).expect("a login without PBSZ and PROT");
+    std::fs::write(rig.folder.path().join("file"), "content").expect("a file");
+    let file = RemotePath::parse(b"/file").expect("a path");
+    let mut download = remote.download(&file, 0, None, soon()).expect("a download");
+    let mut bytes = [0; 100];
+    assert_eq!(download.read(&mut bytes, soon()).expect("data"), 7);
+    assert_eq!(download.read(&mut bytes, soon()).expect("the end"), 0);
+}
+
+#[test]
+fn transfers_resume_the_control_connections_tls_session_where_that_is_demanded() {
+    for security in BOTH {
+        for only_tls12 in [false, true] {
+            let rig = Rig::new(security, |config| config.require_reuse = true);
+            let pool = rig.pool(|config| config.trust.only_tls12 = only_tls12).expect("a pool");
+            let mut session = pool.acquire(Lane::Metadata, soon()).expect("a session");
+            for round in 0..20 {
+                let list = Command::List { all: true, path: None };
+                let (_, listed) = session.list(&[], list, soon()).expect("a transfer");
+                listed.unwrap_or_else(|reply| panic!("{security:?}, round {round}: {reply}"));
+            }
+            assert_ne!(pool.profile().resumption, Resumption::Demanded);
+        }
+    }
+}
+
+#[test]
+fn the_pool_keeps_to_a_limit_of_the_server() {
+    for limit in 1..=3 {
+        let rig = Rig::new(Security::Explicit, |config| config.max_sessions = limit);
+        let remote = Arc::new(Remote::connect(rig.config(), soon()).expect("a connection"));
+        std::fs::write(rig.folder.path().join("file"), vec![7; 3 << 20]).expect("a file");
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let file = RemotePath::parse(b"/file").expect("a path");
+                    let mut download = remote.download(&file, 0, None, soon()).expect("a turn");
+                    let mut bytes = vec![0; 1 << 20];
+                    let mut total = 0;
+                    loop {
+                        match download.read(&mut bytes, soon()).expect("data") {
+                            0 => break,
+                            n => total += n,
+                        }
+                        if total % (1 << 20) < (64 << 10) {
+                            // Whoever waits, parks: no operation needs two sessions at once.
+                            download.park();
+                            remote.list(&root(), soon()).expect("metadata meanwhile");
+                        }
+                    }
+                    assert_eq!(total, 3 << 20);
+                });
+            }
+        });
+        assert!(started.elapsed() < Duration::from_secs(9), "limit {limit}");
+        assert!(rig.server.sessions() <= limit);
+    }
+}
+
+#[test]
+fn a_parked_stream_gives_way_and_goes_on_later() {
+    let rig = Rig::new(Security::Implicit, |_| {});
+    let content: Vec<u8> = (0..8_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(rig.folder.path().join("file"), &content).expect("a file");
+    let mut config = rig.config();
+    config.max_sessions = 1;
+    let remote = Remote::connect(config, soon()).expect("a connection");
+    let file = RemotePath::parse(b"/file").expect("a path");
+    let mut download = remote.download(&file, 0, None, soon()).expect("a download");
+    let mut all = Vec::new();
+    let mut bytes = vec![0; 300_000];
+    loop {
+        match download.read(&mut bytes, soon()).expect("data") {
+            0 => break,
+            n => all.extend_from_slice(&bytes[..n]),
+        }
+        download.park();
+        if all.len() < 2 << 20 {
+            remote.list(&root(), soon()).expect("the one session");
+        }
+    }
+    assert!(all == content);
+}
+
+#[test]
+fn a_replaced_file_is_never_mixed_with_the_old_one() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let path = rig.folder.path().join("file");
+    let file = RemotePath::parse(b"/file").expect("a path");
+    let old = vec![b'a'; 6 << 20];
+    for (new, replaced) in [
+        (vec![b'b'; 6 << 20], true),
+        (vec![b'b'; 7 << 20], true),
+        (vec![b'b'; 5 << 20], true),
+        ([old.clone(), vec![b'a'; 1 << 20]].concat(), false),
+    ] {
+        std::fs::write(&path, &old).expect("the old");
+        let long_ago = std::time::SystemTime::now() - Duration::from_secs(1000);
+        let handle = std::fs::File::options().write(true).open(&path).expect("the file");
+        handle.set_modified(long_ago).expect("a time");
+        let mut config = rig.config();
+        config.max_sessions = 1;
+        let remote = Remote::connect(config, soon()).expect("a connection");
+        let mut download = remote.download(&file, 0, None, soon()).expect("a download");
+        let mut bytes = vec![0; 100_000];
+        let mut total = download.read(&mut bytes, soon()).expect("data");
+        std::fs::write(&path, &new).expect("the new");
+        // Whatever is on its way is the old or lost; the rest needs a new stream.
+        download.park();
+        remote.list(&root(), soon()).expect("takes the stream's session");
+        let end = loop {
+            match download.read(&mut bytes, soon()) {
+                Ok(0) => break Ok(()),
+                Ok(n) => {
+                    assert!(bytes[..n].iter().all(|&b| b == b'a'), "the new content showed");
+                    total += n;
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        assert_eq!(end.is_err(), replaced, "{} bytes: {end:?}", new.len());
+        if !replaced {
+            assert_eq!(total, new.len());
+        }
+    }
+}
+
+#[test]
+fn refusals_are_told_apart_and_name_the_servers_words() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let error = rig.pool(|c| c.password = Secret::new("wrong")).err().expect("refused").to_string();
+    assert!(error.starts_with("login refused: 530"), "{error}");
+
+    let error = rig.pool(|c| c.trust.fingerprints = vec![Fingerprint([7; 32])]);
+    let error = error.err().expect("refused").to_string();
+    let pin = rig.server.fingerprint().to_string();
+    assert!(error.contains("not the pinned one") && error.contains(&pin), "{error}");
+
+    let error = rig.pool(|c| c.trust.fingerprints = Vec::new()).err().expect("refused").to_string();
+    assert!(error.contains("certificate is refused") && error.contains(&pin), "{error}");
+
+    let error = rig.pool(|c| c.security = Security::Implicit).err().expect("refused").to_string();
+    assert!(error.contains("does not speak TLS here") && error.contains("220"), "{error}");
+
+    let implicit = Rig::new(Security::Implicit, |_| {});
+    let error = implicit.pool(|c| {
+        c.security = Security::Explicit;
+        c.connect_timeout = Duration::from_secs(1);
+    });
+    let error = error.err().expect("silence").to_string();
+    assert!(error.contains("implicit"), "{error}");
+}
