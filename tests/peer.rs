@@ -1,13 +1,17 @@
-//! An independent peer (tests/peer, Python on `ssl.MemoryBIO`) plays MS-FTPS against the server:
-//! client and server here share `proto`, so they could agree on an error; the peer shares nothing.
+//! An independent peer (tests/peer, Python on `ssl.MemoryBIO`) plays MS-FTPS against the server
+//! and against the client: these two share `proto`, so they could agree on an error; the peer
+//! shares nothing.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use ftpsfs::proto::Security;
+use ftpsfs::client::{self, Error, Lane, Pool};
+use ftpsfs::proto::{self, Secret, Security};
 use ftpsfs::server::{Config, Server, Users};
-use ftpsfs::tls::Fingerprint;
+use ftpsfs::tls::{Fingerprint, TrustOptions};
 
 fn peer() -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peer/ftps_peer.py");
@@ -132,6 +136,102 @@ fn play_both(identity: &Identity, security: Security, scenario: &str) -> (Output
     let names = ["hello", "sub"];
     let client = play_client(peer.port, security, identity.fingerprint, &names);
     (client, peer.verdict())
+}
+
+/// The client against every scenario: what it says of it, and what the peer says of the client.
+#[test]
+fn the_client_keeps_ms_ftps() {
+    let identity = Identity::new();
+    let list = peer().args(["server", "--list"]).output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let scenarios: Vec<_> = list
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .collect();
+    assert!(scenarios.len() >= 20, "{scenarios:?}");
+    std::thread::scope(|scope| {
+        for (name, security) in scenarios {
+            let identity = &identity;
+            let security = match security {
+                "implicit" => Security::Implicit,
+                "explicit" => Security::Explicit,
+                other => panic!("{name} is {other}"),
+            };
+            scope.spawn(move || play_scenario(identity, name, security));
+        }
+    });
+}
+
+fn play_scenario(identity: &Identity, name: &str, security: Security) {
+    let peer = PeerServer::start(identity, name);
+    let outcome = use_client(peer.port, security, identity, name.starts_with("rein"));
+    let refused = [
+        "greeting-421",
+        "greeting-421-explicit",
+        "auth-refused",
+        "auth-534",
+        "auth-injection",
+        "prot-refused",
+    ];
+    assert_eq!(
+        outcome.is_err(),
+        refused.contains(&name),
+        "{name}: {outcome:?}"
+    );
+    let verdict = peer.verdict();
+    assert!(
+        verdict.contains("VERDICT ok"),
+        "{name}: {outcome:?}\n{verdict}"
+    );
+}
+
+/// Lists and reads, and where asked to reinitializes in between.
+fn use_client(port: u16, security: Security, identity: &Identity, rein: bool) -> Result<(), Error> {
+    let config = client::Config {
+        host: "127.0.0.1".to_owned(),
+        port,
+        security,
+        user: b"me".to_vec(),
+        password: Secret::new("any"),
+        account: None,
+        trust: TrustOptions {
+            fingerprints: vec![identity.fingerprint],
+            ..TrustOptions::default()
+        },
+        max_sessions: 2,
+        active: false,
+        trust_pasv_address: false,
+        connect_timeout: Duration::from_secs(5),
+        keepalive: Duration::from_secs(60),
+        idle_close: Duration::from_secs(60),
+        min_rate: 1024,
+        addresses: Vec::new(),
+    };
+    let soon = || Instant::now() + Duration::from_secs(10);
+    let pool = Pool::connect(config, soon())?;
+    list(&pool, soon())?;
+    if rein {
+        let mut lease = pool.acquire(Lane::Metadata, soon())?;
+        let reinitialized = lease.reinitialize(soon());
+        drop(lease);
+        log::info!("REIN: {reinitialized:?}");
+        list(&pool, soon())?;
+    }
+    Ok(())
+}
+
+fn list(pool: &Arc<Pool>, deadline: Instant) -> Result<(), Error> {
+    let (listing, _) = pool
+        .run(Lane::Metadata, deadline, |session, deadline| {
+            session.list(&[], proto::Command::Mlsd(None), deadline)
+        })?
+        .1
+        .unwrap();
+    assert!(
+        listing.windows(7).any(|part| part == b" hello\r"),
+        "{listing:?}"
+    );
+    Ok(())
 }
 
 /// The peer in its server role.

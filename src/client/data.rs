@@ -82,7 +82,11 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
             let port = parse_epsv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
             return Ok(SocketAddr::new(peer.ip(), port));
         }
-        if !reply.code.is_permanent() || peer.is_ipv6() {
+        if !reply.code.is_permanent() {
+            // 426, 226: a late word on an earlier transfer. The connection is out of step.
+            return Err(Error::lost("EPSV", reply));
+        }
+        if peer.is_ipv6() {
             return Err(Error::refused(&Command::Epsv, reply));
         }
         session.learn(|p| p.epsv_refused = true);
@@ -136,8 +140,10 @@ fn port(address: SocketAddr) -> Option<Command> {
 
 /// Ends a data connection that is to fail: a reset, never a FIN (which kills ProFTPD's session
 /// in the middle of a RETR).
-pub(super) fn reset(data: &Stream) {
+pub(super) fn reset(data: Stream) {
+    // The reset goes out when the socket closes: here.
     let _ = SockRef::from(data.tcp()).set_linger(Some(std::time::Duration::ZERO));
+    drop(data);
 }
 
 /// Acknowledge at once: Pure-FTPd's short answers wait 40 ms for it otherwise.

@@ -9,7 +9,7 @@ use crate::tls::Stream;
 use super::{Error, Lease, Transfer};
 
 /// How long giving up a transfer may take.
-const ABANDON_TIMEOUT: Duration = Duration::from_secs(3);
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 /// A stream that others wait for is held this long at the least.
 const SLICE: Duration = Duration::from_millis(500);
 /// Over which time the minimum average rate is measured.

@@ -26,6 +26,8 @@ pub struct Profile {
     pub resumption: Resumption,
     /// After an upload under TLS 1.3 there is no session left to resume (ProFTPD).
     pub uploads_bring_no_ticket: bool,
+    /// After a download that we reset, a final reply comes (not so on Pure-FTPd).
+    pub speaks_after_reset: Option<bool>,
     /// EPSV was refused; PASV is used.
     pub epsv_refused: bool,
     /// EPRT was refused; PORT is used.
@@ -36,6 +38,8 @@ pub struct Profile {
     pub mlsd_refused: bool,
     /// FEAT does not list MLST, or MLST does not work.
     pub mlst_missing: bool,
+    /// FEAT lists AVBL.
+    pub tells_space: bool,
     /// `LIST -a` was refused (pyftpdlib).
     pub list_all_refused: bool,
     /// STAT of a directory was compared with LIST.

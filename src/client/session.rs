@@ -30,6 +30,8 @@ const MAX_LISTING: usize = ReplyParser::MAX_LISTING;
 const LIFETIME: Duration = Duration::from_secs(50 * 60);
 /// A server that promised to take TLS down after REIN has this long.
 const REIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer than its NOOP's a server's last word on a transfer may take.
+const LATE: Duration = Duration::from_secs(1);
 /// What a transfer's refusal may take once its TLS handshake failed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -87,6 +89,7 @@ impl Session {
         server.profile.learn(|p| {
             p.logged_in = true;
             p.mlst_missing |= !ready.features.has("MLST");
+            p.tells_space = ready.features.has("AVBL");
         });
         let Opening {
             control,
@@ -222,8 +225,9 @@ impl Session {
                     (started, self.final_reply) = (true, Some(reply));
                     break;
                 } else {
+                    let handshake = opening.handshake_kind();
                     opening.reset();
-                    self.check_resumption(opening.handshake_kind(), &reply)?;
+                    self.check_resumption(handshake, &reply)?;
                     let transfer = Transfer::Refused(reply);
                     return Ok(Begun {
                         prelude: replies,
@@ -315,10 +319,7 @@ impl Session {
         data: Stream,
         deadline: Instant,
     ) -> Result<(), Error> {
-        reset(&data);
-        // Only closing it sends the reset; a server that is blocked in sending would otherwise
-        // stay so, and not answer.
-        drop(data);
+        reset(data);
         let result = self.resynchronize(deadline);
         self.in_transfer &= result.is_err();
         self.note(result)
@@ -328,27 +329,50 @@ impl Session {
         if self.final_reply.take().is_some() {
             return Ok(());
         }
-        let grace = Instant::now() + (3 * self.round_trip).max(Duration::from_millis(250));
-        loop {
-            match self.control.reply("RETR", grace.min(deadline)) {
-                Ok(reply) if reply.code.is_preliminary() => {}
-                Ok(_) => return Ok(()),
-                Err(Error::TimedOut { .. }) => break,
-                Err(error) => return Err(error),
-            }
+        let speaks = self.profile().speaks_after_reset;
+        let grace = match speaks {
+            Some(true) => deadline,
+            _ => Instant::now() + (3 * self.round_trip).max(Duration::from_millis(250)),
+        };
+        if self.has_final_reply(grace.min(deadline))? {
+            self.learn(|p| p.speaks_after_reset = Some(true));
+            return Ok(());
+        }
+        if speaks == Some(true) {
+            return Err(Error::TimedOut { during: "giving up a transfer".to_owned() });
         }
         // Pure-FTPd may say nothing more about the transfer: ask for a reply that is ours.
         self.control.send(&[Command::Noop], deadline)?;
+        let mut spoke = false;
         for _ in 0..4 {
             let reply = self.control.reply("NOOP", deadline)?;
-            let of_transfer = matches!(reply.code.as_u16(), 225 | 226 | 250);
-            if reply.code.is_completion() && !of_transfer {
-                return Ok(());
+            let code = reply.code;
+            let of_transfer = !code.is_completion() || matches!(code.as_u16(), 225 | 226 | 250);
+            if of_transfer {
+                spoke |= !code.is_preliminary();
+                continue;
+            }
+            // pyftpdlib answers NOOP while the transfer is still ending: once it is worth
+            // waiting to learn which kind of server this is.
+            let late = !spoke
+                && speaks.is_none()
+                && self.has_final_reply(deadline.min(Instant::now() + LATE))?;
+            self.learn(|p| p.speaks_after_reset = Some(spoke || late));
+            return Ok(());
+        }
+        Err(Error::Protocol("no reply to NOOP after a transfer that was given up".to_owned()))
+    }
+
+    /// Whether a reply that ends a transfer comes until then.
+    fn has_final_reply(&mut self, until: Instant) -> Result<bool, Error> {
+        loop {
+            match self.control.reply("RETR", until) {
+                Ok(reply) if reply.code.is_preliminary() => {}
+                Ok(_) => return Ok(true),
+                Err(Error::TimedOut { .. }) => return Ok(false),
+                Err(error) => return Err(error),
             }
         }
-        Err(Error::Protocol(
-            "no reply to NOOP after a transfer that was given up".to_owned(),
-        ))
     }
 
     /// A whole listing by `LIST` or `MLSD`, with the replies to `prelude` and the final reply.
@@ -397,7 +421,7 @@ impl Session {
             return result.map(drop);
         }
         let needs_prot = match &result {
-            Ok(reply) => (520..530).contains(&reply.code.as_u16()),
+            Ok(reply) => matches!(reply.code.as_u16(), 425 | 426 | 520..530),
             Err(Error::Tls(_) | Error::Lost { .. }) => true,
             Err(_) => false,
         };
@@ -416,6 +440,10 @@ impl Session {
             self.server.name()
         );
         self.learn(|p| p.implicit_needs_prot = true);
+        if result.is_err() {
+            // The LIST's final reply is still to come, or came unread.
+            self.resynchronize(deadline)?;
+        }
         let protect = [Command::Pbsz(0), Command::Prot(Protection::Private)];
         for reply in self.try_pipeline(&protect, deadline)? {
             if !reply.code.is_completion() {
@@ -627,7 +655,7 @@ impl DataOpening {
         }
     }
 
-    fn reset(&self) {
+    fn reset(self) {
         if let Self::Handshaking(data, _) | Self::Open(data) = self {
             reset(data);
         }

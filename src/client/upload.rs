@@ -12,7 +12,7 @@ use super::{Error, Lease, Transfer};
 /// What the server may take to say why it broke an upload off.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long giving up may take.
-const ABANDON_TIMEOUT: Duration = Duration::from_secs(3);
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A file's bytes on their way to the server, in order. Only [`Upload::finish`] tells that they
 /// arrived. Merely dropped, it costs the session, and what the server keeps is not known.
@@ -97,8 +97,8 @@ impl Upload {
 
     /// Breaks it off. What the server keeps of it is to be deleted by the caller.
     pub fn give_up(self) -> Option<Lease> {
-        let deadline = Instant::now() + ABANDON_TIMEOUT;
         let Self { mut lease, data, .. } = self;
+        let deadline = Instant::now() + ABANDON_TIMEOUT;
         if let Err(error) = lease.abandon_transfer(data, deadline) {
             log::debug!("a session was lost while giving up an upload: {error}");
         }

@@ -21,7 +21,7 @@ use crate::proto::Secret;
 
 use super::cli::MountArguments;
 use super::credentials::Credentials;
-use super::failure::Failure;
+use super::failure::{Failure, shown};
 use super::options;
 
 /// Puts a process in the place of this one that has no password in its command line. Comes back
@@ -132,7 +132,7 @@ fn close_inherited() {
 /// Reports a failure to the process that waits for the mount.
 pub fn report_failure(failure: &Failure) {
     // If nobody listens, nobody wants to know.
-    let _ = write_report(failure.code(), &failure.to_string());
+    let _ = write_report(failure.code(), &shown(failure.to_string().as_bytes()));
 }
 
 /// Longest report.

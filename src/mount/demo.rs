@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread;
@@ -183,7 +183,7 @@ impl Mounted {
     }
 }
 
-/// Lists the mount and reads every file in it, as any program would.
+/// Lists the mount and reads its first files, as any program would.
 fn show(point: &Path) -> Result<(), Failure> {
     let mut total = Total::default();
     let began = Instant::now();
@@ -215,6 +215,9 @@ struct Total {
 /// Most files that are shown and read.
 const SHOWN: u64 = 20;
 
+/// Most bytes that are read of each.
+const READ_LIMIT: u64 = 64 << 20;
+
 fn read_tree(root: &Path, directory: &Path, total: &mut Total) -> io::Result<()> {
     let mut entries = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
@@ -225,7 +228,8 @@ fn read_tree(root: &Path, directory: &Path, total: &mut Total) -> io::Result<()>
         } else if kind.is_dir() {
             read_tree(root, &path, total)?;
         } else if kind.is_file() {
-            let bytes = io::copy(&mut fs::File::open(&path)?, &mut io::sink())?;
+            let file = fs::File::open(&path)?;
+            let bytes = io::copy(&mut file.take(READ_LIMIT), &mut io::sink())?;
             let name = path.strip_prefix(root).unwrap_or(&path);
             tell(&format!("  {bytes:>9}  {}", name.display()));
             total.files += 1;
@@ -240,7 +244,7 @@ fn advice(point: &Path) -> String {
     format!(
         "Try it in another terminal:\n\n  \
          ls -la {point}\n  \
-         cat {point}/README.txt\n  \
+         cp -r {point}/. copy\n  \
          df -h {point}\n  \
          findmnt {point}\n\n\
          Ctrl-C here (or `ftpsfs umount {point}`) ends it and cleans up."

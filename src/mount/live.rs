@@ -4,11 +4,11 @@
 //! fuser must never unmount by itself: after `umount DIR` from outside it would unmount whatever
 //! lies beneath. So its handle is never dropped, and only [`end_on_signal`] unmounts.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::mem::{self, ManuallyDrop};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::client;
-use crate::fs::{Config, Fs};
+use crate::fs::{self, Config, Fs, Ino, Patience};
 use crate::fuse::Door;
-use crate::proto::RemotePath;
 use crate::remote::{self, FileKind, Remote};
 
 use super::daemon::Report;
@@ -37,10 +36,12 @@ pub struct Settings {
 }
 
 /// How long files may stay open after a signal, before their readers are cut off.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(3);
 
-/// The kernel's read-ahead where we may set it: eight requests of 1 MiB in flight, not two of
-/// 128 KiB.
+/// How long the server may take to be told goodbye, once the mount is gone.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// The kernel's read-ahead where we may set it: it then asks for 8 MiB ahead, not for 256 KiB.
 const READ_AHEAD_KIB: &str = "4096";
 
 /// Mounts, and comes back when it is unmounted.
@@ -54,40 +55,56 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
     let deadline = Instant::now() + settings.file_system.timeout;
     let label = shown(&settings.label);
     let remote = Remote::connect(settings.client, deadline)
-        .map_err(|error| Failure::Mount(format!("{label}: {error}")))?;
+        .map_err(|error| cannot_connect(&label, &error))?;
     let remote = Arc::new(remote);
-    check_root(&remote, &settings.file_system.root, deadline)
-        .map_err(|error| Failure::Mount(format!("{label}: {error}")))?;
+    let is_whole = settings.file_system.root.is_root();
+    let fs = Fs::new(Arc::clone(&remote), settings.file_system);
+    let outcome = check_root(&fs, is_whole, deadline)
+        .map_err(|reason| Failure::Mount(format!("{label}: {reason}")))
+        .and_then(|()| serve(fs, &label, &point, &settings.session, report));
+    shut_down(remote);
+    outcome
+}
+
+/// Mounts a file system, and comes back when it is unmounted.
+fn serve(
+    fs: Arc<Fs>,
+    label: &str,
+    point: &Path,
+    config: &fuser::Config,
+    report: Option<Report>,
+) -> Result<(), Failure> {
     // From here on a signal must find its way: to die between mounting and serving would leave a
     // dead mount.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| Failure::System(format!("cannot take signals: {error}")))?;
-    let door = Door::new(Fs::new(Arc::clone(&remote), settings.file_system));
-    let session = fuser::Session::new(door, &point, &settings.session)
-        .map_err(|error| cannot_mount(&point, &error))?;
-    let session = session
-        .spawn()
-        .map_err(|error| cannot_mount(&point, &error))?;
+    let session = fuser::Session::new(Door::new(fs), point, config)
+        .and_then(fuser::Session::spawn)
+        .map_err(|error| cannot_mount(point, &error))?;
     let session_end = keep_mounted(session);
-    let device = device_at(&point);
+    let device = device_at(point);
     speed_up(device.as_deref());
-    end_on_signal(signals, point.clone(), device);
-    log::info!("mounted {label} on {} (read-only)", point.display());
-    let told = report.map_or(Ok(()), Report::mounted);
-    if let Err(error) = told {
-        log::error!(
-            "unmounting {}: nobody waits for it any more: {error}",
-            point.display()
-        );
-        mountpoint::unmount(&point, Manner::Lazy)?;
+    end_on_signal(signals, point.to_path_buf(), device.clone());
+    let name = point.display();
+    log::info!("mounted {label} on {name} (read-only)");
+    if let Err(error) = report.map_or(Ok(()), Report::mounted) {
+        log::error!("unmounting {name}: nobody waits for it any more: {error}");
+        mountpoint::unmount(point, Manner::Lazy)?;
     }
-    match session_end.join() {
-        Ok(Ok(())) => log::info!("unmounted {}", point.display()),
-        Ok(Err(error)) => log::error!("{}: FUSE failed: {error}", point.display()),
-        Err(_) => log::error!("{}: a FUSE thread panicked", point.display()),
+    let failed = match session_end.join() {
+        Ok(Ok(())) => {
+            log::info!("unmounted {name}");
+            return Ok(());
+        }
+        Ok(Err(error)) => format!("{name}: FUSE failed: {error}"),
+        Err(_) => format!("{name}: a FUSE thread panicked"),
+    };
+    log::error!("{failed}");
+    // Nobody serves it any more: better no mount than a dead one.
+    if device_at(point) == device {
+        mountpoint::unmount(point, Manner::Lazy)?;
     }
-    remote.shutdown();
-    Ok(())
+    Err(Failure::System(failed))
 }
 
 /// Goes into a mount namespace: that of a process, or one in a file.
@@ -128,17 +145,20 @@ fn no_device(error: &io::Error) -> Failure {
     }
 }
 
-/// Whether there is a directory to mount.
-fn check_root(remote: &Remote, root: &RemotePath, deadline: Instant) -> Result<(), remote::Error> {
-    match remote.stat(root, None, deadline) {
-        Ok(attributes) if attributes.kind == FileKind::Directory => Ok(()),
-        Ok(_) => Err(remote::Error::NotDirectory),
-        // The login has shown that there is a server; `/` is there, even if it tells little.
-        Err(error) if root.is_root() => {
-            log::warn!("the server tells nothing of its `/`: {error}");
+/// Whether there is a directory to mount. From now on its attributes are known: whoever only looks
+/// at the mount point, as umount(8) does, waits for no server.
+fn check_root(fs: &Fs, is_whole: bool, deadline: Instant) -> Result<(), String> {
+    let found = fs.getattr(Ino::ROOT, Patience::Until(deadline));
+    match found.map(|(attr, _)| attr.kind) {
+        Ok(FileKind::Directory) => Ok(()),
+        Ok(_) => Err(remote::Error::NotDirectory.to_string()),
+        // The login has shown that there is a server, and its `/` is there if it tells little.
+        Err(error) if is_whole => {
+            log::warn!("the server tells nothing of its root: {error}");
             Ok(())
         }
-        Err(error) => Err(error),
+        Err(fs::Error::Remote { cause, .. }) => Err(cause.to_string()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -159,7 +179,7 @@ fn speed_up(device: Option<&str>) {
     };
     // Only root may; others keep the kernel's default.
     let path = format!("/sys/class/bdi/{device}/read_ahead_kb");
-    if let Err(error) = fs::write(&path, READ_AHEAD_KIB) {
+    if let Err(error) = std::fs::write(&path, READ_AHEAD_KIB) {
         log::debug!("{path}: {error}");
     }
 }
@@ -192,6 +212,25 @@ fn end_on_signal(mut signals: Signals, point: PathBuf, device: Option<String>) {
         log::warn!("second signal: ending while files are still open");
         std::process::exit(0);
     });
+}
+
+/// A server that does not listen must not keep the process.
+fn shut_down(remote: Arc<Remote>) {
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        remote.shutdown();
+        // Whoever waited may have given up.
+        let _ = done.send(());
+    });
+    let _ = is_done.recv_timeout(GOODBYE);
+}
+
+fn cannot_connect(label: &str, error: &client::Error) -> Failure {
+    match error {
+        // An option names a file that is no certificate, or none at all.
+        client::Error::Trust(error) => Failure::Usage(error.to_string()),
+        _ => Failure::Mount(format!("{label}: {error}")),
+    }
 }
 
 fn cannot_mount(point: &Path, error: &io::Error) -> Failure {

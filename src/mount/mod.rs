@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use cli::{Invocation, MountArguments, UmountArguments};
 use credentials::Places;
-use failure::Failure;
+use failure::{Failure, shown};
 use options::Options;
 use source::Source;
 
@@ -68,6 +68,7 @@ fn exit_code(outcome: &Result<(), Failure>) -> ExitCode {
 
 /// One line on standard error. If that is gone, nobody can be told.
 fn say(program: &str, line: impl std::fmt::Display) {
+    let line = shown(line.to_string().as_bytes());
     let _ = io::stderr().write_all(format!("{program}: {line}\n").as_bytes());
 }
 
@@ -111,6 +112,10 @@ fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
     } else {
         let patience = options.timeout * 2 + Duration::from_secs(30);
         daemon::start(arguments, &source.label, &credentials, patience)?;
+        if arguments.verbose {
+            let (source, directory) = (shown(&source.label), arguments.directory.display());
+            let _ = writeln!(io::stdout(), "{program}: {source} mounted on {directory}.");
+        }
         return Ok(());
     }
     live::run(settings(arguments, source, &options, credentials)?, report)

@@ -81,6 +81,8 @@ pub enum OptionError {
     NeedsValue(&'static str, &'static str),
     #[error("mount option `{0}` takes no value")]
     TakesNoValue(&'static str),
+    #[error("a mount cannot be changed by remount: unmount, and mount it anew")]
+    Remount,
     #[error("mount option `{0}`: {1}")]
     Value(&'static str, String),
 }
@@ -106,6 +108,9 @@ impl Options {
         // Without a value, `user` is mount(8)'s: "any user may mount this".
         if table::is_ignored(&name) || (name == "user" && item.value.is_none()) {
             return Ok(());
+        }
+        if name == "remount" {
+            return Err(OptionError::Remount);
         }
         let Some(spec) = table::find(&name) else {
             return Err(match table::nearest(&name) {
@@ -296,6 +301,10 @@ mod tests {
             ("tls=1.1", "mount option `tls`: `1.1` is not 1.2 or 1.3"),
             ("password=\"x", "unbalanced quotes in the mount options"),
             ("=x", "unknown mount option ``"),
+            (
+                "remount,ro",
+                "a mount cannot be changed by remount: unmount, and mount it anew",
+            ),
         ];
         for (text, expected) in table {
             assert_eq!(refusal(text), expected, "{text}");

@@ -86,12 +86,12 @@ impl Remote {
         Download::open(&self.pool, path, offset, expected, deadline)
     }
 
-    /// Free space where the server tells it (AVBL).
+    /// Free space where the server tells it (AVBL); that it does not is known without asking.
     pub fn space(&self, path: &RemotePath, deadline: Instant) -> Result<Option<Space>, Error> {
+        if !self.pool.profile().tells_space {
+            return Ok(None);
+        }
         self.metadata(deadline, |session, deadline| {
-            if !session.features().has("AVBL") {
-                return Ok(Ok(None));
-            }
             let reply = session.execute(&Command::Avbl(Some(path.into())), deadline)?;
             Ok(Ok(number(&reply).map(|available| Space { available })))
         })

@@ -53,9 +53,14 @@ impl Selected {
 
     /// `type;size;`, as the reply to OPTS MLST has it.
     pub(super) fn names(self) -> String {
-        let facts = FACTS.iter().enumerate();
-        let chosen = facts.filter(|&(i, _)| self.has(i));
-        chosen.map(|(_, fact)| format!("{fact};")).collect()
+        self.facts().map(|fact| format!("{fact};")).collect()
+    }
+
+    fn facts(self) -> impl Iterator<Item = &'static str> {
+        let facts = FACTS.into_iter().enumerate();
+        facts
+            .filter(move |&(i, _)| self.has(i))
+            .map(|(_, fact)| fact)
     }
 
     fn has(self, fact: usize) -> bool {
@@ -192,17 +197,18 @@ impl<'a> Access<'a> {
 fn mlsx_line(item: &Item, selected: Selected, itself: bool, access: &Access<'_>) -> Vec<u8> {
     let stat = &item.stat;
     let mut line = Vec::with_capacity(128 + item.name.len());
-    for (i, fact) in FACTS.iter().enumerate().filter(|&(i, _)| selected.has(i)) {
-        let value = match i {
-            0 => kind(item, itself),
-            1 if item.is(SFlag::S_IFDIR) => continue,
-            1 => stat.st_size.to_string().into(),
-            2 => format_time(item.modified()).into(),
-            3 => perm(item, itself, access).into(),
-            4 => format!("{:x}U{:x}", stat.st_dev, stat.st_ino).into(),
-            5 => format!("{:04o}", stat.st_mode & 0o7777).into(),
-            6 => stat.st_uid.to_string().into(),
-            _ => stat.st_gid.to_string().into(),
+    for fact in selected.facts() {
+        let value = match fact {
+            "type" => kind(item, itself),
+            "size" if item.is(SFlag::S_IFDIR) => continue,
+            "size" => stat.st_size.to_string().into(),
+            "modify" => format_time(item.modified()).into(),
+            "perm" => perm(item, itself, access).into(),
+            "unique" => format!("{:x}U{:x}", stat.st_dev, stat.st_ino).into(),
+            "UNIX.mode" => format!("{:04o}", stat.st_mode & 0o7777).into(),
+            "UNIX.uid" => stat.st_uid.to_string().into(),
+            "UNIX.gid" => stat.st_gid.to_string().into(),
+            _ => continue,
         };
         line.extend_from_slice(fact.as_bytes());
         line.push(b'=');

@@ -50,9 +50,7 @@ impl Folder {
         let made = builder.recursive(true).mode(0o700).create(path);
         made.map_err(|error| SpoolError::io("making the state folder", error))?;
         if let Some(parent) = path.parent() {
-            // It may be reached through links; but whoever could swap our folder must be us.
-            let parent_dir = File::open(parent).map_err(SpoolError::opening("the state folder"))?;
-            refuse_strangers(&parent_dir, parent)?;
+            refuse_open_house(parent)?;
         }
         let dir = open_private_dir(path)?;
         let lock = take_lock(&dir, patience)?;
@@ -240,9 +238,17 @@ fn make_private_dir(parent: &File, path: &Path, name: &str) -> Result<File, Spoo
     }
 }
 
+/// Refuses a folder that others own or may write to; closes one that they may look into.
 fn make_private(dir: File, path: &Path) -> Result<File, SpoolError> {
-    let mode = refuse_strangers(&dir, path)?;
-    if mode & 0o077 != 0 {
+    let found = dir.metadata();
+    let found = found.map_err(SpoolError::opening("the spool's folder"))?;
+    if found.uid() != geteuid().as_raw() {
+        return Err(SpoolError::insecure(path, "belongs to another user"));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err(SpoolError::insecure(path, "can be written to by others"));
+    }
+    if found.mode() & 0o077 != 0 {
         let private = fs::Permissions::from_mode(0o700);
         let closed = dir.set_permissions(private);
         closed.map_err(|error| SpoolError::io("making the spool's folder private", error))?;
@@ -250,17 +256,18 @@ fn make_private(dir: File, path: &Path) -> Result<File, SpoolError> {
     Ok(dir)
 }
 
-/// Refuses a folder that others own or may write to. Gives its mode.
-fn refuse_strangers(dir: &File, path: &Path) -> Result<u32, SpoolError> {
-    let found = dir.metadata();
-    let found = found.map_err(SpoolError::opening("the state folder"))?;
-    if found.uid() != geteuid().as_raw() {
-        return Err(SpoolError::insecure(path, "belongs to another user"));
+/// Refuses a parent folder whose other users could take our folder away. It may be reached
+/// through links.
+fn refuse_open_house(parent: &Path) -> Result<(), SpoolError> {
+    let found = fs::metadata(parent).map_err(SpoolError::opening("the state folder"))?;
+    let is_sticky = found.mode() & 0o1000 != 0;
+    if ![0, geteuid().as_raw()].contains(&found.uid()) {
+        return Err(SpoolError::insecure(parent, "belongs to another user"));
     }
-    if found.mode() & 0o022 != 0 {
-        return Err(SpoolError::insecure(path, "can be written to by others"));
+    if found.mode() & 0o022 != 0 && !is_sticky {
+        return Err(SpoolError::insecure(parent, "can be written to by others"));
     }
-    Ok(found.mode())
+    Ok(())
 }
 
 fn open_file(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {

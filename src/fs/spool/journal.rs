@@ -85,7 +85,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Journal, JournalError> {
         if bytes[..known] != MAGIC[..known] {
             return Err(JournalError::NotAJournal);
         }
-        journal.tail = Tail::Torn;
+        if !bytes.is_empty() {
+            journal.tail = Tail::Torn;
+        }
         return Ok(journal);
     };
     if head[..8] != MAGIC {

@@ -471,8 +471,8 @@ impl Drop for Pledge<'_> {
     }
 }
 
-/// Sees to data files that no record claims: removed where the journal is whole, for then they were
-/// discarded or never begun; else kept in lost+found.
+/// Sees to data files that no record claims. Where the journal knew the id, the record was
+/// discarded; where it did not, it lost its end, and what was written is kept in lost+found.
 fn tidy(
     folder: &Folder,
     journal: &Journal,
@@ -483,7 +483,6 @@ fn tidy(
     let stamp = now
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_secs());
-    let is_whole = journal.tail == Tail::Nothing && journal.len > 0;
     let mut rescued = Vec::new();
     if journal.tail == Tail::Damaged {
         rescued.push(folder.rescue_journal(bytes, stamp).map_err(failed)?);
@@ -492,7 +491,7 @@ fn tidy(
         if journal.table.records.contains_key(&id) {
             continue;
         }
-        if is_whole {
+        if id.0 < journal.table.next_id {
             folder.remove_data(id).map_err(failed)?;
         } else if let Some(kept) = folder.rescue_data(id, stamp).map_err(failed)? {
             rescued.push(kept);

@@ -161,6 +161,12 @@ impl FromIterator<Range<u64>> for RangeSet {
     }
 }
 
+impl From<Range<u64>> for RangeSet {
+    fn from(range: Range<u64>) -> Self {
+        Self::from_iter(std::iter::once(range))
+    }
+}
+
 impl fmt::Debug for RangeSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()

@@ -232,7 +232,7 @@ impl Record {
             }
             Change::Committed => self.commit(),
             Change::Synced(version) => {
-                self.synced = self.synced.max(*version);
+                self.synced = self.synced.max(self.version.min(*version));
                 if self.synced == self.version && !self.changed {
                     self.unsynced = false;
                 }
@@ -265,7 +265,7 @@ impl Record {
     }
 
     fn write(&mut self, range: &Range<u64>) {
-        self.sequential &= range.start == self.size && self.base_valid == 0;
+        self.sequential &= range.start == self.size;
         // Zeros between the old end and the write are a change, too.
         self.fresh.insert(range.start.min(self.size)..range.end);
         self.stored.insert(range.clone());

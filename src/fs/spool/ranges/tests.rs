@@ -73,7 +73,7 @@ proptest! {
                             bitmap[bits(&gap)].fill(true);
                         }
                     }
-                    set.bridge(&RangeSet::from_iter([range]));
+                    set.bridge(&RangeSet::from(range));
                 }
             }
             let all = runs(&bitmap, &(0..SPACE as u64), true);
@@ -99,7 +99,7 @@ fn reaches_to_the_last_offset() {
     assert_eq!(set.covered(), 15);
     assert!(set.contains(u64::MAX - 1..u64::MAX));
     set.remove(5..u64::MAX);
-    assert_eq!(set, RangeSet::from_iter([0..5]));
+    assert_eq!(set, RangeSet::from(0..5));
 }
 
 #[test]
