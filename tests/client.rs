@@ -104,7 +104,7 @@ fn an_implicit_server_that_wants_prot_gets_it_after_it_said_so() {
     let remote = Remote::connect(rig.config(), soon()).expect("a login without PBSZ and PROT");
     std::fs::write(rig.folder.path().join("file"), "content").expect("a file");
     let file = RemotePath::parse(b"/file").expect("a path");
-    let mut download = remote.download(&file, 0, None, soon()).expect("a download");
+    let mut download = remote.download(&file, 0, None, None, soon()).expect("a download");
     let mut bytes = [0; 100];
     assert_eq!(download.read(&mut bytes, soon()).expect("data"), 7);
     assert_eq!(download.read(&mut bytes, soon()).expect("the end"), 0);
@@ -138,7 +138,7 @@ fn the_pool_keeps_to_a_limit_of_the_server() {
             for _ in 0..8 {
                 scope.spawn(|| {
                     let file = RemotePath::parse(b"/file").expect("a path");
-                    let mut download = remote.download(&file, 0, None, soon()).expect("a turn");
+                    let mut download = remote.download(&file, 0, None, None, soon()).expect("a turn");
                     let mut bytes = vec![0; 1 << 20];
                     let mut total = 0;
                     loop {
@@ -170,7 +170,7 @@ fn a_parked_stream_gives_way_and_goes_on_later() {
     config.max_sessions = 1;
     let remote = Remote::connect(config, soon()).expect("a connection");
     let file = RemotePath::parse(b"/file").expect("a path");
-    let mut download = remote.download(&file, 0, None, soon()).expect("a download");
+    let mut download = remote.download(&file, 0, None, None, soon()).expect("a download");
     let mut all = Vec::new();
     let mut bytes = vec![0; 300_000];
     loop {
@@ -205,7 +205,7 @@ fn a_replaced_file_is_never_mixed_with_the_old_one() {
         let mut config = rig.config();
         config.max_sessions = 1;
         let remote = Remote::connect(config, soon()).expect("a connection");
-        let mut download = remote.download(&file, 0, None, soon()).expect("a download");
+        let mut download = remote.download(&file, 0, None, None, soon()).expect("a download");
         let mut bytes = vec![0; 100_000];
         let mut total = download.read(&mut bytes, soon()).expect("data");
         std::fs::write(&path, &new).expect("the new");

@@ -16,7 +16,10 @@ use parking_lot::Mutex;
 use super::Ino;
 use super::read::Reader;
 use crate::cache::Directory;
-use crate::remote::{Attributes, Version};
+use crate::remote::{Attributes, Proof, Version};
+
+/// Bytes kept of what was read last.
+const PROOF: usize = 4 << 10;
 
 /// All handles.
 pub(super) struct Files {
@@ -38,6 +41,8 @@ pub(super) struct OpenFile {
     pub reader: Reader,
     /// The content that is being read. A leaf lock.
     content: Mutex<Content>,
+    /// What was read of it last. A leaf lock.
+    proof: Mutex<Option<Proof>>,
     /// Whether the server holds another content by now.
     replaced: AtomicBool,
     /// Whether a reader, or the kernel's cache, may have seen some of the content.
@@ -78,13 +83,14 @@ impl Files {
         let content = Content::of(attributes);
         let table = &mut *self.table.lock();
         let shared = table.by_inode.get(&ino);
-        let file = match shared.filter(|file| file.observe(content)) {
+        let file = match shared.filter(|file| file.shares(content)) {
             Some(file) => file.clone(),
             None => {
                 let file = Arc::new(OpenFile {
                     ino,
                     reader: reader(),
                     content: Mutex::new(content),
+                    proof: Mutex::new(None),
                     replaced: AtomicBool::new(false),
                     seen: AtomicBool::new(false),
                     handles: AtomicUsize::new(0),
@@ -169,6 +175,31 @@ impl OpenFile {
         self.handles.load(Ordering::Relaxed)
     }
 
+    /// What was seen of the content; none is needed where `unique` tells files apart.
+    pub fn proof(&self) -> Option<Proof> {
+        let known = self.content.lock().unique.is_some();
+        self.proof.lock().clone().filter(|_| !known)
+    }
+
+    /// Takes note of bytes that were read, the last of them.
+    pub fn remember(&self, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let from = bytes.len().saturating_sub(PROOF);
+        let (offset, bytes) = (offset + from as u64, bytes[from..].to_vec());
+        let now = self.content.lock().version;
+        let mut proof = self.proof.lock();
+        // What the reader sees is the version that the file had when reading began: what it grew
+        // to has to be proven each time.
+        let version = proof.as_ref().map_or(now, |proof| proof.version);
+        *proof = Some(Proof {
+            version,
+            offset,
+            bytes,
+        });
+    }
+
     /// Some of the content is shown from now on: no other may follow.
     pub fn show(&self) {
         self.seen.store(true, Ordering::Relaxed);
@@ -182,6 +213,7 @@ impl OpenFile {
         }
         self.reader.close();
         *self.content.lock() = Content::of(attributes);
+        *self.proof.lock() = None;
         self.replaced.store(false, Ordering::Relaxed);
         true
     }
@@ -192,19 +224,26 @@ impl OpenFile {
         self.reader.close();
     }
 
+    /// Whether a new handle may share this: it is the same content for certain.
+    fn shares(&self, now: Content) -> bool {
+        let certain = now.unique.is_some() || self.content.lock().version == now.version;
+        self.observe(now) && certain
+    }
+
     /// Compares with what the server now says; whether it is the same content, possibly grown.
     fn observe(&self, now: Content) -> bool {
         if self.replaced.load(Ordering::Relaxed) {
             return false;
         }
         let mut content = self.content.lock();
-        let same = content.continues_as(&now);
-        if same {
-            *content = now;
-        }
+        let before = std::mem::replace(&mut *content, now);
         drop(content);
+        let same = before.continues_as(&now);
         if !same {
             self.give_up();
+        } else if before.version != now.version && now.unique.is_none() {
+            // Grown, or replaced by a longer file: what comes from here on has to be proven.
+            self.reader.close();
         }
         same
     }

@@ -280,6 +280,7 @@ impl Fs {
                     let target = Target {
                         version,
                         path: path.clone(),
+                        proof: file.proof(),
                     };
                     let deadline = patience.deadline().ok();
                     let reader = &file.reader;
@@ -290,6 +291,7 @@ impl Fs {
                 // It may have been replaced while we waited.
                 Ok(data) if file.version().is_some() => {
                     file.show();
+                    file.remember(offset, &data);
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {

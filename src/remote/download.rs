@@ -26,6 +26,17 @@ pub struct Download {
     tail: Vec<u8>,
 }
 
+/// Bytes that were read of a file, and its version then. Growth looks like replacement by a longer
+/// file where a server tells no `unique` fact (vsftpd): these bytes must still be there.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    pub version: Version,
+    /// Where the bytes are in the file.
+    pub offset: u64,
+    /// Few: at most 4 KiB are of use.
+    pub bytes: Vec<u8>,
+}
+
 enum Stream {
     Open(client::Download),
     Parked(Parked),
@@ -40,6 +51,7 @@ impl Download {
         path: &RemotePath,
         offset: u64,
         expected: Option<Version>,
+        proof: Option<Proof>,
         deadline: Instant,
     ) -> Result<Self, Error> {
         let mut download = Self {
@@ -53,8 +65,26 @@ impl Download {
             stream: Stream::Closed,
             tail: Vec::new(),
         };
+        let Some(proof) = proof else {
+            download.reopen(expected, deadline)?;
+            return Ok(download);
+        };
+        if proof.offset + proof.bytes.len() as u64 == offset {
+            download.tail = proof.bytes;
+            download.reopen(expected, deadline)?;
+            return Ok(download);
+        }
         download.reopen(expected, deadline)?;
-        Ok(download)
+        if download.version == proof.version {
+            return Ok(download);
+        }
+        let version = download.version;
+        drop(download);
+        // A stream of its own for the proof, then the one that is wanted, of the same version.
+        let end = proof.offset + proof.bytes.len() as u64;
+        let proven = Some(Proof { version, ..proof });
+        drop(Self::open(pool, path, end, Some(version), proven, deadline)?);
+        Self::open(pool, path, offset, Some(version), None, deadline)
     }
 
     /// The version that is read: what SIZE and MDTM said when the stream was opened last.

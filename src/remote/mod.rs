@@ -16,7 +16,7 @@ use crate::client::{self, Lane, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
 
 pub use attributes::{Attributes, FileKind, Listing, Version};
-pub use download::Download;
+pub use download::{Download, Proof};
 pub use meaning::Error;
 pub use temporary::{Temporaries, Temporary};
 pub use upload::{Publication, Published, Upload};
@@ -75,15 +75,17 @@ impl Remote {
     }
 
     /// Starts reading at `offset`. With `expected`: `Changed` where the file is no longer that
-    /// version; growth alone is no change.
+    /// version; growth alone is no change. With a proof: neither where the file is another
+    /// version by now and its bytes are not the same.
     pub fn download(
         &self,
         path: &RemotePath,
         offset: u64,
         expected: Option<Version>,
+        proof: Option<Proof>,
         deadline: Instant,
     ) -> Result<Download, Error> {
-        Download::open(&self.pool, path, offset, expected, deadline)
+        Download::open(&self.pool, path, offset, expected, proof, deadline)
     }
 
     /// Free space where the server tells it (AVBL); that it does not is known without asking.
@@ -245,18 +247,12 @@ fn stat(
     known: Option<&Attributes>,
     deadline: Instant,
 ) -> Result<Result<Attributes, Error>, client::Error> {
-    let profile = session.profile();
     let is_file = known.is_some_and(|k| k.kind == FileKind::File);
-    let tells_links = profile.mlst_hides_links == Some(false);
-    if !profile.mlst_missing && (tells_links || is_file || path.is_root()) {
-        let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
-        if let Some(attributes) = listing::parse_mlst(&reply) {
-            return Ok(Ok(attributes));
-        }
-        if !matches!(reply.code.as_u16(), 500 | 502 | 504) && !reply.code.is_completion() {
-            return meaning::of_refusal(session, path, "MLST", &reply, deadline).map(Err);
-        }
-        session.learn(|p| p.mlst_missing = true);
+    let tells_links = session.profile().mlst_hides_links == Some(false);
+    if (tells_links || is_file || path.is_root())
+        && let Some(told) = by_mlst(session, path, deadline)?
+    {
+        return Ok(told);
     }
     if let Some(known) = known.filter(|_| is_file) {
         let name = Pathname::from(path);
@@ -272,7 +268,35 @@ fn stat(
             }));
         }
     }
-    listing::find(session, path, deadline)
+    let found = listing::find(session, path, deadline)?;
+    // A listing that was cut short, or that is not permitted, leaves the question to MLST.
+    if matches!(found, Err(Error::Failed(_) | Error::Denied(_)))
+        && let Some(told) = by_mlst(session, path, deadline)?
+    {
+        return Ok(told);
+    }
+    Ok(found)
+}
+
+/// `None` where the server has no working MLST.
+fn by_mlst(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Result<Option<Result<Attributes, Error>>, client::Error> {
+    if session.profile().mlst_missing {
+        return Ok(None);
+    }
+    let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
+    if let Some(attributes) = listing::parse_mlst(&reply) {
+        return Ok(Some(Ok(attributes)));
+    }
+    if matches!(reply.code.as_u16(), 500 | 502 | 504) || reply.code.is_completion() {
+        session.learn(|p| p.mlst_missing = true);
+        return Ok(None);
+    }
+    let error = meaning::of_refusal(session, path, "MLST", &reply, deadline)?;
+    Ok(Some(Err(error)))
 }
 
 /// The number of a 213 reply (SIZE, AVBL).

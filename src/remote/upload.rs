@@ -178,7 +178,7 @@ pub(super) fn try_patch(
     };
     upload.write(b"abc", deadline)?;
     upload.finish(deadline)?;
-    let mut download = Download::open(pool, scratch, 0, None, deadline)?;
+    let mut download = Download::open(pool, scratch, 0, None, None, deadline)?;
     let mut content = Vec::new();
     let mut chunk = [0; 64];
     while content.len() < chunk.len() {

@@ -69,7 +69,7 @@ fn base(server: &RealServer) -> RemotePath {
 }
 
 fn read_all(remote: &Remote, path: &RemotePath, offset: u64) -> Result<Vec<u8>, Error> {
-    let mut download = remote.download(path, offset, None, soon())?;
+    let mut download = remote.download(path, offset, None, None, soon())?;
     let mut all = Vec::new();
     let mut chunk = vec![0; 100_000];
     loop {
@@ -178,7 +178,7 @@ fn reads_whole_and_from_any_offset(server: &RealServer, change: fn(&mut Config))
     assert_eq!(read_all(&remote, &empty, 0).unwrap(), b"");
     // Given up early, many times: sessions survive it, or are replaced.
     for round in 0..6 {
-        let mut download = remote.download(&data, round * 1000, None, soon()).unwrap();
+        let mut download = remote.download(&data, round * 1000, None, None, soon()).unwrap();
         let mut bytes = [0; 1000];
         let n = download.read(&mut bytes, soon()).unwrap();
         assert!(bytes[..n] == content[round as usize * 1000..][..n]);
@@ -192,7 +192,7 @@ fn a_killed_server_costs_time_only(server: &mut RealServer, change: fn(&mut Conf
     fs::write(server.root.join("data"), &content).unwrap();
     let remote = connect(server, change);
     let data = base(server).join(&Name::parse(b"data").unwrap());
-    let mut download = remote.download(&data, 0, None, soon()).unwrap();
+    let mut download = remote.download(&data, 0, None, None, soon()).unwrap();
     let mut all = vec![0; 300_000];
     let n = download.read(&mut all, soon()).unwrap();
     all.truncate(n);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::proto::RemotePath;
-use crate::remote::{self, Remote, Version};
+use crate::remote::{self, Proof, Remote, Version};
 use memory::Memory;
 use stream::{Stop, Stream};
 pub use window::Data;
@@ -44,6 +44,8 @@ pub(super) struct Reads {
 pub(super) struct Target {
     pub path: RemotePath,
     pub version: Version,
+    /// What was seen of it, where only that tells growth from replacement.
+    pub proof: Option<Proof>,
 }
 
 /// The streams of one open file; dropping it ends them.

@@ -186,7 +186,13 @@ impl Pump {
     fn pump(&self, target: &Target, offset: u64) -> Result<(), remote::Error> {
         let Reads { remote, .. } = &*self.reads;
         let deadline = self.deadline();
-        let mut download = remote.download(&target.path, offset, Some(target.version), deadline)?;
+        let mut download = remote.download(
+            &target.path,
+            offset,
+            Some(target.version),
+            target.proof.clone(),
+            deadline,
+        )?;
         while let Some((mut buffer, limit)) = self.next_buffer(&mut download) {
             let (filled, end) = self.fill(&mut download, &mut buffer[..limit])?;
             let mut state = self.stream.state.lock();
