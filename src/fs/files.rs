@@ -5,7 +5,8 @@
 //! content or not at all; new handles get a state of their own. What a file is written through
 //! belongs into [`OpenFile`] too: there is one for each inode.
 //!
-//! Must not know the kernel or the cache. The table's lock is a leaf.
+//! Must not know the kernel or the cache. Lock order: the table, then a file's content. Neither is
+//! held when streams are closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -74,11 +75,11 @@ impl Files {
     /// A new handle of a file.
     pub fn open(&self, ino: Ino, attributes: &Attributes, reader: impl FnOnce() -> Reader) -> u64 {
         let content = Content::of(attributes);
-        let table = &mut *self.table.lock();
-        let shared = table.by_inode.get(&ino);
-        let file = match shared.filter(|file| file.observe(content)) {
-            Some(file) => file.clone(),
-            None => {
+        let mut table = self.table.lock();
+        let shared = table.by_inode.get(&ino).cloned();
+        let (file, replaced) = match shared {
+            Some(file) if file.observe(content) => (file, None),
+            replaced => {
                 let file = Arc::new(OpenFile {
                     ino,
                     reader: reader(),
@@ -87,13 +88,18 @@ impl Files {
                     handles: AtomicUsize::new(0),
                 });
                 table.by_inode.insert(ino, file.clone());
-                file
+                (file, replaced)
             }
         };
         file.handles.fetch_add(1, Ordering::Relaxed);
         table.last += 1;
-        table.files.insert(table.last, file);
-        table.last
+        let handle = table.last;
+        table.files.insert(handle, file);
+        drop(table);
+        if let Some(replaced) = replaced {
+            replaced.reader.close();
+        }
+        handle
     }
 
     pub fn file(&self, handle: u64) -> Option<Arc<OpenFile>> {
@@ -103,20 +109,24 @@ impl Files {
     /// Takes note of what the server now says of a file that may be open.
     pub fn observe(&self, ino: Ino, attributes: &Attributes) {
         let file = self.table.lock().by_inode.get(&ino).cloned();
-        if let Some(file) = file {
-            file.observe(Content::of(attributes));
+        if let Some(file) = file
+            && !file.observe(Content::of(attributes))
+        {
+            file.reader.close();
         }
     }
 
     /// Ends a handle; the inode that it held.
     pub fn close(&self, handle: u64) -> Option<Ino> {
-        let table = &mut *self.table.lock();
+        let mut table = self.table.lock();
         let file = table.files.remove(&handle)?;
-        if file.handles.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let current = table.by_inode.get(&file.ino);
-            if current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
-                table.by_inode.remove(&file.ino);
-            }
+        let last = file.handles.fetch_sub(1, Ordering::Relaxed) == 1;
+        let current = table.by_inode.get(&file.ino);
+        if last && current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
+            table.by_inode.remove(&file.ino);
+        }
+        drop(table);
+        if last {
             // At once, even if a read still holds the file.
             file.reader.close();
         }
@@ -172,19 +182,17 @@ impl OpenFile {
         self.reader.close();
     }
 
-    /// Compares with what the server now says; whether it is the same content, possibly grown.
+    /// Compares with what the server now says; whether it is the same content, possibly grown. If
+    /// not, its reader is to be closed.
     fn observe(&self, now: Content) -> bool {
         if self.replaced.load(Ordering::Relaxed) {
             return false;
         }
         let mut content = self.content.lock();
         let same = content.continues_as(&now);
-        if same {
-            *content = now;
-        }
-        drop(content);
-        if !same {
-            self.give_up();
+        match same {
+            true => *content = now,
+            false => self.replaced.store(true, Ordering::Relaxed),
         }
         same
     }

@@ -15,9 +15,11 @@ mod inodes;
 mod read;
 pub mod spool;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::cache::{Answer, Cache, Directory, Limits};
@@ -115,6 +117,12 @@ const PLENTY: u64 = 1 << 50;
 const SPACE_TTL: Duration = Duration::from_secs(30);
 const SPACE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long, and of how many paths, it is remembered that the server did not answer. A program
+/// that names a path would otherwise wait twice: where the kernel fails to confirm what it knew
+/// of a name, it looks the name up once more.
+const SILENCE: Duration = Duration::from_secs(1);
+const UNANSWERED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+
 /// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
 pub struct Fs {
     config: Config,
@@ -125,12 +133,16 @@ pub struct Fs {
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
     lists: Flights<Arc<Directory>>,
+    /// What the server lately left without an answer. A leaf lock.
+    unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
     /// What the server last said, and when. A leaf lock.
     space: Mutex<Option<(Space, Instant)>>,
 }
 
 impl Fs {
-    pub fn new(remote: Arc<Remote>, config: Config) -> Arc<Self> {
+    pub fn new(remote: Arc<Remote>, mut config: Config) -> Arc<Self> {
+        // So far away a deadline can still be reckoned with.
+        config.timeout = config.timeout.min(Duration::from_secs(365 * 24 * 3600));
         let limits = Limits {
             entries: config.cache_entries,
             attributes: config.attr_timeout,
@@ -144,6 +156,7 @@ impl Fs {
             reads: Reads::new(remote.clone(), config.window_bytes, config.timeout),
             stats: Flights::new(),
             lists: Flights::new(),
+            unanswered: Mutex::new(LruCache::new(UNANSWERED)),
             space: Mutex::new(None),
             remote,
             config,
@@ -342,6 +355,11 @@ impl Fs {
         if known != Answer::Unknown {
             return Ok(known);
         }
+        if let Some((cause, at)) = self.unanswered.lock().get(path)
+            && at.elapsed() < SILENCE
+        {
+            return Err(Error::remote(path, cause.clone()));
+        }
         let deadline = patience.deadline()?;
         let before = self.cache.last_known(path);
         if before.is_none() && self.remote.prefers_listings() {
@@ -361,14 +379,15 @@ impl Fs {
             fetched
         });
         match fetched {
-            Ok(attributes) => Ok(Answer::Present(
-                attributes,
-                ticket.at() + self.config.attr_timeout,
-            )),
-            Err(remote::Error::NotFound) => {
-                Ok(Answer::Absent(ticket.at() + self.config.negative_timeout))
+            Ok(attributes) => Ok(Answer::Present(attributes, self.cache.expiry(ticket, true))),
+            Err(remote::Error::NotFound) => Ok(Answer::Absent(self.cache.expiry(ticket, false))),
+            Err(cause) => {
+                if let remote::Error::TimedOut(_) = cause {
+                    let silence = (cause.clone(), Instant::now());
+                    self.unanswered.lock().put(path.clone(), silence);
+                }
+                Err(Error::remote(path, cause))
             }
-            Err(cause) => Err(Error::remote(path, cause)),
         }
     }
 
