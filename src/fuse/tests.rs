@@ -477,6 +477,22 @@ fn a_replaced_file_is_an_error_for_those_who_read_it() {
 }
 
 #[test]
+fn a_file_replaced_unnoticed_opens_with_its_new_content_and_no_error() {
+    let mount = Mount::with(4, |config| config.attr_timeout = Duration::from_secs(600));
+    fs::write(mount.there("file"), content(300_000)).unwrap();
+    assert_eq!(fs::metadata(mount.here("file")).unwrap().len(), 300_000);
+    let old = SystemTime::now() - Duration::from_secs(100);
+    fs::write(mount.there("file"), "new").unwrap();
+    let handle = File::options().write(true).open(mount.there("file"));
+    handle.unwrap().set_modified(old).unwrap();
+    // What is known of it is old, and believed for long yet.
+    let mut found = String::new();
+    let mut file = File::open(mount.here("file")).unwrap();
+    file.read_to_string(&mut found).unwrap();
+    assert_eq!(found, "new");
+}
+
+#[test]
 fn the_page_cache_is_dropped_when_a_file_changed() {
     let mount = Mount::new();
     fs::write(mount.there("file"), "one").unwrap();
