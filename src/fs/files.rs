@@ -5,7 +5,8 @@
 //! content or not at all; new handles get a state of their own. What a file is written through
 //! belongs into [`OpenFile`] too: there is one for each inode.
 //!
-//! Must not know the kernel or the cache. The table's lock is a leaf.
+//! Must not know the kernel or the cache. Lock order: the table, then a file's content. Neither is
+//! held when streams are closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -65,6 +66,16 @@ struct Content {
     unique: Option<u64>,
 }
 
+/// What a look at the server showed of a file that is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Observed {
+    /// The same content for certain, or what was added to it.
+    Same,
+    /// Grown, or replaced by a longer file: what comes from here on has to be proven.
+    Grown,
+    Replaced,
+}
+
 struct Snapshot {
     directory: Arc<Directory>,
     /// Whether it was read from.
@@ -81,11 +92,11 @@ impl Files {
     /// A new handle of a file.
     pub fn open(&self, ino: Ino, attributes: &Attributes, reader: impl FnOnce() -> Reader) -> u64 {
         let content = Content::of(attributes);
-        let table = &mut *self.table.lock();
-        let shared = table.by_inode.get(&ino);
-        let file = match shared.filter(|file| file.shares(content)) {
-            Some(file) => file.clone(),
-            None => {
+        let mut table = self.table.lock();
+        let shared = table.by_inode.get(&ino).cloned();
+        let (file, other) = match shared {
+            Some(file) if file.observe(content) == Observed::Same => (file, None),
+            other => {
                 let file = Arc::new(OpenFile {
                     ino,
                     reader: reader(),
@@ -96,13 +107,18 @@ impl Files {
                     handles: AtomicUsize::new(0),
                 });
                 table.by_inode.insert(ino, file.clone());
-                file
+                (file, other)
             }
         };
         file.handles.fetch_add(1, Ordering::Relaxed);
         table.last += 1;
-        table.files.insert(table.last, file);
-        table.last
+        let handle = table.last;
+        table.files.insert(handle, file);
+        drop(table);
+        if let Some(other) = other {
+            other.reader.close();
+        }
+        handle
     }
 
     pub fn file(&self, handle: u64) -> Option<Arc<OpenFile>> {
@@ -112,20 +128,24 @@ impl Files {
     /// Takes note of what the server now says of a file that may be open.
     pub fn observe(&self, ino: Ino, attributes: &Attributes) {
         let file = self.table.lock().by_inode.get(&ino).cloned();
-        if let Some(file) = file {
-            file.observe(Content::of(attributes));
+        if let Some(file) = file
+            && file.observe(Content::of(attributes)) != Observed::Same
+        {
+            file.reader.close();
         }
     }
 
     /// Ends a handle; the inode that it held.
     pub fn close(&self, handle: u64) -> Option<Ino> {
-        let table = &mut *self.table.lock();
+        let mut table = self.table.lock();
         let file = table.files.remove(&handle)?;
-        if file.handles.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let current = table.by_inode.get(&file.ino);
-            if current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
-                table.by_inode.remove(&file.ino);
-            }
+        let last = file.handles.fetch_sub(1, Ordering::Relaxed) == 1;
+        let current = table.by_inode.get(&file.ino);
+        if last && current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
+            table.by_inode.remove(&file.ino);
+        }
+        drop(table);
+        if last {
             // At once, even if a read still holds the file.
             file.reader.close();
         }
@@ -224,28 +244,21 @@ impl OpenFile {
         self.reader.close();
     }
 
-    /// Whether a new handle may share this: it is the same content for certain.
-    fn shares(&self, now: Content) -> bool {
-        let certain = now.unique.is_some() || self.content.lock().version == now.version;
-        self.observe(now) && certain
-    }
-
-    /// Compares with what the server now says; whether it is the same content, possibly grown.
-    fn observe(&self, now: Content) -> bool {
+    /// Compares with what the server now says. Unless it is the same, the reader is to be closed.
+    fn observe(&self, now: Content) -> Observed {
         if self.replaced.load(Ordering::Relaxed) {
-            return false;
+            return Observed::Replaced;
         }
         let mut content = self.content.lock();
         let before = std::mem::replace(&mut *content, now);
-        drop(content);
-        let same = before.continues_as(&now);
-        if !same {
-            self.give_up();
-        } else if before.version != now.version && now.unique.is_none() {
-            // Grown, or replaced by a longer file: what comes from here on has to be proven.
-            self.reader.close();
+        if !before.continues_as(&now) {
+            self.replaced.store(true, Ordering::Relaxed);
+            return Observed::Replaced;
         }
-        same
+        if before.version != now.version && now.unique.is_none() {
+            return Observed::Grown;
+        }
+        Observed::Same
     }
 }
 

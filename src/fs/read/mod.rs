@@ -142,10 +142,7 @@ impl Reader {
                 Ok(data) => return Ok(data),
                 Err(Stop::WouldWait) => return Err(Failure::WouldWait),
                 Err(Stop::TimedOut) => return Err(Failure::TimedOut),
-                Err(Stop::Failed(error)) => {
-                    self.remove(&stream);
-                    return Err(Failure::Remote(error));
-                }
+                Err(Stop::Failed(error)) => return Err(Failure::Remote(error)),
                 Err(Stop::Gone) => match deadline {
                     None => return Err(Failure::WouldWait),
                     Some(deadline) if deadline <= Instant::now() => return Err(Failure::TimedOut),
@@ -179,11 +176,6 @@ impl Reader {
         let stream = self.reads.start(target, offset);
         streams.push(stream.clone());
         stream
-    }
-
-    fn remove(&self, stream: &Arc<Stream>) {
-        self.streams.lock().retain(|s| !Arc::ptr_eq(s, stream));
-        stream.close();
     }
 
     /// Ends all streams.
