@@ -88,7 +88,11 @@ pub fn odd(root: &Path, kind: Kind) {
     }
     // Pure-FTPd lists no name that has a control character, and prohibits files with a backslash.
     if kind == Kind::PureFtpd {
-        names.retain(|name| !name.iter().any(|byte| byte.is_ascii_control() || *byte == b'\\'));
+        names.retain(|name| {
+            !name
+                .iter()
+                .any(|byte| byte.is_ascii_control() || *byte == b'\\')
+        });
     }
     // ProFTPD takes 0xff in commands for Telnet's IAC, so what follows it must be no Telnet command.
     if kind.is_proftpd() {
