@@ -179,7 +179,10 @@ impl Place {
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let about = |file| fs::read_to_string(process.path().join(file)).unwrap_or_default();
             if about("mountinfo").contains(&dir) {
-                text += &format!("still mounted for {}\n", about("cmdline").replace('\0', " "));
+                text += &format!(
+                    "still mounted for {}\n",
+                    about("cmdline").replace('\0', " ")
+                );
             }
         }
         text
