@@ -38,7 +38,7 @@ pub struct Proof {
 }
 
 enum Stream {
-    Open(client::Download),
+    Open(Box<client::Download>),
     Parked(Parked),
     Closed,
     /// The end was reached and verified.
@@ -83,7 +83,14 @@ impl Download {
         // A stream of its own for the proof, then the one that is wanted, of the same version.
         let end = proof.offset + proof.bytes.len() as u64;
         let proven = Some(Proof { version, ..proof });
-        drop(Self::open(pool, path, end, Some(version), proven, deadline)?);
+        drop(Self::open(
+            pool,
+            path,
+            end,
+            Some(version),
+            proven,
+            deadline,
+        )?);
         Self::open(pool, path, offset, Some(version), None, deadline)
     }
 
@@ -108,13 +115,13 @@ impl Download {
                     return Ok(0);
                 }
                 Stream::Open(open) if open.should_yield() => {
-                    self.stream = Stream::Parked(self.pool.park(open));
+                    self.stream = Stream::Parked(self.pool.park(*open));
                     // Whoever waits takes it now; then it is our turn to wait.
                     std::thread::yield_now();
                     continue;
                 }
                 Stream::Open(open) => Some(open),
-                Stream::Parked(parked) => self.pool.unpark(&parked),
+                Stream::Parked(parked) => self.pool.unpark(&parked).map(Box::new),
                 Stream::Closed => None,
             };
             let Some(mut open) = open else {
@@ -163,7 +170,7 @@ impl Download {
     /// session when it needs one; a later `read` then opens it again at the offset.
     pub fn park(&mut self) {
         self.stream = match std::mem::replace(&mut self.stream, Stream::Closed) {
-            Stream::Open(open) => Stream::Parked(self.pool.park(open)),
+            Stream::Open(open) => Stream::Parked(self.pool.park(*open)),
             other => other,
         };
     }
@@ -223,7 +230,7 @@ impl Download {
             }
         }
         self.version = version;
-        self.stream = Stream::Open(open);
+        self.stream = Stream::Open(Box::new(open));
         Ok(())
     }
 
@@ -261,7 +268,7 @@ impl Drop for Download {
     fn drop(&mut self) {
         let open = match std::mem::replace(&mut self.stream, Stream::Ended) {
             Stream::Open(open) => Some(open),
-            Stream::Parked(parked) => self.pool.unpark(&parked),
+            Stream::Parked(parked) => self.pool.unpark(&parked).map(Box::new),
             Stream::Closed | Stream::Ended => None,
         };
         if let Some(open) = open {

@@ -37,7 +37,10 @@ impl Remote {
     /// Connects the first session, so that a wrong password, certificate or host shows now.
     pub fn connect(config: client::Config, deadline: Instant) -> Result<Self, client::Error> {
         let pool = Pool::connect(config, deadline)?;
-        Ok(Self { pool, temporaries: Temporaries::new(mount_id()) })
+        Ok(Self {
+            pool,
+            temporaries: Temporaries::new(mount_id()),
+        })
     }
 
     /// Whether a file that is not known yet is to be looked up in its directory's listing: this
@@ -177,12 +180,7 @@ impl Remote {
     }
 
     /// Begins to append to a file of exactly `size` bytes; else `Changed`.
-    pub fn append(
-        &self,
-        path: &RemotePath,
-        size: u64,
-        deadline: Instant,
-    ) -> Result<Upload, Error> {
+    pub fn append(&self, path: &RemotePath, size: u64, deadline: Instant) -> Result<Upload, Error> {
         Upload::append(&self.pool, path, size, deadline)
     }
 
