@@ -569,6 +569,17 @@ impl Session {
         !self.is_broken() && self.control.is_quiet()
     }
 
+    /// Whether every reply that came belongs to a command.
+    pub fn is_in_step(&mut self) -> bool {
+        self.control.is_quiet() && self.control.parser.is_empty()
+    }
+
+    /// Gives the session up: its replies are not those of its commands.
+    pub fn out_of_step(&mut self, during: &str) -> Error {
+        self.broken = true;
+        Error::lost(during, "replies and commands are out of step")
+    }
+
     pub(super) fn is_broken(&self) -> bool {
         self.broken || self.in_transfer
     }

@@ -14,7 +14,7 @@ use crate::proto::{
 };
 
 use super::meaning::{self, Error, says};
-use super::{Attributes, FileKind, Listing, time};
+use super::{Attributes, FileKind, Listing, number, time};
 
 /// What came of a request: the server's meaning, or a failure of the session.
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
@@ -117,13 +117,16 @@ fn by_mlsd(
     // the links. It costs no round trip: it goes along.
     let mut prelude = vec![Command::Cwd(path.into())];
     if session.profile().mlsd_hides_links != Some(false) {
-        prelude.push(here(false));
+        prelude.extend([here(false), Command::Noop]);
     }
     let (replies, outcome) = session.list(&prelude, Command::Mlsd(None), deadline)?;
     if let Some(cwd) = replies.first().filter(|reply| !reply.code.is_completion()) {
         return Ok(Some(Err(meaning::of_refusal(
             session, path, "CWD", cwd, deadline,
         )?)));
+    }
+    if let Some(noop) = replies.get(2) {
+        in_step(session, noop)?;
     }
     let (bytes, last) = match outcome {
         Ok(listed) => listed,
@@ -152,7 +155,7 @@ fn by_mlsd(
         let hides = told.is_none_or(|attributes| attributes.kind != FileKind::Symlink);
         session.learn(|p| p.mlst_hides_links = Some(hides));
     }
-    Ok(Some(Ok(finished(raw, 0))))
+    Ok(Some(Ok(exact(session, path, raw, deadline)?)))
 }
 
 /// Puts the links that STAT shows in place of what MLSD shows for them, and learns whether
@@ -238,8 +241,9 @@ fn names(raw: &Raw) -> Vec<&[u8]> {
 
 /// `None` where the server has no STAT for directories.
 fn by_stat(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Option<Raw>> {
-    let replies = session.pipeline(&[Command::Cwd(path.into()), here(true)], deadline)?;
-    let [cwd, stat] = &replies[..] else {
+    let commands = [Command::Cwd(path.into()), here(true), Command::Noop];
+    let replies = session.pipeline(&commands, deadline)?;
+    let [cwd, stat, noop] = &replies[..] else {
         return Ok(Ok(None));
     };
     if !cwd.code.is_completion() {
@@ -249,7 +253,21 @@ fn by_stat(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outco
         session.learn(|p| p.stat_faithful = Some(false));
         return Ok(Ok(None));
     }
+    in_step(session, noop)?;
     Ok(Ok(Some(parse_stat(stat))))
+}
+
+/// After a STAT listing, the reply to NOOP must be that, and nothing may be left over: a name
+/// with CRLF in it can look like the end of the listing, and like replies.
+fn in_step(session: &mut Session, noop: &Reply) -> Result<(), client::Error> {
+    if noop.code.as_u16() == 200 && session.is_in_step() {
+        return Ok(());
+    }
+    session.learn(|p| {
+        p.stat_faithful = Some(false);
+        p.mlsd_hides_links = Some(false);
+    });
+    Err(session.out_of_step("STAT"))
 }
 
 /// 211, 212 and 213 carry listings; 211 is also the answer to a bare STAT.
@@ -270,84 +288,103 @@ fn parse_stat(reply: &Reply) -> Raw {
 }
 
 fn by_list(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Raw> {
-    loop {
-        let all = !session.profile().list_all_refused;
-        let cwd = [Command::Cwd(path.into())];
-        let (replies, outcome) = session.list(&cwd, Command::List { all, path: None }, deadline)?;
-        if let Some(cwd) = replies.first().filter(|reply| !reply.code.is_completion()) {
-            return meaning::of_refusal(session, path, "CWD", cwd, deadline).map(Err);
+    if session.profile().list_all_refused {
+        return list_with(session, path, false, deadline);
+    }
+    let refused = match list_with(session, path, true, deadline)? {
+        Err(error @ (Error::Denied(_) | Error::Unsupported(_) | Error::Failed(_))) => error,
+        done => return Ok(done),
+    };
+    // pyftpdlib takes `-a` for a name. It may also be the directory that is refused.
+    let listed = list_with(session, path, false, deadline)?;
+    if listed.is_err() {
+        return Ok(Err(refused));
+    }
+    session.learn(|p| p.list_all_refused = true);
+    Ok(listed)
+}
+
+fn list_with(
+    session: &mut Session,
+    path: &RemotePath,
+    all: bool,
+    deadline: Instant,
+) -> Outcome<Raw> {
+    let cwd = [Command::Cwd(path.into())];
+    let (replies, outcome) = session.list(&cwd, Command::List { all, path: None }, deadline)?;
+    if let Some(cwd) = replies.first().filter(|reply| !reply.code.is_completion()) {
+        return meaning::of_refusal(session, path, "CWD", cwd, deadline).map(Err);
+    }
+    match outcome {
+        // vsftpd: "226 Transfer done (but failed to open directory)."
+        Ok((_, last)) if says(&last, &["failed to open directory"]) => {
+            Ok(Err(Error::Denied(format!("LIST: {last}"))))
         }
-        match outcome {
-            Ok((bytes, last)) => {
-                // vsftpd: "226 Transfer done (but failed to open directory)."
-                if says(&last, &["failed to open directory"]) {
-                    return Ok(Err(Error::Denied(format!("LIST: {last}"))));
-                }
-                let now = SystemTime::now();
-                let mut raw = parse(&bytes, |line| parse_list_line(line, now));
-                raw.complete &= !says(&last, &["truncated"]);
-                return Ok(Ok(raw));
-            }
-            Err(reply) if all && reply.code.is_permanent() => {
-                log::debug!("LIST -a is refused ({reply}); trying LIST");
-                session.learn(|p| p.list_all_refused = true);
-            }
-            // 450 for an empty directory, on some.
-            Err(reply) if reply.code.as_u16() == 450 && says(&reply, &["no files"]) => {
-                return Ok(Ok(Raw {
-                    entries: Vec::new(),
-                    complete: true,
-                }));
-            }
-            Err(reply) => {
-                return meaning::of_refusal(session, path, "LIST", &reply, deadline).map(Err);
-            }
+        Ok((bytes, last)) => {
+            let now = SystemTime::now();
+            let mut raw = parse(&bytes, |line| parse_list_line(line, now));
+            raw.complete &= !says(&last, &["truncated"]);
+            Ok(Ok(raw))
         }
+        // 450 for an empty directory, on some.
+        Err(reply) if reply.code.as_u16() == 450 && says(&reply, &["no files"]) => Ok(Ok(Raw {
+            entries: Vec::new(),
+            complete: true,
+        })),
+        Err(reply) if reply.code.is_transient() => Ok(Err(Error::Failed(format!("LIST: {reply}")))),
+        // Not `of_refusal`: that may list this directory to find out.
+        Err(reply) => Ok(Err(Error::Denied(format!("LIST: {reply}")))),
     }
 }
 
-/// Asks MDTM for every file whose time a listing gives to the minute or the day only. Other
-/// kinds keep the listing's, moved to UTC by what the files show.
+/// Asks MDTM for every file whose time a listing gives to the minute or the day only, and SIZE
+/// for every file without one. Other kinds keep the listing's time, moved to UTC by what the
+/// files show.
 fn exact(
     session: &mut Session,
     path: &RemotePath,
     mut raw: Raw,
     deadline: Instant,
 ) -> Result<Listing, client::Error> {
-    let inexact = |entry: &Entry| {
-        entry.facts.kind == Some(Kind::File)
-            && entry
-                .facts
-                .modify
-                .is_some_and(|m| m.precision != Precision::Second)
-    };
     let mut places = Vec::new();
     let mut commands = Vec::new();
-    for (place, entry) in raw
-        .entries
-        .iter()
-        .enumerate()
-        .filter(|(_, entry)| inexact(entry))
-    {
-        if let Ok(name) = Name::parse(&entry.name) {
+    for (place, entry) in raw.entries.iter().enumerate() {
+        if !matches!(entry.facts.kind, Some(Kind::File) | None) {
+            continue;
+        }
+        let Ok(name) = Name::parse(&entry.name).map(|name| path.join(&name)) else {
+            continue;
+        };
+        if !super::fits(&name) {
+            continue;
+        }
+        let inexact = |m: Modify| m.precision != Precision::Second;
+        if entry.facts.modify.is_some_and(inexact) {
             places.push(place);
-            commands.push(Command::Mdtm((&path.join(&name)).into()));
+            commands.push(Command::Mdtm((&name).into()));
+        }
+        if entry.facts.size.is_none() {
+            places.push(place);
+            commands.push(Command::Size((&name).into()));
         }
     }
     let replies = session.pipeline(&commands, deadline)?;
     let mut offset = session.profile().listing_offset;
-    for (place, reply) in places.into_iter().zip(&replies) {
-        let Some(entry) = raw.entries.get_mut(place) else {
+    for ((place, command), reply) in places.into_iter().zip(&commands).zip(&replies) {
+        let Some(Entry { facts, .. }) = raw.entries.get_mut(place) else {
             continue;
         };
-        if let (Some(exact), Some(listed)) = (time(reply), entry.facts.modify) {
-            if offset.is_none() {
-                offset = zone(listed, exact);
+        match (command, facts.modify) {
+            (Command::Size(_), _) => facts.size = number(reply),
+            (_, Some(listed)) => {
+                let Some(time) = time(reply) else { continue };
+                offset = offset.or_else(|| zone(listed, time));
+                facts.modify = Some(Modify {
+                    time,
+                    precision: Precision::Second,
+                });
             }
-            entry.facts.modify = Some(Modify {
-                time: exact,
-                precision: Precision::Second,
-            });
+            (_, None) => {}
         }
     }
     if let Some(offset) = offset {

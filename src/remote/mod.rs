@@ -58,6 +58,7 @@ impl Remote {
         known: Option<&Attributes>,
         deadline: Instant,
     ) -> Result<Attributes, Error> {
+        check(path)?;
         self.metadata(deadline, |session, deadline| {
             stat(session, path, known, deadline)
         })
@@ -65,6 +66,7 @@ impl Remote {
 
     /// A directory's entries with exact times. `NotDirectory`, `NotFound`.
     pub fn list(&self, path: &RemotePath, deadline: Instant) -> Result<Listing, Error> {
+        check(path)?;
         self.metadata(deadline, |session, deadline| {
             listing::list(session, path, deadline)
         })
@@ -88,6 +90,7 @@ impl Remote {
         proof: Option<Proof>,
         deadline: Instant,
     ) -> Result<Download, Error> {
+        check(path)?;
         Download::open(&self.pool, path, offset, expected, proof, deadline)
     }
 
@@ -104,6 +107,7 @@ impl Remote {
 
     /// Makes a directory. `Exists`, `NotFound` (its parent), `Denied`.
     pub fn mkdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        check(path)?;
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::mkdir(session, path, again, deadline)
         })
@@ -111,6 +115,7 @@ impl Remote {
 
     /// Removes an empty directory. `NotFound`, `NotDirectory`, `NotEmpty`, `Denied`.
     pub fn rmdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        check(path)?;
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::rmdir(session, path, again, deadline)
         })
@@ -118,6 +123,7 @@ impl Remote {
 
     /// Removes a file or a symbolic link. `NotFound`, `IsDirectory`, `Denied`.
     pub fn unlink(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        check(path)?;
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::unlink(session, path, again, deadline)
         })
@@ -131,6 +137,8 @@ impl Remote {
         to: &RemotePath,
         deadline: Instant,
     ) -> Result<(), Error> {
+        check(from)?;
+        check(to)?;
         let aside = self.temporaries.beside(to);
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::rename(session, from, to, &aside, again, deadline)
@@ -176,6 +184,7 @@ impl Remote {
 
     /// Begins to send a file's whole content to `path`, which is created or emptied.
     pub fn store(&self, path: &RemotePath, deadline: Instant) -> Result<Upload, Error> {
+        check(path)?;
         Upload::store(&self.pool, path, deadline)
     }
 
@@ -295,6 +304,23 @@ fn by_mlst(
     }
     let error = meaning::of_refusal(session, path, "MLST", &reply, deadline)?;
     Ok(Some(Err(error)))
+}
+
+/// The longest path that goes into a command: lines over 2000 bytes are dropped, answered twice,
+/// or end the connection, depending on the server.
+const PATH_MAX: usize = 1900;
+
+fn check(path: &RemotePath) -> Result<(), Error> {
+    if fits(path) {
+        Ok(())
+    } else {
+        Err(Error::PathTooLong)
+    }
+}
+
+/// Whether a path fits into a command.
+fn fits(path: &RemotePath) -> bool {
+    path.as_bytes().len() <= PATH_MAX
 }
 
 /// The number of a 213 reply (SIZE, AVBL).

@@ -393,3 +393,41 @@ on_servers! {
     proftpd_implicit: ProftpdImplicit, pure_ftpd: PureFtpd, pyftpdlib: Pyftpdlib,
     pyftpdlib_implicit: PyftpdlibImplicit
 }
+
+/// vsftpd sends names raw, so a name can look like the end of a STAT listing and like replies.
+#[test]
+fn a_name_with_line_ends_forges_no_listing() {
+    for (name, kind) in [
+        ("x\n213 End\n200 forged", Kind::VsftpdExplicit),
+        ("x\r\n213 End\r\n213-q", Kind::VsftpdExplicit),
+        ("x\r\n213 End\r\n200 forged", Kind::VsftpdExplicit),
+        ("x\r\n212 End\r\n200 forged", Kind::ProftpdExplicit),
+    ] {
+        let server = RealServer::of(kind);
+        for at in 0..20_u64 {
+            let file = server.root.join(format!("file{at}"));
+            fs::write(&file, format!("{at}")).unwrap();
+            let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + at * 1000);
+            fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_modified(then)
+                .unwrap();
+        }
+        let remote = connect(&server, |_| {});
+        remote.list(&path("/"), soon()).unwrap();
+        fs::write(server.root.join(name), "").unwrap();
+        for _ in 0..3 {
+            let listing = remote.list(&path("/"), soon()).unwrap();
+            for at in 0..20_u64 {
+                let name = Name::parse(format!("file{at}").as_bytes()).unwrap();
+                let found = listing.entries.iter().find(|(n, _)| *n == name);
+                let (_, attributes) =
+                    found.unwrap_or_else(|| panic!("{kind:?}: {name} is missing"));
+                let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + at * 1000);
+                assert_eq!(attributes.mtime, then, "{kind:?}: {name}");
+            }
+        }
+    }
+}
