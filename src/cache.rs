@@ -175,6 +175,15 @@ impl Cache {
         true
     }
 
+    /// Until when to believe a fetch that found something, or nothing.
+    pub fn expiry(&self, ticket: Ticket, found: bool) -> Instant {
+        let lifetime = match found {
+            true => self.limits.attributes,
+            false => self.limits.absences,
+        };
+        ticket.at + lifetime
+    }
+
     /// Says that the file at `path` was created, removed, replaced or altered: nothing fetched
     /// before is believed any more of it, of what lies below it, and of its parent.
     pub fn changed(&self, path: &RemotePath) {
@@ -203,12 +212,10 @@ impl Cache {
             (None, Some(listed)) => (listed, true),
             (None, None) => return Answer::Unknown,
         };
-        let lifetime = match (&word.found, from_listing) {
-            (Some(_), _) => self.limits.attributes,
-            (None, false) => self.limits.absences,
-            (None, true) => self.limits.absences.min(self.limits.listings),
-        };
-        let until = word.ticket.at + lifetime;
+        let mut until = self.expiry(word.ticket, word.found.is_some());
+        if word.found.is_none() && from_listing {
+            until = until.min(word.ticket.at + self.limits.listings);
+        }
         match word.found {
             _ if until <= now => Answer::Unknown,
             Some(attributes) => Answer::Present(attributes, until),

@@ -66,7 +66,7 @@ impl Download {
                 let rate = Rate::new(lease.server().config.min_rate);
                 Ok(Self {
                     lease,
-                    data: Some(data),
+                    data: Some(*data),
                     since: Instant::now(),
                     rate,
                 })

@@ -22,7 +22,7 @@ pub use download::{Download, Progress, Started};
 pub use error::Error;
 pub use pool::{Lane, Lease, Parked, Pool};
 pub use profile::{Profile, Resumption};
-pub use session::{Begun, Session, Transfer};
+pub use session::{Begun, Listed, Session, Transfer};
 pub use upload::{StartedUpload, Upload};
 
 /// Everything a client needs to know to reach a server; made by `mount` from the options.

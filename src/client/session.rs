@@ -62,9 +62,12 @@ pub struct Begun {
     pub transfer: Transfer,
 }
 
+/// A listing's bytes and its final reply, or the server's refusal.
+pub type Listed = Result<(Vec<u8>, Reply), Reply>;
+
 /// What came of a transfer command.
 pub enum Transfer {
-    Started(Stream),
+    Started(Box<Stream>),
     Refused(Reply),
 }
 
@@ -240,7 +243,7 @@ impl Session {
                 acknowledge_quickly(&data);
                 return Ok(Begun {
                     prelude: replies,
-                    transfer: Transfer::Started(data),
+                    transfer: Transfer::Started(Box::new(data)),
                 });
             }
             let mut waiting = Vec::with_capacity(2);
@@ -358,7 +361,9 @@ impl Session {
             }
             return Ok(());
         }
-        Err(Error::Protocol("no reply to NOOP after a transfer that was given up".to_owned()))
+        Err(Error::Protocol(
+            "no reply to NOOP after a transfer that was given up".to_owned(),
+        ))
     }
 
     /// Whether the server's last word on a transfer that was reset comes until then: 426 or the
@@ -382,7 +387,7 @@ impl Session {
         prelude: &[Command],
         command: Command,
         deadline: Instant,
-    ) -> Result<(Vec<Reply>, Result<(Vec<u8>, Reply), Reply>), Error> {
+    ) -> Result<(Vec<Reply>, Listed), Error> {
         let verb = command.verb();
         let begun = self.begin(prelude, command, deadline)?;
         let mut data = match begun.transfer {
@@ -391,7 +396,7 @@ impl Session {
         };
         let read = read_to_end(&mut data, deadline);
         let listing = self.note(read)?;
-        let reply = self.finish_download(data, verb, deadline)?;
+        let reply = self.finish_download(*data, verb, deadline)?;
         let outcome = if reply.code.is_completion() {
             Ok((listing, reply))
         } else {
@@ -469,7 +474,7 @@ impl Session {
             Transfer::Refused(reply) => Ok(reply),
             Transfer::Started(mut data) => {
                 read_to_end(&mut data, deadline)?;
-                self.finish_download(data, list.verb(), deadline)
+                self.finish_download(*data, list.verb(), deadline)
             }
         }
     }

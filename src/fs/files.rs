@@ -5,7 +5,8 @@
 //! content or not at all; new handles get a state of their own. What a file is written through
 //! belongs into [`OpenFile`] too: there is one for each inode.
 //!
-//! Must not know the kernel or the cache. The table's lock is a leaf.
+//! Must not know the kernel or the cache. Lock order: the table, then a file's content. Neither is
+//! held when streams are closed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +17,10 @@ use parking_lot::Mutex;
 use super::Ino;
 use super::read::Reader;
 use crate::cache::Directory;
-use crate::remote::{Attributes, Version};
+use crate::remote::{Attributes, Proof, Version};
+
+/// Bytes kept of what was read last.
+const PROOF: usize = 4 << 10;
 
 /// All handles.
 pub(super) struct Files {
@@ -38,6 +42,8 @@ pub(super) struct OpenFile {
     pub reader: Reader,
     /// The content that is being read. A leaf lock.
     content: Mutex<Content>,
+    /// What was read of it last. A leaf lock.
+    proof: Mutex<Option<Proof>>,
     /// Whether the server holds another content by now.
     replaced: AtomicBool,
     /// Whether a reader, or the kernel's cache, may have seen some of the content.
@@ -60,6 +66,16 @@ struct Content {
     unique: Option<u64>,
 }
 
+/// What a look at the server showed of a file that is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Observed {
+    /// The same content for certain, or what was added to it.
+    Same,
+    /// Grown, or replaced by a longer file: what comes from here on has to be proven.
+    Grown,
+    Replaced,
+}
+
 struct Snapshot {
     directory: Arc<Directory>,
     /// Whether it was read from.
@@ -76,27 +92,33 @@ impl Files {
     /// A new handle of a file.
     pub fn open(&self, ino: Ino, attributes: &Attributes, reader: impl FnOnce() -> Reader) -> u64 {
         let content = Content::of(attributes);
-        let table = &mut *self.table.lock();
-        let shared = table.by_inode.get(&ino);
-        let file = match shared.filter(|file| file.observe(content)) {
-            Some(file) => file.clone(),
-            None => {
+        let mut table = self.table.lock();
+        let shared = table.by_inode.get(&ino).cloned();
+        let (file, other) = match shared {
+            Some(file) if file.observe(content) == Observed::Same => (file, None),
+            other => {
                 let file = Arc::new(OpenFile {
                     ino,
                     reader: reader(),
                     content: Mutex::new(content),
+                    proof: Mutex::new(None),
                     replaced: AtomicBool::new(false),
                     seen: AtomicBool::new(false),
                     handles: AtomicUsize::new(0),
                 });
                 table.by_inode.insert(ino, file.clone());
-                file
+                (file, other)
             }
         };
         file.handles.fetch_add(1, Ordering::Relaxed);
         table.last += 1;
-        table.files.insert(table.last, file);
-        table.last
+        let handle = table.last;
+        table.files.insert(handle, file);
+        drop(table);
+        if let Some(other) = other {
+            other.reader.close();
+        }
+        handle
     }
 
     pub fn file(&self, handle: u64) -> Option<Arc<OpenFile>> {
@@ -106,20 +128,24 @@ impl Files {
     /// Takes note of what the server now says of a file that may be open.
     pub fn observe(&self, ino: Ino, attributes: &Attributes) {
         let file = self.table.lock().by_inode.get(&ino).cloned();
-        if let Some(file) = file {
-            file.observe(Content::of(attributes));
+        if let Some(file) = file
+            && file.observe(Content::of(attributes)) != Observed::Same
+        {
+            file.reader.close();
         }
     }
 
     /// Ends a handle; the inode that it held.
     pub fn close(&self, handle: u64) -> Option<Ino> {
-        let table = &mut *self.table.lock();
+        let mut table = self.table.lock();
         let file = table.files.remove(&handle)?;
-        if file.handles.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let current = table.by_inode.get(&file.ino);
-            if current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
-                table.by_inode.remove(&file.ino);
-            }
+        let last = file.handles.fetch_sub(1, Ordering::Relaxed) == 1;
+        let current = table.by_inode.get(&file.ino);
+        if last && current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
+            table.by_inode.remove(&file.ino);
+        }
+        drop(table);
+        if last {
             // At once, even if a read still holds the file.
             file.reader.close();
         }
@@ -169,6 +195,31 @@ impl OpenFile {
         self.handles.load(Ordering::Relaxed)
     }
 
+    /// What was seen of the content; none is needed where `unique` tells files apart.
+    pub fn proof(&self) -> Option<Proof> {
+        let known = self.content.lock().unique.is_some();
+        self.proof.lock().clone().filter(|_| !known)
+    }
+
+    /// Takes note of bytes that were read, the last of them.
+    pub fn remember(&self, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let from = bytes.len().saturating_sub(PROOF);
+        let (offset, bytes) = (offset + from as u64, bytes[from..].to_vec());
+        let now = self.content.lock().version;
+        let mut proof = self.proof.lock();
+        // What the reader sees is the version that the file had when reading began: what it grew
+        // to has to be proven each time.
+        let version = proof.as_ref().map_or(now, |proof| proof.version);
+        *proof = Some(Proof {
+            version,
+            offset,
+            bytes,
+        });
+    }
+
     /// Some of the content is shown from now on: no other may follow.
     pub fn show(&self) {
         self.seen.store(true, Ordering::Relaxed);
@@ -182,6 +233,7 @@ impl OpenFile {
         }
         self.reader.close();
         *self.content.lock() = Content::of(attributes);
+        *self.proof.lock() = None;
         self.replaced.store(false, Ordering::Relaxed);
         true
     }
@@ -192,21 +244,21 @@ impl OpenFile {
         self.reader.close();
     }
 
-    /// Compares with what the server now says; whether it is the same content, possibly grown.
-    fn observe(&self, now: Content) -> bool {
+    /// Compares with what the server now says. Unless it is the same, the reader is to be closed.
+    fn observe(&self, now: Content) -> Observed {
         if self.replaced.load(Ordering::Relaxed) {
-            return false;
+            return Observed::Replaced;
         }
         let mut content = self.content.lock();
-        let same = content.continues_as(&now);
-        if same {
-            *content = now;
+        let before = std::mem::replace(&mut *content, now);
+        if !before.continues_as(&now) {
+            self.replaced.store(true, Ordering::Relaxed);
+            return Observed::Replaced;
         }
-        drop(content);
-        if !same {
-            self.give_up();
+        if before.version != now.version && now.unique.is_none() {
+            return Observed::Grown;
         }
-        same
+        Observed::Same
     }
 }
 

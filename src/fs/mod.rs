@@ -12,12 +12,15 @@ mod error;
 mod files;
 mod flights;
 mod inodes;
+mod names;
 mod read;
 pub mod spool;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::cache::{Answer, Cache, Directory, Limits};
@@ -29,6 +32,7 @@ use files::{Files, OpenFile};
 use flights::Flights;
 pub use inodes::Ino;
 use inodes::Inodes;
+pub use names::{DirEntry, Names};
 pub use read::Data;
 use read::{Failure, Reader, Reads, Target};
 
@@ -89,24 +93,6 @@ pub struct Opened {
     pub keep_cache: bool,
 }
 
-/// The names of an open directory, from an offset on.
-pub struct Names {
-    fs: Arc<Fs>,
-    ino: Ino,
-    path: RemotePath,
-    directory: Arc<Directory>,
-    next: u64,
-}
-
-/// One of [`Names`].
-pub struct DirEntry<'a> {
-    pub name: &'a [u8],
-    pub ino: Ino,
-    pub kind: FileKind,
-    /// Where to go on after it.
-    pub next: u64,
-}
-
 /// The longest name, bytes.
 pub const NAME_MAX: usize = 255;
 /// What is shown as free where the server does not tell.
@@ -116,6 +102,12 @@ const SPACE_TTL: Duration = Duration::from_secs(30);
 const SPACE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the server is asked about the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long, and of how many paths, it is remembered that the server did not answer. A program
+/// that names a path would otherwise wait twice: where the kernel fails to confirm what it knew
+/// of a name, it looks the name up once more.
+const SILENCE: Duration = Duration::from_secs(1);
+const UNANSWERED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
 pub struct Fs {
@@ -127,12 +119,16 @@ pub struct Fs {
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
     lists: Flights<Arc<Directory>>,
+    /// What the server lately left without an answer. A leaf lock.
+    unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
     /// What the server last said, and when. A leaf lock.
     space: Mutex<Option<(Space, Instant)>>,
 }
 
 impl Fs {
-    pub fn new(remote: Arc<Remote>, config: Config) -> Arc<Self> {
+    pub fn new(remote: Arc<Remote>, mut config: Config) -> Arc<Self> {
+        // So far away a deadline can still be reckoned with.
+        config.timeout = config.timeout.min(Duration::from_secs(365 * 24 * 3600));
         let limits = Limits {
             entries: config.cache_entries,
             attributes: config.attr_timeout,
@@ -146,6 +142,7 @@ impl Fs {
             reads: Reads::new(remote.clone(), config.window_bytes, config.timeout),
             stats: Flights::new(),
             lists: Flights::new(),
+            unanswered: Mutex::new(LruCache::new(UNANSWERED)),
             space: Mutex::new(None),
             remote,
             config,
@@ -280,6 +277,7 @@ impl Fs {
                     let target = Target {
                         version,
                         path: path.clone(),
+                        proof: file.proof(),
                     };
                     let deadline = patience.deadline().ok();
                     let reader = &file.reader;
@@ -290,6 +288,7 @@ impl Fs {
                 // It may have been replaced while we waited.
                 Ok(data) if file.version().is_some() => {
                     file.show();
+                    file.remember(offset, &data);
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
@@ -304,12 +303,7 @@ impl Fs {
 
     /// The server holds another content than was known when the file was opened: what is known
     /// of it is learned anew, and the handle goes over to it if nobody has seen the old content.
-    fn go_over(
-        &self,
-        file: &OpenFile,
-        path: &RemotePath,
-        patience: Patience,
-    ) -> Result<(), Error> {
+    fn go_over(&self, file: &OpenFile, path: &RemotePath, patience: Patience) -> Result<(), Error> {
         patience.deadline()?;
         self.cache.changed(path);
         file.give_up();
@@ -385,6 +379,11 @@ impl Fs {
         if known != Answer::Unknown {
             return Ok(known);
         }
+        if let Some((cause, at)) = self.unanswered.lock().get(path)
+            && at.elapsed() < SILENCE
+        {
+            return Err(Error::remote(path, cause.clone()));
+        }
         let deadline = patience.deadline()?;
         let before = self.cache.last_known(path);
         if before.is_none() && self.remote.prefers_listings() {
@@ -404,14 +403,15 @@ impl Fs {
             fetched
         });
         match fetched {
-            Ok(attributes) => Ok(Answer::Present(
-                attributes,
-                ticket.at() + self.config.attr_timeout,
-            )),
-            Err(remote::Error::NotFound) => {
-                Ok(Answer::Absent(ticket.at() + self.config.negative_timeout))
+            Ok(attributes) => Ok(Answer::Present(attributes, self.cache.expiry(ticket, true))),
+            Err(remote::Error::NotFound) => Ok(Answer::Absent(self.cache.expiry(ticket, false))),
+            Err(cause) => {
+                if let remote::Error::TimedOut(_) = cause {
+                    let silence = (cause.clone(), Instant::now());
+                    self.unanswered.lock().put(path.clone(), silence);
+                }
+                Err(Error::remote(path, cause))
             }
-            Err(cause) => Err(Error::remote(path, cause)),
         }
     }
 
@@ -488,85 +488,6 @@ impl Patience {
             Self::MemoryOnly => Err(Error::WouldWait),
             Self::Until(deadline) => Ok(deadline),
         }
-    }
-}
-
-impl Names {
-    /// Hands out the names without their attributes, until `add` says that it is full.
-    pub fn each(&self, mut add: impl FnMut(DirEntry<'_>) -> bool) {
-        if self.dots(&mut add) {
-            return;
-        }
-        for (next, (name, attributes)) in self.rest() {
-            let Some(ino) = self.fs.inodes.number(self.ino, name, attributes) else {
-                return;
-            };
-            let entry = DirEntry {
-                name: name.as_bytes(),
-                ino,
-                kind: attributes.kind,
-                next,
-            };
-            if add(entry) {
-                return;
-            }
-        }
-    }
-
-    /// Hands out the names with their attributes, until `add` says that it is full. Each but `.`
-    /// and `..`, which come without, counts as looked up.
-    pub fn each_plus(&self, mut add: impl FnMut(DirEntry<'_>, Option<Entry>) -> bool) {
-        if self.dots(&mut |entry| add(entry, None)) {
-            return;
-        }
-        let now = Instant::now();
-        for (next, (name, listed)) in self.rest() {
-            let cache = &self.fs.cache;
-            let known = cache.attributes_in(&self.directory, &self.path, name, now);
-            let (attributes, ttl) = match known {
-                Answer::Present(attributes, until) => (attributes, remaining(until)),
-                // Removed since: a name that does not exist any more need not be shown.
-                Answer::Absent(_) => continue,
-                Answer::Unknown => (listed.clone(), Duration::ZERO),
-            };
-            let Ok(entry) = self.fs.enter(self.ino, name, &attributes, ttl) else {
-                return;
-            };
-            let ino = entry.attr.ino;
-            let listed = DirEntry {
-                name: name.as_bytes(),
-                ino,
-                kind: attributes.kind,
-                next,
-            };
-            if add(listed, Some(entry)) {
-                self.fs.forget(ino, 1);
-                return;
-            }
-        }
-    }
-
-    /// `.` and `..`; whether that filled it.
-    fn dots(&self, add: &mut impl FnMut(DirEntry<'_>) -> bool) -> bool {
-        let parent = self.fs.inodes.parent(self.ino).unwrap_or(Ino::ROOT);
-        let dots = [(&b"."[..], self.ino), (b"..", parent)];
-        let from = usize::try_from(self.next).unwrap_or(usize::MAX);
-        let mut dots = dots.into_iter().enumerate().skip(from);
-        dots.any(|(index, (name, ino))| {
-            add(DirEntry {
-                name,
-                ino,
-                kind: FileKind::Directory,
-                next: index as u64 + 1,
-            })
-        })
-    }
-
-    /// The entries beside `.` and `..`, each with the offset after it.
-    fn rest(&self) -> impl Iterator<Item = (u64, &(Name, Attributes))> {
-        let from = usize::try_from(self.next.saturating_sub(2)).unwrap_or(usize::MAX);
-        let entries = self.directory.entries().iter().enumerate().skip(from);
-        entries.map(|(index, entry)| (index as u64 + 3, entry))
     }
 }
 

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirEntryExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -34,6 +37,7 @@ struct Mount {
     served: TempDir,
     point: TempDir,
     server: Option<Server>,
+    proxy: Proxy,
     session: Option<BackgroundSession>,
     watchdog: Option<Sender<()>>,
 }
@@ -53,9 +57,10 @@ impl Mount {
             .try_init();
         let config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
         let server = Server::start(config).unwrap();
+        let proxy = Proxy::new(server.local_addr());
         let client = client::Config {
             host: "127.0.0.1".to_owned(),
-            port: server.local_addr().port(),
+            port: proxy.port,
             security: Security::Implicit,
             user: b"user".to_vec(),
             password: Secret::new("password"),
@@ -99,6 +104,7 @@ impl Mount {
             served,
             point,
             server: Some(server),
+            proxy,
             session: Some(session),
         }
     }
@@ -424,7 +430,7 @@ fn growth_is_read_on() {
             .append(true)
             .open(mount.there("log"))
             .unwrap();
-        io::Write::write_all(&mut grown, &all[read.len()..end]).unwrap();
+        grown.write_all(&all[read.len()..end]).unwrap();
         drop(grown);
         thread::sleep(2 * BELIEF);
         file.read_to_end(&mut read).unwrap();
@@ -544,4 +550,145 @@ fn without_its_server_a_mount_fails_in_time_and_learns_nothing() {
     assert_ne!(error.kind(), ErrorKind::NotFound);
     // A directory is not empty because its server is away.
     assert!(fs::read_dir(mount.point.path()).is_err());
+}
+
+#[test]
+fn a_silent_server_costs_one_timeout_and_its_recovery_nothing() {
+    let timeout = Duration::from_secs(2);
+    let mount = Mount::with(4, |config| config.timeout = timeout);
+    fs::create_dir(mount.there("dir")).unwrap();
+    fs::write(mount.there("dir/file"), "hello").unwrap();
+    let path = mount.here("dir/file");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+    thread::sleep(2 * BELIEF);
+    mount.proxy.hold();
+    let begun = Instant::now();
+    assert_eq!(errno(fs::metadata(&path)), libc::ETIMEDOUT);
+    // Not twice, though the kernel asks twice.
+    assert!(
+        begun.elapsed() < timeout + timeout / 2,
+        "{:?}",
+        begun.elapsed()
+    );
+    mount.proxy.go_on();
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+}
+
+#[test]
+fn a_program_that_waits_for_a_silent_server_can_be_killed() {
+    let mount = Mount::new();
+    mount.proxy.hold();
+    let mut stat = Command::new("stat")
+        .arg(mount.here("file"))
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(stat.try_wait().unwrap(), None);
+    let begun = Instant::now();
+    stat.kill().unwrap();
+    stat.wait().unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    mount.proxy.go_on();
+}
+
+#[test]
+fn what_is_known_is_told_while_others_wait() {
+    let mount = Mount::with(4, |config| {
+        config.attr_timeout = Duration::from_secs(60);
+        config.dir_timeout = Duration::from_secs(60);
+    });
+    fs::write(mount.there("known"), "hello").unwrap();
+    assert_eq!(fs::read_dir(mount.point.path()).unwrap().count(), 1);
+    assert!(fs::metadata(mount.here("known")).is_ok());
+    mount.proxy.hold();
+    thread::scope(|scope| {
+        for i in 0..40 {
+            let path = mount.here(&format!("known/or/not{i}"));
+            scope.spawn(move || fs::metadata(path));
+        }
+        for i in 0..40 {
+            let path = mount.here(&format!("unknown{i}"));
+            scope.spawn(move || fs::metadata(path));
+        }
+        thread::sleep(Duration::from_millis(500));
+        let begun = Instant::now();
+        assert_eq!(fs::metadata(mount.here("known")).unwrap().len(), 5);
+        assert_eq!(fs::read_dir(mount.point.path()).unwrap().count(), 1);
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begun.elapsed()
+        );
+        mount.proxy.go_on();
+    });
+}
+
+/// A TCP proxy before the server's control port, which can hold back everything for a while.
+struct Proxy {
+    port: u16,
+    holding: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    fn new(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let proxy = Self {
+            port,
+            holding: Arc::new(AtomicBool::new(false)),
+            ended: Arc::new(AtomicBool::new(false)),
+        };
+        let (holding, ended) = (proxy.holding.clone(), proxy.ended.clone());
+        thread::spawn(move || {
+            for inward in listener.incoming() {
+                if ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                let inward = inward.unwrap();
+                let Ok(outward) = TcpStream::connect(server) else {
+                    continue;
+                };
+                let back = (outward.try_clone().unwrap(), inward.try_clone().unwrap());
+                for (mut from, mut to) in [(inward, outward), back] {
+                    let holding = holding.clone();
+                    thread::spawn(move || {
+                        let mut bytes = [0; 16 << 10];
+                        while let Ok(read @ 1..) = from.read(&mut bytes) {
+                            while holding.load(Ordering::SeqCst) {
+                                thread::sleep(Duration::from_millis(5));
+                            }
+                            if to.write_all(&bytes[..read]).is_err() {
+                                break;
+                            }
+                        }
+                        let _ = to.shutdown(Shutdown::Write);
+                    });
+                }
+            }
+        });
+        proxy
+    }
+
+    fn hold(&self) {
+        self.holding.store(true, Ordering::SeqCst);
+    }
+
+    fn go_on(&self) {
+        self.holding.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.go_on();
+        self.ended.store(true, Ordering::SeqCst);
+        // Wakes the listener.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
 }

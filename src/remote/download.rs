@@ -26,8 +26,19 @@ pub struct Download {
     tail: Vec<u8>,
 }
 
+/// Bytes that were read of a file, and its version then. Growth looks like replacement by a longer
+/// file where a server tells no `unique` fact (vsftpd): these bytes must still be there.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    pub version: Version,
+    /// Where the bytes are in the file.
+    pub offset: u64,
+    /// Few: at most 4 KiB are of use.
+    pub bytes: Vec<u8>,
+}
+
 enum Stream {
-    Open(client::Download),
+    Open(Box<client::Download>),
     Parked(Parked),
     Closed,
     /// The end was reached and verified.
@@ -40,6 +51,7 @@ impl Download {
         path: &RemotePath,
         offset: u64,
         expected: Option<Version>,
+        proof: Option<Proof>,
         deadline: Instant,
     ) -> Result<Self, Error> {
         let mut download = Self {
@@ -53,8 +65,33 @@ impl Download {
             stream: Stream::Closed,
             tail: Vec::new(),
         };
+        let Some(proof) = proof else {
+            download.reopen(expected, deadline)?;
+            return Ok(download);
+        };
+        if proof.offset + proof.bytes.len() as u64 == offset {
+            download.tail = proof.bytes;
+            download.reopen(expected, deadline)?;
+            return Ok(download);
+        }
         download.reopen(expected, deadline)?;
-        Ok(download)
+        if download.version == proof.version {
+            return Ok(download);
+        }
+        let version = download.version;
+        drop(download);
+        // A stream of its own for the proof, then the one that is wanted, of the same version.
+        let end = proof.offset + proof.bytes.len() as u64;
+        let proven = Some(Proof { version, ..proof });
+        drop(Self::open(
+            pool,
+            path,
+            end,
+            Some(version),
+            proven,
+            deadline,
+        )?);
+        Self::open(pool, path, offset, Some(version), None, deadline)
     }
 
     /// The version that is read: what SIZE and MDTM said when the stream was opened last.
@@ -78,13 +115,13 @@ impl Download {
                     return Ok(0);
                 }
                 Stream::Open(open) if open.should_yield() => {
-                    self.stream = Stream::Parked(self.pool.park(open));
+                    self.stream = Stream::Parked(self.pool.park(*open));
                     // Whoever waits takes it now; then it is our turn to wait.
                     std::thread::yield_now();
                     continue;
                 }
                 Stream::Open(open) => Some(open),
-                Stream::Parked(parked) => self.pool.unpark(&parked),
+                Stream::Parked(parked) => self.pool.unpark(&parked).map(Box::new),
                 Stream::Closed => None,
             };
             let Some(mut open) = open else {
@@ -133,7 +170,7 @@ impl Download {
     /// session when it needs one; a later `read` then opens it again at the offset.
     pub fn park(&mut self) {
         self.stream = match std::mem::replace(&mut self.stream, Stream::Closed) {
-            Stream::Open(open) => Stream::Parked(self.pool.park(open)),
+            Stream::Open(open) => Stream::Parked(self.pool.park(*open)),
             other => other,
         };
     }
@@ -193,7 +230,7 @@ impl Download {
             }
         }
         self.version = version;
-        self.stream = Stream::Open(open);
+        self.stream = Stream::Open(Box::new(open));
         Ok(())
     }
 
@@ -231,7 +268,7 @@ impl Drop for Download {
     fn drop(&mut self) {
         let open = match std::mem::replace(&mut self.stream, Stream::Ended) {
             Stream::Open(open) => Some(open),
-            Stream::Parked(parked) => self.pool.unpark(&parked),
+            Stream::Parked(parked) => self.pool.unpark(&parked).map(Box::new),
             Stream::Closed | Stream::Ended => None,
         };
         if let Some(open) = open {

@@ -32,10 +32,11 @@ pub(super) fn list(
     deadline: Instant,
 ) -> Outcome<Listing> {
     let profile = session.profile();
-    if !profile.mlst_missing && !profile.mlsd_refused {
-        if let Some(outcome) = by_mlsd(session, path, deadline)? {
-            return Ok(outcome);
-        }
+    if !profile.mlst_missing
+        && !profile.mlsd_refused
+        && let Some(outcome) = by_mlsd(session, path, deadline)?
+    {
+        return Ok(outcome);
     }
     match by_stat_or_list(session, path, deadline)? {
         Ok(raw) => exact(session, path, raw, deadline).map(Ok),

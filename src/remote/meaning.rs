@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use crate::client::{self, Session};
-use crate::proto::{Command, RemotePath, Reply};
+use crate::proto::{RemotePath, Reply};
 
 use super::{FileKind, listing};
 
@@ -99,11 +99,10 @@ fn kind(
     if path.is_root() {
         return Ok(Ok(FileKind::Directory));
     }
-    if refused != "MLST" && !session.profile().mlst_missing {
-        let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
-        if let Some(attributes) = listing::parse_mlst(&reply) {
-            return Ok(Ok(attributes.kind));
-        }
+    if refused != "MLST"
+        && let Some(Ok(told)) = super::by_mlst(session, path, deadline)?
+    {
+        return Ok(Ok(told.kind));
     }
     Ok(listing::find(session, path, deadline)?.map(|found| found.kind))
 }

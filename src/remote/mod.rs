@@ -16,7 +16,7 @@ use crate::client::{self, Lane, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
 
 pub use attributes::{Attributes, FileKind, Listing, Version};
-pub use download::Download;
+pub use download::{Download, Proof};
 pub use meaning::Error;
 pub use temporary::{Temporaries, Temporary};
 pub use upload::{Publication, Published, Upload};
@@ -37,7 +37,10 @@ impl Remote {
     /// Connects the first session, so that a wrong password, certificate or host shows now.
     pub fn connect(config: client::Config, deadline: Instant) -> Result<Self, client::Error> {
         let pool = Pool::connect(config, deadline)?;
-        Ok(Self { pool, temporaries: Temporaries::new(mount_id()) })
+        Ok(Self {
+            pool,
+            temporaries: Temporaries::new(mount_id()),
+        })
     }
 
     /// Whether a file that is not known yet is to be looked up in its directory's listing: this
@@ -75,15 +78,17 @@ impl Remote {
     }
 
     /// Starts reading at `offset`. With `expected`: `Changed` where the file is no longer that
-    /// version; growth alone is no change.
+    /// version; growth alone is no change. With a proof: neither where the file is another
+    /// version by now and its bytes are not the same.
     pub fn download(
         &self,
         path: &RemotePath,
         offset: u64,
         expected: Option<Version>,
+        proof: Option<Proof>,
         deadline: Instant,
     ) -> Result<Download, Error> {
-        Download::open(&self.pool, path, offset, expected, deadline)
+        Download::open(&self.pool, path, offset, expected, proof, deadline)
     }
 
     /// Free space where the server tells it (AVBL); that it does not is known without asking.
@@ -175,12 +180,7 @@ impl Remote {
     }
 
     /// Begins to append to a file of exactly `size` bytes; else `Changed`.
-    pub fn append(
-        &self,
-        path: &RemotePath,
-        size: u64,
-        deadline: Instant,
-    ) -> Result<Upload, Error> {
+    pub fn append(&self, path: &RemotePath, size: u64, deadline: Instant) -> Result<Upload, Error> {
         Upload::append(&self.pool, path, size, deadline)
     }
 
@@ -245,18 +245,12 @@ fn stat(
     known: Option<&Attributes>,
     deadline: Instant,
 ) -> Result<Result<Attributes, Error>, client::Error> {
-    let profile = session.profile();
     let is_file = known.is_some_and(|k| k.kind == FileKind::File);
-    let tells_links = profile.mlst_hides_links == Some(false);
-    if !profile.mlst_missing && (tells_links || is_file || path.is_root()) {
-        let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
-        if let Some(attributes) = listing::parse_mlst(&reply) {
-            return Ok(Ok(attributes));
-        }
-        if !matches!(reply.code.as_u16(), 500 | 502 | 504) && !reply.code.is_completion() {
-            return meaning::of_refusal(session, path, "MLST", &reply, deadline).map(Err);
-        }
-        session.learn(|p| p.mlst_missing = true);
+    let tells_links = session.profile().mlst_hides_links == Some(false);
+    if (tells_links || is_file || path.is_root())
+        && let Some(told) = by_mlst(session, path, deadline)?
+    {
+        return Ok(told);
     }
     if let Some(known) = known.filter(|_| is_file) {
         let name = Pathname::from(path);
@@ -272,7 +266,35 @@ fn stat(
             }));
         }
     }
-    listing::find(session, path, deadline)
+    let found = listing::find(session, path, deadline)?;
+    // A listing that was cut short, or that is not permitted, leaves the question to MLST.
+    if matches!(found, Err(Error::Failed(_) | Error::Denied(_)))
+        && let Some(told) = by_mlst(session, path, deadline)?
+    {
+        return Ok(told);
+    }
+    Ok(found)
+}
+
+/// `None` where the server has no working MLST.
+fn by_mlst(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Result<Option<Result<Attributes, Error>>, client::Error> {
+    if session.profile().mlst_missing {
+        return Ok(None);
+    }
+    let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
+    if let Some(attributes) = listing::parse_mlst(&reply) {
+        return Ok(Some(Ok(attributes)));
+    }
+    if matches!(reply.code.as_u16(), 500 | 502 | 504) || reply.code.is_completion() {
+        session.learn(|p| p.mlst_missing = true);
+        return Ok(None);
+    }
+    let error = meaning::of_refusal(session, path, "MLST", &reply, deadline)?;
+    Ok(Some(Err(error)))
 }
 
 /// The number of a 213 reply (SIZE, AVBL).

@@ -59,17 +59,8 @@ fn path(text: &str) -> RemotePath {
     RemotePath::parse(text.as_bytes()).expect("a valid path")
 }
 
-/// Where the account's folder is in the server's name space.
-fn base(server: &RealServer) -> RemotePath {
-    if server.kind.is_vsftpd() || server.kind.is_proftpd() {
-        path("/")
-    } else {
-        path("/")
-    }
-}
-
 fn read_all(remote: &Remote, path: &RemotePath, offset: u64) -> Result<Vec<u8>, Error> {
-    let mut download = remote.download(path, offset, None, soon())?;
+    let mut download = remote.download(path, offset, None, None, soon())?;
     let mut all = Vec::new();
     let mut chunk = vec![0; 100_000];
     loop {
@@ -102,7 +93,7 @@ fn lists_exact_times_and_hidden_files(server: &RealServer, change: fn(&mut Confi
     let remote = connect(server, change);
     for round in 0..2 {
         let listing = remote
-            .list(&base(server), soon())
+            .list(&path("/"), soon())
             .unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
         assert!(listing.complete);
         let mut names: Vec<_> = listing
@@ -129,17 +120,17 @@ fn lists_exact_times_and_hidden_files(server: &RealServer, change: fn(&mut Confi
         assert_eq!(of("dir").kind, FileKind::Directory);
         assert_eq!(of("link").kind, FileKind::Symlink);
         let known = of("file");
-        let name = base(server).join(&Name::parse(b"file").unwrap());
+        let name = path("/").join(&Name::parse(b"file").unwrap());
         assert_eq!(remote.stat(&name, None, soon()).unwrap(), known);
         assert_eq!(remote.stat(&name, Some(&known), soon()).unwrap(), known);
-        let link = base(server).join(&Name::parse(b"link").unwrap());
+        let link = path("/").join(&Name::parse(b"link").unwrap());
         assert_eq!(
             remote.stat(&link, None, soon()).unwrap().kind,
             FileKind::Symlink
         );
         assert_eq!(&*remote.read_link(&link, soon()).unwrap(), b"file");
     }
-    let missing = base(server).join(&Name::parse(b"missing").unwrap());
+    let missing = path("/").join(&Name::parse(b"missing").unwrap());
     assert!(matches!(
         remote.stat(&missing, None, soon()),
         Err(Error::NotFound)
@@ -152,11 +143,11 @@ fn lists_exact_times_and_hidden_files(server: &RealServer, change: fn(&mut Confi
         read_all(&remote, &missing, 0),
         Err(Error::NotFound)
     ));
-    let file = base(server).join(&Name::parse(b"file").unwrap());
+    let file = path("/").join(&Name::parse(b"file").unwrap());
     let error = remote.list(&file, soon()).unwrap_err();
     assert!(matches!(error, Error::NotDirectory), "{error:?}");
     let own = fs::metadata(server.root.join("dir")).unwrap().mode() & 0o777;
-    let dir = base(server).join(&Name::parse(b"dir").unwrap());
+    let dir = path("/").join(&Name::parse(b"dir").unwrap());
     assert_eq!(
         remote.stat(&dir, None, soon()).unwrap().mode,
         Some(own as u16)
@@ -169,16 +160,18 @@ fn reads_whole_and_from_any_offset(server: &RealServer, change: fn(&mut Config))
     fs::write(server.root.join("data"), &content).unwrap();
     fs::write(server.root.join("empty"), "").unwrap();
     let remote = connect(server, change);
-    let data = base(server).join(&Name::parse(b"data").unwrap());
+    let data = path("/").join(&Name::parse(b"data").unwrap());
     assert!(read_all(&remote, &data, 0).unwrap() == content);
     for offset in [1, 4096, 777_777, content.len() as u64 - 1] {
         assert!(read_all(&remote, &data, offset).unwrap() == content[offset as usize..]);
     }
-    let empty = base(server).join(&Name::parse(b"empty").unwrap());
+    let empty = path("/").join(&Name::parse(b"empty").unwrap());
     assert_eq!(read_all(&remote, &empty, 0).unwrap(), b"");
     // Given up early, many times: sessions survive it, or are replaced.
     for round in 0..6 {
-        let mut download = remote.download(&data, round * 1000, None, soon()).unwrap();
+        let mut download = remote
+            .download(&data, round * 1000, None, None, soon())
+            .unwrap();
         let mut bytes = [0; 1000];
         let n = download.read(&mut bytes, soon()).unwrap();
         assert!(bytes[..n] == content[round as usize * 1000..][..n]);
@@ -191,8 +184,8 @@ fn a_killed_server_costs_time_only(server: &mut RealServer, change: fn(&mut Conf
     let content = content().repeat(16);
     fs::write(server.root.join("data"), &content).unwrap();
     let remote = connect(server, change);
-    let data = base(server).join(&Name::parse(b"data").unwrap());
-    let mut download = remote.download(&data, 0, None, soon()).unwrap();
+    let data = path("/").join(&Name::parse(b"data").unwrap());
+    let mut download = remote.download(&data, 0, None, None, soon()).unwrap();
     let mut all = vec![0; 300_000];
     let n = download.read(&mut all, soon()).unwrap();
     all.truncate(n);
@@ -219,21 +212,43 @@ fn changes_names_times_and_modes(server: &RealServer, change: fn(&mut Config)) {
     assert!(matches!(error, Error::NotFound), "{error:?}");
     put(server, &remote, &path("/new-dir/a"), b"one", false);
     assert!(matches!(remote.rmdir(&dir, soon()), Err(Error::NotEmpty)));
-    assert!(matches!(remote.rmdir(&path("/new-dir/a"), soon()), Err(Error::NotDirectory)));
-    assert!(matches!(remote.unlink(&dir, soon()), Err(Error::IsDirectory)));
-    assert!(matches!(remote.unlink(&path("/new-dir/b"), soon()), Err(Error::NotFound)));
+    assert!(matches!(
+        remote.rmdir(&path("/new-dir/a"), soon()),
+        Err(Error::NotDirectory)
+    ));
+    assert!(matches!(
+        remote.unlink(&dir, soon()),
+        Err(Error::IsDirectory)
+    ));
+    assert!(matches!(
+        remote.unlink(&path("/new-dir/b"), soon()),
+        Err(Error::NotFound)
+    ));
     put(server, &remote, &path("/new-dir/b"), b"two", false);
-    remote.rename(&path("/new-dir/a"), &path("/new-dir/b"), soon()).unwrap();
+    remote
+        .rename(&path("/new-dir/a"), &path("/new-dir/b"), soon())
+        .unwrap();
     assert_eq!(fs::read(server.root.join("new-dir/b")).unwrap(), b"one");
     assert!(matches!(
         remote.rename(&path("/new-dir/a"), &path("/c"), soon()),
         Err(Error::NotFound)
     ));
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_111_111_111);
-    remote.set_modified(&path("/new-dir/b"), then, soon()).unwrap();
-    assert_eq!(fs::metadata(server.root.join("new-dir/b")).unwrap().modified().unwrap(), then);
+    remote
+        .set_modified(&path("/new-dir/b"), then, soon())
+        .unwrap();
+    assert_eq!(
+        fs::metadata(server.root.join("new-dir/b"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        then
+    );
     remote.set_mode(&path("/new-dir/b"), 0o640, soon()).unwrap();
-    assert_eq!(fs::metadata(server.root.join("new-dir/b")).unwrap().mode() & 0o7777, 0o640);
+    assert_eq!(
+        fs::metadata(server.root.join("new-dir/b")).unwrap().mode() & 0o7777,
+        0o640
+    );
     let linked = remote.symlink(b"b", &path("/new-dir/link"), soon());
     if server.kind.is_proftpd() {
         linked.unwrap();
@@ -263,7 +278,9 @@ fn put(server: &RealServer, remote: &Remote, to: &RemotePath, content: &[u8], re
         mode: Some(0o600),
         replaces,
     };
-    let published = remote.publish(&temporary, to, publication, soon()).unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+    let published = remote
+        .publish(&temporary, to, publication, soon())
+        .unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
     assert!(published.modified && published.mode, "{published:?}");
 }
 
@@ -279,7 +296,10 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
     put(server, &remote, &path("/empty"), b"", false);
     assert_eq!(fs::read(server.root.join("empty")).unwrap(), b"");
     let size = fs::metadata(&local).unwrap().len();
-    assert!(matches!(remote.append(&file, size - 1, soon()).err(), Some(Error::Changed)));
+    assert!(matches!(
+        remote.append(&file, size - 1, soon()).err(),
+        Some(Error::Changed)
+    ));
     for _ in 0..3 {
         let size = fs::metadata(&local).unwrap().len();
         let mut upload = remote.append(&file, size, soon()).unwrap();
@@ -307,7 +327,10 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
     assert_eq!(fs::read(server.root.join("many")).unwrap(), [11; 10]);
     let error = remote.store(&path("/none/file"), soon()).err();
     assert!(matches!(error, Some(Error::NotFound)), "{error:?}");
-    let left: Vec<_> = fs::read_dir(&server.root).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(&server.root)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     assert_eq!(left.len(), 3, "{left:?}");
 }
 

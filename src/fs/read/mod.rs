@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::proto::RemotePath;
-use crate::remote::{self, Remote, Version};
+use crate::remote::{self, Proof, Remote, Version};
 use memory::Memory;
 use stream::{Stop, Stream};
 pub use window::Data;
@@ -44,6 +44,8 @@ pub(super) struct Reads {
 pub(super) struct Target {
     pub path: RemotePath,
     pub version: Version,
+    /// What was seen of it, where only that tells growth from replacement.
+    pub proof: Option<Proof>,
 }
 
 /// The streams of one open file; dropping it ends them.
@@ -140,10 +142,7 @@ impl Reader {
                 Ok(data) => return Ok(data),
                 Err(Stop::WouldWait) => return Err(Failure::WouldWait),
                 Err(Stop::TimedOut) => return Err(Failure::TimedOut),
-                Err(Stop::Failed(error)) => {
-                    self.remove(&stream);
-                    return Err(Failure::Remote(error));
-                }
+                Err(Stop::Failed(error)) => return Err(Failure::Remote(error)),
                 Err(Stop::Gone) => match deadline {
                     None => return Err(Failure::WouldWait),
                     Some(deadline) if deadline <= Instant::now() => return Err(Failure::TimedOut),
@@ -177,11 +176,6 @@ impl Reader {
         let stream = self.reads.start(target, offset);
         streams.push(stream.clone());
         stream
-    }
-
-    fn remove(&self, stream: &Arc<Stream>) {
-        self.streams.lock().retain(|s| !Arc::ptr_eq(s, stream));
-        stream.close();
     }
 
     /// Ends all streams.
