@@ -319,9 +319,14 @@ impl Session {
     /// place again, whatever the server says to it (426, 551, 150, 226 or nothing).
     pub(super) fn abandon_transfer(
         &mut self,
-        data: Stream,
+        mut data: Stream,
         deadline: Instant,
     ) -> Result<(), Error> {
+        if !self.tls.can_resume() {
+            // Under TLS 1.3 each connection brings the ticket of the next: it is on its way.
+            let soon = Instant::now() + (2 * self.round_trip).max(Duration::from_millis(20));
+            let _ = data.read(&mut [0; 1], soon);
+        }
         reset(data);
         let result = self.resynchronize(deadline);
         self.in_transfer &= result.is_err();

@@ -66,15 +66,15 @@ impl Download {
             tail: Vec::new(),
         };
         let Some(proof) = proof else {
-            download.reopen(expected, deadline)?;
+            download.begin(expected, deadline)?;
             return Ok(download);
         };
         if proof.offset + proof.bytes.len() as u64 == offset {
             download.tail = proof.bytes;
-            download.reopen(expected, deadline)?;
+            download.begin(expected, deadline)?;
             return Ok(download);
         }
-        download.reopen(expected, deadline)?;
+        download.begin(expected, deadline)?;
         if download.version == proof.version {
             return Ok(download);
         }
@@ -173,6 +173,17 @@ impl Download {
             Stream::Open(open) => Stream::Parked(self.pool.park(*open)),
             other => other,
         };
+    }
+
+    /// Opens it for the first time; what is lost while doing so is tried once more.
+    fn begin(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
+        match self.reopen(expected, deadline) {
+            Err(Error::Failed(why)) if Instant::now() < deadline => {
+                log::debug!("{}: {why}; trying once more", self.path);
+                self.reopen(expected, deadline)
+            }
+            result => result,
+        }
     }
 
     /// SIZE, MDTM, REST and RETR in one write, on a session of the transfer lane.
