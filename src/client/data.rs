@@ -9,7 +9,7 @@ use nix::poll::PollFlags;
 use socket2::SockRef;
 
 use crate::proto::{Command, parse_epsv, parse_pasv};
-use crate::tls::{Stream, wait};
+use crate::tls::{Stream, in_time, wait};
 
 use super::connect::connect_one;
 use super::{Error, Session};
@@ -158,7 +158,7 @@ pub(super) fn half_close(data: &mut Stream, deadline: Instant) -> io::Result<()>
     loop {
         match data.read_now(&mut sink) {
             Ok(Some(0)) => return Ok(()),
-            Ok(Some(_)) => {}
+            Ok(Some(_)) => in_time(deadline)?,
             Ok(None) => wait(data.as_fd(), PollFlags::POLLIN, deadline)?,
             // Many servers close here without close_notify: the 226 decides.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),

@@ -14,7 +14,7 @@ use crate::proto::{
     Command, Features, Negotiation, NegotiationError, Protection, Ready, Reply, ReplyParser,
     Security, Step,
 };
-use crate::tls::{Handshake, SessionTls, Stream, wait_any};
+use crate::tls::{Handshake, SessionTls, Stream, in_time, wait_any};
 
 use super::control::Control;
 use super::data::{Endpoint, acknowledge_quickly, reset};
@@ -712,6 +712,7 @@ impl Driver<'_> {
     fn run(&mut self, mut step: Step, deadline: Instant) -> Result<Ready, Error> {
         let mut during = "the greeting";
         loop {
+            in_time(deadline).map_err(|e| Error::io(during, &e))?;
             step = match step {
                 Step::Ready(ready) => return Ok(*ready),
                 Step::StartTls => {

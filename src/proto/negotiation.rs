@@ -86,7 +86,12 @@ pub struct Negotiation {
     state: State,
     /// The first one: after REIN, an explicit server sends none.
     greeting: Option<Reply>,
+    /// 120 replies in a row so far.
+    delays: u8,
 }
+
+/// 120 replies in a row, at most: a server that only ever says "wait" is not there.
+const MAX_DELAYS: u8 = 4;
 
 /// What is awaited.
 #[derive(Debug)]
@@ -113,6 +118,7 @@ impl Negotiation {
             login,
             state: State::New,
             greeting: None,
+            delays: 0,
         }
     }
 
@@ -159,7 +165,12 @@ impl Negotiation {
 
     fn next_step(&mut self, reply: Reply) -> Result<Step, NegotiationError> {
         let code = reply.code.as_u16();
-        if code == 421 {
+        self.delays = if code == 120 {
+            self.delays.saturating_add(1)
+        } else {
+            0
+        };
+        if code == 421 || self.delays > MAX_DELAYS {
             return Err(NegotiationError::Unavailable(reply));
         }
         match &mut self.state {

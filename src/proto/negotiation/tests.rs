@@ -239,6 +239,11 @@ fn greetings() {
         };
         assert_eq!(greeted("220-Welcome\r\n220 to us\r\n"), Ok(220));
         assert_eq!(greeted("120 In five minutes\r\n220 Now\r\n"), Ok(220));
+        let forever = "120 1\r\n120 2\r\n120 3\r\n120 4\r\n120 5\r\n120 6\r\n";
+        assert_eq!(
+            greeted(forever),
+            Err(NegotiationError::Unavailable(Reply::new(120, "5")))
+        );
         for refusal in ["421 Too many\r\n", "530 Banned\r\n", "500 OOPS\r\n"] {
             let expected = replies(refusal).remove(0);
             assert_eq!(
