@@ -80,7 +80,7 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
         let reply = session.execute(&Command::Epsv, deadline)?;
         if reply.code.as_u16() == 229 {
             let port = parse_epsv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
-            return Ok(SocketAddr::new(peer.ip(), port));
+            return Ok(with_port(peer, port));
         }
         if !reply.code.is_permanent() {
             // 426, 226: a late word on an earlier transfer. The connection is out of step.
@@ -99,13 +99,19 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
     if session.server().config.trust_pasv_address {
         return Ok(named.into());
     }
-    Ok(SocketAddr::new(peer.ip(), named.port()))
+    Ok(with_port(peer, named.port()))
+}
+
+/// Another port of the same host; a link-local address keeps the interface it is on.
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
 fn listen(session: &mut Session, deadline: Instant) -> Result<Endpoint, Error> {
     let failed = |e: io::Error| Error::lost("opening a port for an active data connection", e);
     let local = session.local().map_err(failed)?;
-    let listener = TcpListener::bind(SocketAddr::new(local, 0)).map_err(failed)?;
+    let listener = TcpListener::bind(with_port(local, 0)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let command = if session.profile().eprt_refused {

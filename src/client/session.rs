@@ -2,7 +2,7 @@
 //! one data connection beside it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,7 +107,7 @@ impl Session {
             negotiation,
             tls,
             ready,
-            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            peer: connect::canonical(peer),
             born: now,
             last_used: now,
             round_trip: now - started,
@@ -560,8 +560,9 @@ impl Session {
     }
 
     /// The control connection's own address.
-    pub(super) fn local(&self) -> io::Result<IpAddr> {
-        Ok(self.control.stream.tcp().local_addr()?.ip().to_canonical())
+    pub(super) fn local(&self) -> io::Result<SocketAddr> {
+        let address = self.control.stream.tcp().local_addr()?;
+        Ok(connect::canonical(address))
     }
 
     /// Whether it may serve another request: nothing broke it, and nothing came unasked.

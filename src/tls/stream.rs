@@ -196,7 +196,9 @@ impl Stream {
             if self.received.record()?.is_some() {
                 silent += 1;
                 if filled == 0 && silent > MAX_SILENT_RECORDS {
-                    return Err(not_tls("the peer sends TLS records without data, on and on"));
+                    return Err(not_tls(
+                        "the peer sends TLS records without data, on and on",
+                    ));
                 }
                 self.feed_record()?;
             } else if filled > 0 {
