@@ -21,13 +21,14 @@ pub(super) fn connect(server: &Server, deadline: Instant) -> Result<TcpStream, E
         why: e.to_string(),
     })?;
     let mut last = None;
-    for address in &addresses {
-        match connect_one(*address, server.config.connect_timeout, deadline) {
+    for (tried, address) in addresses.iter().enumerate() {
+        // A share of the time for each that is left, so that dead ones do not use it all up.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let timeout = share.min(server.config.connect_timeout);
+        match connect_one(*address, timeout, deadline) {
             Ok(tcp) => return Ok(tcp),
             Err(error) => last = Some(error),
-        }
-        if Instant::now() >= deadline {
-            break;
         }
     }
     let why = last.map_or("the name has no address".to_owned(), |e| e.to_string());
