@@ -44,7 +44,10 @@ pub struct Session {
     ready: Ready,
     peer: SocketAddr,
     born: Instant,
+    /// The last request's end.
     last_used: Instant,
+    /// That, or the last keepalive's.
+    last_spoke: Instant,
     /// The shortest round trip seen.
     round_trip: Duration,
     /// A transfer's final reply that came before its data was read to the end.
@@ -110,6 +113,7 @@ impl Session {
             peer: connect::canonical(peer),
             born: now,
             last_used: now,
+            last_spoke: now,
             round_trip: now - started,
             final_reply: None,
             in_transfer: false,
@@ -579,8 +583,26 @@ impl Session {
         now.saturating_duration_since(self.born) > LIFETIME
     }
 
+    /// How long nobody had a use for it.
     pub(super) fn idle_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.last_used)
+    }
+
+    /// How long the server heard nothing.
+    pub(super) fn silent_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_spoke)
+    }
+
+    pub(super) fn last_used(&self) -> Instant {
+        self.last_used
+    }
+
+    /// NOOP, which is no use of the session: it stays as idle as it was.
+    pub(super) fn keep_alive(&mut self, deadline: Instant) -> Result<(), Error> {
+        let last_used = self.last_used;
+        let result = self.execute(&Command::Noop, deadline).map(drop);
+        self.last_used = last_used;
+        result
     }
 
     /// QUIT, politely but without waiting for the answer.
@@ -598,6 +620,7 @@ impl Session {
 
     fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         self.last_used = Instant::now();
+        self.last_spoke = self.last_used;
         if let Err(error) = &result {
             self.broken |= !error.keeps_session();
         }
