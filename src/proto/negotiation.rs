@@ -163,6 +163,16 @@ impl Negotiation {
         Step::Send(vec![Command::Rein])
     }
 
+    /// This implicit server has shown that it needs PBSZ 0 and PROT P: after REIN too.
+    pub fn send_prot(&mut self) {
+        self.login.implicit_needs_prot = true;
+    }
+
+    /// Whether PBSZ 0 and PROT P are part of the login.
+    pub fn sends_prot(&self) -> bool {
+        self.login.security == Security::Explicit || self.login.implicit_needs_prot
+    }
+
     fn next_step(&mut self, reply: Reply) -> Result<Step, NegotiationError> {
         let code = reply.code.as_u16();
         self.delays = if code == 120 {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 use std::time::{Instant, UNIX_EPOCH};
 
-use crate::client::{self, Session};
+use crate::client::{self, Listed, Session};
 use crate::proto::{
     Command, Entry, Facts, Kind, ListError, Modify, Name, Pathname, Precision, RemotePath, Reply,
     parse_list_line, parse_mlsx_line, split_lines,
@@ -125,7 +125,7 @@ fn by_mlsd(
             session, path, "CWD", cwd, deadline,
         )?)));
     }
-    let (bytes, last) = match outcome {
+    let listed = match outcome {
         Ok(listed) => listed,
         Err(reply) if matches!(reply.code.as_u16(), 500 | 502 | 504) => {
             session.learn(|p| p.mlsd_refused = true);
@@ -137,8 +137,8 @@ fn by_mlsd(
             )?)));
         }
     };
-    let mut raw = parse(&bytes, parse_mlsx_line);
-    raw.complete &= !says(&last, &["truncated"]);
+    let mut raw = parse(&listed.bytes, parse_mlsx_line);
+    raw.complete &= is_whole(&listed);
     show_links(session, &mut raw, replies.get(1));
     let link = raw
         .entries
@@ -278,14 +278,14 @@ fn by_list(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outco
             return meaning::of_refusal(session, path, "CWD", cwd, deadline).map(Err);
         }
         match outcome {
-            Ok((bytes, last)) => {
+            Ok(listed) => {
                 // vsftpd: "226 Transfer done (but failed to open directory)."
-                if says(&last, &["failed to open directory"]) {
-                    return Ok(Err(Error::Denied(format!("LIST: {last}"))));
+                if says(&listed.reply, &["failed to open directory"]) {
+                    return Ok(Err(Error::Denied(format!("LIST: {}", listed.reply))));
                 }
                 let now = SystemTime::now();
-                let mut raw = parse(&bytes, |line| parse_list_line(line, now));
-                raw.complete &= !says(&last, &["truncated"]);
+                let mut raw = parse(&listed.bytes, |line| parse_list_line(line, now));
+                raw.complete &= is_whole(&listed);
                 return Ok(Ok(raw));
             }
             Err(reply) if all && reply.code.is_permanent() => {
@@ -304,6 +304,11 @@ fn by_list(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outco
             }
         }
     }
+}
+
+/// Pure-FTPd says so where it left names out; and what no close_notify ends may lack its tail.
+fn is_whole(listed: &Listed) -> bool {
+    listed.clean && !says(&listed.reply, &["truncated"])
 }
 
 /// Asks MDTM for every file whose time a listing gives to the minute or the day only. Other

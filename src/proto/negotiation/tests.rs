@@ -375,6 +375,19 @@ fn rein_on_implicit_negotiates_tls_and_is_greeted_again() {
 }
 
 #[test]
+fn rein_on_implicit_keeps_to_prot_once_it_was_needed() {
+    let mut wire = Wire::new(login(Security::Implicit));
+    wire.connect(agreeable(Security::Implicit)).expect("ready");
+    assert!(!wire.machine.sends_prot());
+    wire.machine.send_prot();
+    let before = wire.trace.len();
+    wire.reinitialize(agreeable(Security::Implicit))
+        .expect("ready again");
+    let again = wire.trace[before..].join(" | ");
+    assert!(again.contains("PBSZ 0 | PROT P"), "{again}");
+}
+
+#[test]
 fn rein_on_explicit_is_clear_until_auth_and_brings_no_greeting() {
     let mut wire = Wire::new(login(Security::Explicit));
     let first = wire.connect(agreeable(Security::Explicit)).expect("ready");
