@@ -1,6 +1,7 @@
 //! Sessions and the pool against the embedded server over real TLS on loopback: what real servers
 //! do rarely, or not on demand.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -325,4 +326,46 @@ fn refusals_are_told_apart_and_name_the_servers_words() {
     });
     let error = error.err().expect("silence").to_string();
     assert!(error.contains("implicit"), "{error}");
+}
+
+#[test]
+fn a_surplus_session_is_closed_although_it_is_kept_alive() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let pool = rig
+        .pool(|config| {
+            config.keepalive = Duration::from_millis(500);
+            config.idle_close = Duration::from_secs(3);
+        })
+        .expect("a pool");
+    let one = pool.acquire(Lane::Metadata, soon()).expect("a session");
+    let two = pool.acquire(Lane::Metadata, soon()).expect("another");
+    drop((one, two));
+    assert_eq!(rig.server.sessions(), 2);
+    let patience = soon();
+    while rig.server.sessions() > 1 {
+        assert!(Instant::now() < patience, "both are still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn dead_addresses_leave_time_for_a_live_one() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    // A full backlog: its SYNs are dropped, as a dead host's are.
+    let deaf =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    deaf.bind(&any.into()).expect("a port");
+    deaf.listen(0).expect("a listener");
+    let dead = deaf
+        .local_addr()
+        .expect("bound")
+        .as_socket()
+        .expect("an address");
+    let _full = std::net::TcpStream::connect(dead).expect("the backlog's place");
+    let pool = rig.pool(|config| {
+        config.connect_timeout = Duration::from_secs(1);
+        config.addresses = vec![dead, dead, rig.server.local_addr()];
+    });
+    pool.expect("the third address answers");
 }

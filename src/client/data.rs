@@ -9,7 +9,7 @@ use nix::poll::PollFlags;
 use socket2::SockRef;
 
 use crate::proto::{Command, parse_epsv, parse_pasv};
-use crate::tls::{Stream, wait};
+use crate::tls::{Stream, in_time, wait};
 
 use super::connect::connect_one;
 use super::{Error, Session};
@@ -80,7 +80,7 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
         let reply = session.execute(&Command::Epsv, deadline)?;
         if reply.code.as_u16() == 229 {
             let port = parse_epsv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
-            return Ok(SocketAddr::new(peer.ip(), port));
+            return Ok(with_port(peer, port));
         }
         if !reply.code.is_permanent() {
             // 426, 226: a late word on an earlier transfer. The connection is out of step.
@@ -99,13 +99,19 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
     if session.server().config.trust_pasv_address {
         return Ok(named.into());
     }
-    Ok(SocketAddr::new(peer.ip(), named.port()))
+    Ok(with_port(peer, named.port()))
+}
+
+/// Another port of the same host; a link-local address keeps the interface it is on.
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
 fn listen(session: &mut Session, deadline: Instant) -> Result<Endpoint, Error> {
     let failed = |e: io::Error| Error::lost("opening a port for an active data connection", e);
     let local = session.local().map_err(failed)?;
-    let listener = TcpListener::bind(SocketAddr::new(local, 0)).map_err(failed)?;
+    let listener = TcpListener::bind(with_port(local, 0)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let command = if session.profile().eprt_refused {
@@ -158,7 +164,7 @@ pub(super) fn half_close(data: &mut Stream, deadline: Instant) -> io::Result<()>
     loop {
         match data.read_now(&mut sink) {
             Ok(Some(0)) => return Ok(()),
-            Ok(Some(_)) => {}
+            Ok(Some(_)) => in_time(deadline)?,
             Ok(None) => wait(data.as_fd(), PollFlags::POLLIN, deadline)?,
             // Many servers close here without close_notify: the 226 decides.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),

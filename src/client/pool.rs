@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::proto::Command;
-
 use super::download::Download;
 use super::{Config, Error, Profile, Server, Session};
 
@@ -334,7 +332,11 @@ impl Pool {
         state.count(lane, -1);
         let keep = !session.is_broken() && !state.closed && state.open <= self.limit(&mut state);
         let surplus = if keep {
-            state.idle.push(session);
+            // In its place: one that was only kept alive is not the most recently used.
+            let at = state
+                .idle
+                .partition_point(|idle| idle.last_used() <= session.last_used());
+            state.idle.insert(at, session);
             None
         } else {
             state.open -= 1;
@@ -442,7 +444,7 @@ fn keep_house(pool: &Weak<Pool>) {
         }
         while let Some(mut lease) = pool.take_quiet() {
             let deadline = Instant::now() + NOOP_TIMEOUT;
-            if let Err(error) = lease.execute(&Command::Noop, deadline) {
+            if let Err(error) = lease.keep_alive(deadline) {
                 log::debug!("{}: keepalive: {error}", pool.server.name());
             }
         }
@@ -466,7 +468,7 @@ impl Pool {
     fn take_quiet(self: &Arc<Self>) -> Option<Lease> {
         let mut state = self.state.lock();
         let now = Instant::now();
-        let due = |s: &Session| s.idle_for(now) >= self.server.config.keepalive;
+        let due = |s: &Session| s.silent_for(now) >= self.server.config.keepalive;
         let at = state.idle.iter().position(due)?;
         let session = state.idle.remove(at);
         Some(self.lease(session, Lane::Metadata))

@@ -2,7 +2,7 @@
 //! one data connection beside it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::proto::{
     Command, Features, Negotiation, NegotiationError, Protection, Ready, Reply, ReplyParser,
     Security, Step,
 };
-use crate::tls::{Handshake, SessionTls, Stream, wait_any};
+use crate::tls::{Handshake, SessionTls, Stream, in_time, wait_any};
 
 use super::control::Control;
 use super::data::{Endpoint, acknowledge_quickly, reset};
@@ -35,6 +35,12 @@ const LATE: Duration = Duration::from_secs(1);
 /// What a transfer's refusal may take once its TLS handshake failed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What proves that data connections work: any folder's listing does.
+const LIST: Command = Command::List {
+    all: false,
+    path: None,
+};
+
 /// A control connection that is logged in, with PROT P and TYPE I in force.
 pub struct Session {
     server: Arc<Server>,
@@ -44,7 +50,10 @@ pub struct Session {
     ready: Ready,
     peer: SocketAddr,
     born: Instant,
+    /// The last request's end.
     last_used: Instant,
+    /// That, or the last keepalive's.
+    last_spoke: Instant,
     /// The shortest round trip seen.
     round_trip: Duration,
     /// A transfer's final reply that came before its data was read to the end.
@@ -62,8 +71,15 @@ pub struct Begun {
     pub transfer: Transfer,
 }
 
-/// A listing's bytes and its final reply, or the server's refusal.
-pub type Listed = Result<(Vec<u8>, Reply), Reply>;
+/// A listing as the server sent it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub bytes: Vec<u8>,
+    /// Its 226.
+    pub reply: Reply,
+    /// It ended with a close_notify. Without one it may have been cut short.
+    pub clean: bool,
+}
 
 /// What came of a transfer command.
 pub enum Transfer {
@@ -107,9 +123,10 @@ impl Session {
             negotiation,
             tls,
             ready,
-            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            peer: connect::canonical(peer),
             born: now,
             last_used: now,
+            last_spoke: now,
             round_trip: now - started,
             final_reply: None,
             in_transfer: false,
@@ -196,7 +213,9 @@ impl Session {
         endpoint: Endpoint,
         deadline: Instant,
     ) -> Result<Begun, Error> {
-        if self.profile().resumption == Resumption::Demanded && !self.tls.can_resume() {
+        // Refused, a STOR would leave its target truncated; anything else may as well try.
+        let demanded = self.profile().resumption == Resumption::Demanded;
+        if demanded && is_store(&command) && !self.tls.can_resume() {
             return Err(Error::NoResumption(
                 "it gave none for this connection".to_owned(),
             ));
@@ -228,7 +247,11 @@ impl Session {
                     (started, self.final_reply) = (true, Some(reply));
                     break;
                 } else {
-                    let handshake = opening.handshake_kind();
+                    // The handshake's end may have come just before the refusal.
+                    let handshake = match opening.advance(&self.tls) {
+                        Ok(()) => opening.handshake_kind(),
+                        Err(_) => None,
+                    };
                     opening.reset();
                     self.check_resumption(handshake, &reply)?;
                     let transfer = Transfer::Refused(reply);
@@ -386,13 +409,13 @@ impl Session {
         }
     }
 
-    /// A whole listing by `LIST` or `MLSD`, with the replies to `prelude` and the final reply.
+    /// A listing by `LIST` or `MLSD`, or the server's refusal; with the replies to `prelude`.
     pub fn list(
         &mut self,
         prelude: &[Command],
         command: Command,
         deadline: Instant,
-    ) -> Result<(Vec<Reply>, Listed), Error> {
+    ) -> Result<(Vec<Reply>, Result<Listed, Reply>), Error> {
         let verb = command.verb();
         let begun = self.begin(prelude, command, deadline)?;
         let mut data = match begun.transfer {
@@ -400,86 +423,92 @@ impl Session {
             Transfer::Refused(reply) => return Ok((begun.prelude, Err(reply))),
         };
         let read = read_to_end(&mut data, deadline);
-        let listing = self.note(read)?;
+        let (bytes, clean) = self.note(read)?;
         let reply = self.finish_download(*data, verb, deadline)?;
         let outcome = if reply.code.is_completion() {
-            Ok((listing, reply))
+            Ok(Listed {
+                bytes,
+                reply,
+                clean,
+            })
         } else {
             Err(reply)
         };
         Ok((begun.prelude, outcome))
     }
 
-    /// On an implicit server that is not yet proven the first data transfer is a LIST, never a
-    /// STOR (a refused one truncates its target) or RETR; where it shows that the server wants
-    /// PBSZ 0 and PROT P nonetheless, they are sent, now and on every later connection.
+    /// Makes sure that `command` cannot fail for want of PROT P or of a TLS session to resume
+    /// where a LIST would show that first: a refused STOR truncates its target.
     fn prove_data(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
-        let list = Command::List {
-            all: false,
-            path: None,
-        };
         let profile = self.profile();
-        if self.server.config.security != Security::Implicit || profile.data_proven {
-            let stores = matches!(command, Command::Stor(_) | Command::Appe(_));
-            if stores && profile.resumption == Resumption::Unknown && !self.tls.can_resume() {
-                // Refused for want of resumption, a STOR would leave its target truncated.
-                self.list_proof(&list, deadline)?;
-            }
-            return Ok(());
+        if profile.implicit_needs_prot && !self.negotiation.sends_prot() {
+            self.protect(deadline)?;
         }
-        let result = self.list_proof(&list, deadline);
-        if self.profile().data_proven || self.profile().implicit_needs_prot {
-            return result.map(drop);
+        if self.server.config.security == Security::Implicit && !profile.data_proven {
+            return self.prove_implicit(command, deadline);
         }
-        let needs_prot = match &result {
+        if is_store(command) && profile.resumption != Resumption::Optional && !self.tls.can_resume()
+        {
+            let endpoint = Endpoint::open(self, deadline)?;
+            self.list_proof(endpoint, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// On an implicit server that is not yet proven the first data transfer is a LIST, never a
+    /// STOR or RETR; where it shows that the server wants PBSZ 0 and PROT P nonetheless, they
+    /// are sent, now and on every later connection.
+    fn prove_implicit(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
+        // A data port that cannot be reached shows nothing.
+        let endpoint = Endpoint::open(self, deadline)?;
+        let mut result = self.list_proof(endpoint, deadline);
+        let lacks_prot = match &result {
+            _ if self.negotiation.sends_prot() => false,
             Ok(reply) => matches!(reply.code.as_u16(), 425 | 426 | 520..530),
             Err(Error::Tls(_) | Error::Lost { .. }) => true,
             Err(_) => false,
         };
-        if !needs_prot {
-            // A refused LIST (no permission here, say) proves nothing: whatever comes next that
-            // cannot harm goes on.
-            return match (result, command) {
-                (Ok(reply), Command::Stor(_) | Command::Appe(_)) => {
-                    Err(Error::refused(&list, reply))
-                }
-                (other, _) => other.map(drop),
-            };
+        if lacks_prot {
+            log::debug!(
+                "{}: implicit, but wants PBSZ 0 and PROT P",
+                self.server.name()
+            );
+            self.learn(|p| p.implicit_needs_prot = true);
+            if result.is_err() {
+                // The LIST's final reply is still to come, or came unread.
+                self.resynchronize(deadline)?;
+            }
+            self.protect(deadline)?;
+            let endpoint = Endpoint::open(self, deadline)?;
+            result = self.list_proof(endpoint, deadline);
         }
-        log::debug!(
-            "{}: implicit, but wants PBSZ 0 and PROT P",
-            self.server.name()
-        );
-        self.learn(|p| p.implicit_needs_prot = true);
-        if result.is_err() {
-            // The LIST's final reply is still to come, or came unread.
-            self.resynchronize(deadline)?;
+        let reply = result?;
+        // A refused LIST (no permission here, say) proves nothing: what cannot harm goes on.
+        if reply.code.is_completion() || !(lacks_prot || is_store(command)) {
+            return Ok(());
         }
+        Err(Error::refused(&LIST, reply))
+    }
+
+    /// PBSZ 0 and PROT P, on an implicit server that needs them after all.
+    fn protect(&mut self, deadline: Instant) -> Result<(), Error> {
         let protect = [Command::Pbsz(0), Command::Prot(Protection::Private)];
         for reply in self.try_pipeline(&protect, deadline)? {
             if !reply.code.is_completion() {
                 return Err(NegotiationError::NoProtection(reply).into());
             }
         }
-        let reply = self.list_proof(&list, deadline)?;
-        if self.profile().data_proven {
-            Ok(())
-        } else {
-            Err(Error::refused(&list, reply))
-        }
+        self.negotiation.send_prot();
+        Ok(())
     }
 
     /// One LIST of the current folder, to its final reply. What it lists does not matter.
-    fn list_proof(&mut self, list: &Command, deadline: Instant) -> Result<Reply, Error> {
-        let endpoint = Endpoint::open(self, deadline)?;
-        match self
-            .try_begin(&[], list.clone(), endpoint, deadline)?
-            .transfer
-        {
+    fn list_proof(&mut self, endpoint: Endpoint, deadline: Instant) -> Result<Reply, Error> {
+        match self.try_begin(&[], LIST, endpoint, deadline)?.transfer {
             Transfer::Refused(reply) => Ok(reply),
             Transfer::Started(mut data) => {
                 read_to_end(&mut data, deadline)?;
-                self.finish_download(*data, list.verb(), deadline)
+                self.finish_download(*data, LIST.verb(), deadline)
             }
         }
     }
@@ -487,26 +516,30 @@ impl Session {
     fn learn_from_success(&self, handshake: Option<HandshakeKind>) {
         self.learn(|p| {
             p.data_proven = true;
-            let full = handshake.is_some_and(|kind| kind != HandshakeKind::Resumed);
-            if full && p.resumption == Resumption::Unknown {
+            if handshake.is_some_and(|kind| kind != HandshakeKind::Resumed) {
                 p.resumption = Resumption::Optional;
             }
         });
     }
 
-    /// 522 or 425 after a full handshake: this server wants a session resumed (vsftpd, ProFTPD),
-    /// and another connection has one. On an implicit server that is not proven, 522 more likely
-    /// asks for PROT P.
+    /// 522 or 425 where no session was resumed. After a full handshake, on a server that never
+    /// took one, it means that the server demands resumption (vsftpd, ProFTPD), and another
+    /// connection has a session to resume. Else it may pass: the data port was taken, or
+    /// firewalled. On an implicit server that may want PROT P first, it says nothing of this.
     fn check_resumption(
         &self,
         handshake: Option<HandshakeKind>,
         reply: &Reply,
     ) -> Result<(), Error> {
-        let unproven_implicit =
-            self.server.config.security == Security::Implicit && !self.profile().data_proven;
+        let profile = self.profile();
+        let may_lack_prot =
+            !self.negotiation.sends_prot() && (profile.implicit_needs_prot || !profile.data_proven);
         let resumed = handshake == Some(HandshakeKind::Resumed);
-        if resumed || unproven_implicit || !matches!(reply.code.as_u16(), 425 | 522) {
+        if resumed || may_lack_prot || !matches!(reply.code.as_u16(), 425 | 522) {
             return Ok(());
+        }
+        if handshake.is_none() || profile.resumption == Resumption::Optional {
+            return Err(Error::lost("opening a data connection", reply));
         }
         self.learn(|p| p.resumption = Resumption::Demanded);
         Err(Error::NoResumption(reply.to_string()))
@@ -515,6 +548,9 @@ impl Session {
     /// REIN: the state of a connection just made, over the same TCP connection. An error means
     /// that the server would not (or no longer answers): replace the session.
     pub fn reinitialize(&mut self, deadline: Instant) -> Result<(), Error> {
+        if self.profile().implicit_needs_prot {
+            self.negotiation.send_prot();
+        }
         let step = self.negotiation.reinitialize();
         let result = self.renegotiate(step, deadline);
         if matches!(
@@ -565,8 +601,9 @@ impl Session {
     }
 
     /// The control connection's own address.
-    pub(super) fn local(&self) -> io::Result<IpAddr> {
-        Ok(self.control.stream.tcp().local_addr()?.ip().to_canonical())
+    pub(super) fn local(&self) -> io::Result<SocketAddr> {
+        let address = self.control.stream.tcp().local_addr()?;
+        Ok(connect::canonical(address))
     }
 
     /// Whether it may serve another request: nothing broke it, and nothing came unasked.
@@ -594,8 +631,26 @@ impl Session {
         now.saturating_duration_since(self.born) > LIFETIME
     }
 
+    /// How long nobody had a use for it.
     pub(super) fn idle_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.last_used)
+    }
+
+    /// How long the server heard nothing.
+    pub(super) fn silent_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_spoke)
+    }
+
+    pub(super) fn last_used(&self) -> Instant {
+        self.last_used
+    }
+
+    /// NOOP, which is no use of the session: it stays as idle as it was.
+    pub(super) fn keep_alive(&mut self, deadline: Instant) -> Result<(), Error> {
+        let last_used = self.last_used;
+        let result = self.execute(&Command::Noop, deadline).map(drop);
+        self.last_used = last_used;
+        result
     }
 
     /// QUIT, politely but without waiting for the answer.
@@ -613,6 +668,7 @@ impl Session {
 
     fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         self.last_used = Instant::now();
+        self.last_spoke = self.last_used;
         if let Err(error) = &result {
             self.broken |= !error.keeps_session();
         }
@@ -670,10 +726,11 @@ impl DataOpening {
         }
     }
 
+    /// Of a handshake that is complete.
     fn handshake_kind(&self) -> Option<HandshakeKind> {
         match self {
-            Self::Handshaking(data, _) | Self::Open(data) => data.tls()?.handshake_kind(),
-            Self::Endpoint(_) | Self::Failed(_) => None,
+            Self::Open(data) => data.tls()?.handshake_kind(),
+            Self::Endpoint(_) | Self::Handshaking(..) | Self::Failed(_) => None,
         }
     }
 
@@ -728,6 +785,7 @@ impl Driver<'_> {
     fn run(&mut self, mut step: Step, deadline: Instant) -> Result<Ready, Error> {
         let mut during = "the greeting";
         loop {
+            in_time(deadline).map_err(|e| Error::io(during, &e))?;
             step = match step {
                 Step::Ready(ready) => return Ok(*ready),
                 Step::StartTls => {
@@ -796,13 +854,21 @@ impl Server {
     }
 }
 
-fn read_to_end(data: &mut Stream, deadline: Instant) -> Result<Vec<u8>, Error> {
+/// Whether it empties or changes its target as soon as it starts.
+fn is_store(command: &Command) -> bool {
+    matches!(command, Command::Stor(_) | Command::Appe(_))
+}
+
+/// The bytes, and whether a close_notify ended them: where a FIN did, the server's final reply
+/// tells whether it thinks that it sent all.
+fn read_to_end(data: &mut Stream, deadline: Instant) -> Result<(Vec<u8>, bool), Error> {
     let mut listing = Vec::new();
     let mut chunk = vec![0; 64 << 10];
     loop {
         match data.read(&mut chunk, deadline) {
-            Ok(0) => return Ok(listing),
+            Ok(0) => return Ok((listing, true)),
             Ok(n) => listing.extend_from_slice(&chunk[..n]),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok((listing, false)),
             Err(error) => return Err(Error::io("a listing", &error)),
         }
         if listing.len() > MAX_LISTING {
@@ -810,5 +876,6 @@ fn read_to_end(data: &mut Stream, deadline: Instant) -> Result<Vec<u8>, Error> {
                 "a listing of over {MAX_LISTING} bytes"
             )));
         }
+        in_time(deadline).map_err(|e| Error::io("a listing", &e))?;
     }
 }

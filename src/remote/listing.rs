@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 use std::time::{Instant, UNIX_EPOCH};
 
-use crate::client::{self, Session};
+use crate::client::{self, Listed, Session};
 use crate::proto::{
     Command, Entry, Facts, Kind, ListError, Modify, Name, Pathname, Precision, RemotePath, Reply,
     parse_list_line, parse_mlsx_line, split_lines,
@@ -128,7 +128,7 @@ fn by_mlsd(
     if let Some(noop) = replies.get(2) {
         in_step(session, noop)?;
     }
-    let (bytes, last) = match outcome {
+    let listed = match outcome {
         Ok(listed) => listed,
         Err(reply) if matches!(reply.code.as_u16(), 500 | 502 | 504) => {
             session.learn(|p| p.mlsd_refused = true);
@@ -140,8 +140,8 @@ fn by_mlsd(
             )?)));
         }
     };
-    let mut raw = parse(&bytes, parse_mlsx_line);
-    raw.complete &= !says(&last, &["truncated"]);
+    let mut raw = parse(&listed.bytes, parse_mlsx_line);
+    raw.complete &= is_whole(&listed);
     show_links(session, &mut raw, replies.get(1));
     let link = raw
         .entries
@@ -317,13 +317,13 @@ fn list_with(
     }
     match outcome {
         // vsftpd: "226 Transfer done (but failed to open directory)."
-        Ok((_, last)) if says(&last, &["failed to open directory"]) => {
-            Ok(Err(Error::Denied(format!("LIST: {last}"))))
+        Ok(listed) if says(&listed.reply, &["failed to open directory"]) => {
+            Ok(Err(Error::Denied(format!("LIST: {}", listed.reply))))
         }
-        Ok((bytes, last)) => {
+        Ok(listed) => {
             let now = SystemTime::now();
-            let mut raw = parse(&bytes, |line| parse_list_line(line, now));
-            raw.complete &= !says(&last, &["truncated"]);
+            let mut raw = parse(&listed.bytes, |line| parse_list_line(line, now));
+            raw.complete &= is_whole(&listed);
             Ok(Ok(raw))
         }
         // 450 for an empty directory, on some.
@@ -335,6 +335,11 @@ fn list_with(
         // Not `of_refusal`: that may list this directory to find out.
         Err(reply) => Ok(Err(Error::Denied(format!("LIST: {reply}")))),
     }
+}
+
+/// Pure-FTPd says so where it left names out; and what no close_notify ends may lack its tail.
+fn is_whole(listed: &Listed) -> bool {
+    listed.clean && !says(&listed.reply, &["truncated"])
 }
 
 /// Asks MDTM for every file whose time a listing gives to the minute or the day only, and SIZE
