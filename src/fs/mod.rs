@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use crate::cache::{Answer, Cache, Directory, Limits};
 use crate::proto::{Name, PathError, RemotePath};
+pub use crate::remote::NAME_MAX;
 use crate::remote::{self, Attributes, FileKind, Remote, Space};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use error::Error;
@@ -93,8 +94,6 @@ pub struct Opened {
     pub keep_cache: bool,
 }
 
-/// The longest name, bytes.
-pub const NAME_MAX: usize = 255;
 /// What is shown as free where the server does not tell.
 const PLENTY: u64 = 1 << 50;
 /// How long free space is believed, and how long df waits for it.

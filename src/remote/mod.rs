@@ -17,6 +17,7 @@ use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
 
 pub use attributes::{Attributes, FileKind, Listing, Version};
 pub use download::{Download, Proof};
+pub use listing::NAME_MAX;
 pub use meaning::Error;
 pub use temporary::{Temporaries, Temporary};
 pub use upload::{Publication, Published, Upload};
