@@ -366,6 +366,10 @@ impl Fs {
             _ => self.stat(&path, patience)?,
         };
         match answer {
+            // Another kind of file has taken the name: the kernel has to look it up once more.
+            Answer::Present(attributes, _) if self.inodes.kind(ino) != Some(attributes.kind) => {
+                Err(Error::Stale)
+            }
             Answer::Present(attributes, until) => Ok((attributes, until)),
             Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
             Answer::Unknown => Err(Error::WouldWait),

@@ -396,6 +396,28 @@ fn what_appears_and_disappears_is_seen_in_time() {
 }
 
 #[test]
+fn a_file_that_became_a_link_is_shown_as_one() {
+    let mount = Mount::new();
+    fs::write(mount.there("target"), "hello").unwrap();
+    fs::write(mount.there("name"), "old").unwrap();
+    let before = fs::symlink_metadata(mount.here("name")).unwrap();
+    let open = File::open(mount.here("name")).unwrap();
+    fs::remove_file(mount.there("name")).unwrap();
+    symlink("target", mount.there("name")).unwrap();
+    thread::sleep(2 * BELIEF);
+    // By the inode that the kernel still has.
+    assert_eq!(errno(open.metadata()), libc::ESTALE);
+    let after = fs::symlink_metadata(mount.here("name")).unwrap();
+    assert!(after.file_type().is_symlink());
+    assert_ne!(after.ino(), before.ino());
+    assert_eq!(fs::read_to_string(mount.here("name")).unwrap(), "hello");
+    fs::remove_file(mount.there("name")).unwrap();
+    fs::write(mount.there("name"), "new").unwrap();
+    thread::sleep(2 * BELIEF);
+    assert_eq!(fs::read_to_string(mount.here("name")).unwrap(), "new");
+}
+
+#[test]
 fn nothing_can_be_changed() {
     let mount = Mount::new();
     fs::write(mount.there("file"), "hello").unwrap();
