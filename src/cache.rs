@@ -95,7 +95,7 @@ impl Cache {
         let inner = &mut *self.inner.lock();
         let listed = inner.listed_in_parent(path);
         let own = inner.own(path);
-        self.newest(own, listed, now)
+        self.newest(own, listed, Some(now))
     }
 
     /// What was last known of `path`, however old, unless it changed since.
@@ -122,7 +122,16 @@ impl Cache {
         let child = path.join(name);
         let listed = inner.listed(directory, path, name, &child);
         let own = inner.own(&child);
-        self.newest(own, listed, now)
+        self.newest(own, listed, Some(now))
+    }
+
+    /// The same for those who waited for the listing: they take its word however old it is by now.
+    pub fn told_in(&self, directory: &Directory, path: &RemotePath, name: &Name) -> Answer {
+        let inner = &mut *self.inner.lock();
+        let child = path.join(name);
+        let listed = inner.listed(directory, path, name, &child);
+        let own = inner.own(&child);
+        self.newest(own, listed, None)
     }
 
     /// The listing of `path`, complete or not, while it is fresh.
@@ -204,8 +213,8 @@ impl Cache {
     }
 
     /// The newer word of two, if it may still be believed. The older one never stands in for a
-    /// newer one that has expired: the newer may contradict it.
-    fn newest(&self, own: Option<Own>, listed: Option<Own>, now: Instant) -> Answer {
+    /// newer one that has expired: the newer may contradict it. Without `now` nothing has expired.
+    fn newest(&self, own: Option<Own>, listed: Option<Own>, now: Option<Instant>) -> Answer {
         let (word, from_listing) = match (own, listed) {
             (Some(own), Some(listed)) if listed.ticket.at > own.ticket.at => (listed, true),
             (Some(own), _) => (own, false),
@@ -217,7 +226,7 @@ impl Cache {
             until = until.min(word.ticket.at + self.limits.listings);
         }
         match word.found {
-            _ if until <= now => Answer::Unknown,
+            _ if now.is_some_and(|now| until <= now) => Answer::Unknown,
             Some(attributes) => Answer::Present(attributes, until),
             None => Answer::Absent(until),
         }
@@ -255,6 +264,11 @@ impl Directory {
     /// Whether a name that is not in it is absent.
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// When it was fetched.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
     }
 
     fn find(&self, name: &Name) -> Option<&Attributes> {

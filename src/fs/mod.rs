@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 
 use crate::cache::{Answer, Cache, Directory, Limits};
 use crate::proto::{Name, PathError, RemotePath};
+pub use crate::remote::NAME_MAX;
 use crate::remote::{self, Attributes, FileKind, Remote, Space};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use error::Error;
@@ -93,8 +94,6 @@ pub struct Opened {
     pub keep_cache: bool,
 }
 
-/// The longest name, bytes.
-pub const NAME_MAX: usize = 255;
 /// What is shown as free where the server does not tell.
 const PLENTY: u64 = 1 << 50;
 /// How long free space is believed, and how long df waits for it.
@@ -367,6 +366,10 @@ impl Fs {
             _ => self.stat(&path, patience)?,
         };
         match answer {
+            // Another kind of file has taken the name: the kernel has to look it up once more.
+            Answer::Present(attributes, _) if self.inodes.kind(ino) != Some(attributes.kind) => {
+                Err(Error::Stale)
+            }
             Answer::Present(attributes, until) => Ok((attributes, until)),
             Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
             Answer::Unknown => Err(Error::WouldWait),
@@ -386,7 +389,7 @@ impl Fs {
         }
         let deadline = patience.deadline()?;
         let before = self.cache.last_known(path);
-        if before.is_none() && self.remote.prefers_listings() {
+        if self.remote.stats_by_listing(path, before.as_ref()) {
             let listed = self.stat_by_listing(path, deadline);
             if listed != Answer::Unknown {
                 return Ok(listed);
@@ -419,23 +422,50 @@ impl Fs {
     /// file where the server has no good way to do so, and answers for its neighbours too.
     fn stat_by_listing(&self, path: &RemotePath, deadline: Instant) -> Answer {
         let Some((parent, name)) = path.parent().zip(path.name()) else {
+            return self.stat_root(path, deadline);
+        };
+        let cut = self.cache.listing(&parent, Instant::now());
+        if let Some(cut) = cut.filter(|listing| !listing.is_complete())
+            && self.cache.told_in(&cut, &parent, &name) == Answer::Unknown
+        {
+            // The next listing would be cut short too.
+            return Answer::Unknown;
+        }
+        // The directory may be closed to listings only.
+        let Ok(directory) = self.fetch_listing(&parent, deadline) else {
             return Answer::Unknown;
         };
-        match self.list(&parent, Patience::Until(deadline)) {
-            Ok(directory) => {
-                let now = Instant::now();
-                self.cache.attributes_in(&directory, &parent, &name, now)
-            }
-            // The directory may be closed to listings only.
-            Err(_) => Answer::Unknown,
+        let told = self.cache.told_in(&directory, &parent, &name);
+        if directory.entries().len() >= self.config.cache_entries {
+            // Too many to be kept: at least what was asked for is.
+            let found = match &told {
+                Answer::Present(attributes, _) => Some(attributes),
+                Answer::Absent(_) => None,
+                Answer::Unknown => return told,
+            };
+            self.cache.insert(directory.ticket(), path, found);
         }
+        told
+    }
+
+    /// The server's root, where only its own listing tells of it.
+    fn stat_root(&self, path: &RemotePath, deadline: Instant) -> Answer {
+        let Ok(directory) = self.fetch_listing(path, deadline) else {
+            return Answer::Unknown;
+        };
+        let until = self.cache.expiry(directory.ticket(), true);
+        let own = self.cache.last_known(path);
+        own.map_or(Answer::Unknown, |own| Answer::Present(own, until))
     }
 
     fn list(&self, path: &RemotePath, patience: Patience) -> Result<Arc<Directory>, Error> {
         if let Some(directory) = self.cache.listing(path, Instant::now()) {
             return Ok(directory);
         }
-        let deadline = patience.deadline()?;
+        self.fetch_listing(path, patience.deadline()?)
+    }
+
+    fn fetch_listing(&self, path: &RemotePath, deadline: Instant) -> Result<Arc<Directory>, Error> {
         let ticket = self.cache.begin(Instant::now());
         let fetched = self.lists.join(path, ticket.tick(), deadline, || {
             let fetched = self.remote.list(path, deadline);

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirEntryExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -396,6 +396,65 @@ fn what_appears_and_disappears_is_seen_in_time() {
 }
 
 #[test]
+fn a_file_that_became_a_link_is_shown_as_one() {
+    let mount = Mount::new();
+    fs::write(mount.there("target"), "hello").unwrap();
+    fs::write(mount.there("name"), "old").unwrap();
+    let before = fs::symlink_metadata(mount.here("name")).unwrap();
+    let open = File::open(mount.here("name")).unwrap();
+    fs::remove_file(mount.there("name")).unwrap();
+    symlink("target", mount.there("name")).unwrap();
+    thread::sleep(2 * BELIEF);
+    // By the inode that the kernel still has.
+    assert_eq!(errno(open.metadata()), libc::ESTALE);
+    let after = fs::symlink_metadata(mount.here("name")).unwrap();
+    assert!(after.file_type().is_symlink());
+    assert_ne!(after.ino(), before.ino());
+    assert_eq!(fs::read_to_string(mount.here("name")).unwrap(), "hello");
+    fs::remove_file(mount.there("name")).unwrap();
+    fs::write(mount.there("name"), "new").unwrap();
+    thread::sleep(2 * BELIEF);
+    assert_eq!(fs::read_to_string(mount.here("name")).unwrap(), "new");
+}
+
+#[test]
+fn a_look_at_many_directories_costs_one_listing() {
+    const KNOWN: Duration = Duration::from_secs(2);
+    let listed_longer = |config: &mut Config| {
+        config.attr_timeout = KNOWN;
+        config.dir_timeout = 30 * KNOWN;
+    };
+    let too_many_to_keep = |config: &mut Config| {
+        config.attr_timeout = KNOWN;
+        config.cache_entries = 55;
+    };
+    let changes: [fn(&mut Config); 2] = [listed_longer, too_many_to_keep];
+    for (change, allowed) in changes.into_iter().zip([20, 80]) {
+        let mount = Mount::with(4, change);
+        let names: Vec<_> = (0..60).map(|i| format!("d{i}")).collect();
+        for name in &names {
+            fs::create_dir(mount.there(name)).unwrap();
+        }
+        let look = || {
+            let before = mount.proxy.requests();
+            for name in &names[..15] {
+                assert!(fs::metadata(mount.here(name)).unwrap().is_dir());
+            }
+            mount.proxy.requests() - before
+        };
+        let cold = look();
+        thread::sleep(KNOWN);
+        let again = look();
+        assert!(
+            cold <= allowed && again <= allowed,
+            "cold {cold}, again {again}"
+        );
+        let hot = look();
+        assert!(hot <= 3, "{hot}");
+    }
+}
+
+#[test]
 fn nothing_can_be_changed() {
     let mount = Mount::new();
     fs::write(mount.there("file"), "hello").unwrap();
@@ -633,6 +692,8 @@ struct Proxy {
     port: u16,
     holding: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
+    /// How often something went to the server.
+    requests: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -643,8 +704,10 @@ impl Proxy {
             port,
             holding: Arc::new(AtomicBool::new(false)),
             ended: Arc::new(AtomicBool::new(false)),
+            requests: Arc::new(AtomicUsize::new(0)),
         };
         let (holding, ended) = (proxy.holding.clone(), proxy.ended.clone());
+        let requests = proxy.requests.clone();
         thread::spawn(move || {
             for inward in listener.incoming() {
                 if ended.load(Ordering::SeqCst) {
@@ -655,11 +718,15 @@ impl Proxy {
                     continue;
                 };
                 let back = (outward.try_clone().unwrap(), inward.try_clone().unwrap());
-                for (mut from, mut to) in [(inward, outward), back] {
+                let answers = Arc::new(AtomicUsize::new(0));
+                let counts = [requests.clone(), answers];
+                for ((mut from, mut to), count) in [(inward, outward), back].into_iter().zip(counts)
+                {
                     let holding = holding.clone();
                     thread::spawn(move || {
                         let mut bytes = [0; 16 << 10];
                         while let Ok(read @ 1..) = from.read(&mut bytes) {
+                            count.fetch_add(1, Ordering::SeqCst);
                             while holding.load(Ordering::SeqCst) {
                                 thread::sleep(Duration::from_millis(5));
                             }
@@ -673,6 +740,10 @@ impl Proxy {
             }
         });
         proxy
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
     }
 
     fn hold(&self) {

@@ -3,7 +3,7 @@
 //! write): it proves that the directory is there, and keeps names out of the way of servers that
 //! expand patterns (`[`, `*`) or read options (`-`) in arguments.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -19,18 +19,34 @@ use super::{Attributes, FileKind, Listing, number, time};
 /// What came of a request: the server's meaning, or a failure of the session.
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
 
+/// The longest name that is shown, bytes: one of more than 1024 makes the kernel refuse the whole
+/// directory, and any over 255 could not be looked up.
+pub const NAME_MAX: usize = 255;
+/// Entries of one listing: 64 MiB of the shortest lines would be nine million, in gigabytes.
+const ENTRIES: usize = 2_000_000;
+
 /// A directory as the server lists it, before times are made exact.
 struct Raw {
     entries: Vec<Entry>,
     complete: bool,
 }
 
-/// Lists a directory.
+/// Lists a directory. The server's root always says something of itself.
 pub(super) fn list(
     session: &mut Session,
     path: &RemotePath,
     deadline: Instant,
 ) -> Outcome<Listing> {
+    let mut outcome = entries(session, path, deadline)?;
+    if let Ok(listing) = &mut outcome
+        && path.is_root()
+    {
+        listing.own.get_or_insert_with(unknown_root);
+    }
+    Ok(outcome)
+}
+
+fn entries(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Listing> {
     let profile = session.profile();
     if !profile.mlst_missing
         && !profile.mlsd_refused
@@ -424,16 +440,23 @@ fn parse_lines<'a>(
         entries: Vec::new(),
         complete: true,
     };
+    let mut unknown = Dropped::default();
     for line in lines {
         match parse(line) {
+            Ok(_) if raw.entries.len() >= ENTRIES => {
+                log::warn!("a listing is cut short after {ENTRIES} entries");
+                raw.complete = false;
+                break;
+            }
             Ok(entry) => raw.entries.push(entry),
             Err(ListError::NotAnEntry) => {}
             Err(ListError::Unknown) => {
-                log::warn!("a listing line was not understood: {}", line.escape_ascii());
+                unknown.add(line);
                 raw.complete = false;
             }
         }
     }
+    unknown.log("lines that were not understood");
     raw
 }
 
@@ -444,7 +467,8 @@ fn finished(raw: Raw, offset: i64) -> Listing {
         own: None,
         complete: raw.complete,
     };
-    let mut seen: HashMap<Name, usize> = HashMap::with_capacity(raw.entries.len());
+    let mut seen: HashSet<Name> = HashSet::with_capacity(raw.entries.len());
+    let mut dropped = Dropped::default();
     for entry in raw.entries {
         let attributes = Attributes::new(&entry.facts, offset);
         match (entry.facts.kind, &entry.name[..]) {
@@ -455,19 +479,69 @@ fn finished(raw: Raw, offset: i64) -> Listing {
             }
             (Some(Kind::Parent), _) | (_, b"..") => {}
             (_, bytes) => match Name::parse(bytes) {
-                Ok(name) => {
-                    if seen.insert(name.clone(), listing.entries.len()).is_none() {
+                Ok(name) if bytes.len() <= NAME_MAX => {
+                    if seen.insert(name.clone()) {
                         listing.entries.push((name, attributes));
                     }
                 }
-                Err(error) => {
-                    log::warn!(
-                        "a name in a listing is dropped: {}: {error}",
-                        bytes.escape_ascii()
-                    );
-                }
+                Ok(_) | Err(_) => dropped.add(bytes),
             },
         }
     }
+    dropped.log("names that cannot be shown");
     listing
+}
+
+/// What is left out of one listing: counted, and logged in one line, however much a server sends.
+#[derive(Default)]
+struct Dropped {
+    count: usize,
+    first: Vec<u8>,
+}
+
+impl Dropped {
+    fn add(&mut self, bytes: &[u8]) {
+        if self.count == 0 {
+            self.first = bytes[..bytes.len().min(NAME_MAX)].to_vec();
+        }
+        self.count += 1;
+    }
+
+    fn log(&self, what: &str) {
+        if self.count > 0 {
+            let Self { count, first } = self;
+            log::warn!(
+                "a listing has {what}: {count}, the first is {}",
+                first.escape_ascii()
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mlsx(text: &str) -> Listing {
+        finished(parse(text.as_bytes(), parse_mlsx_line), 0)
+    }
+
+    #[test]
+    fn names_too_long_for_the_kernel_are_left_out_and_their_neighbours_shown() {
+        let (fits, long) = ("f".repeat(NAME_MAX), "l".repeat(NAME_MAX + 1));
+        let listing = mlsx(&format!(
+            "type=file; {long}\r\ntype=file; {fits}\r\ntype=file; a/b\r\n"
+        ));
+        assert!(listing.complete);
+        let names: Vec<_> = listing.entries.iter().map(|(n, _)| n.as_bytes()).collect();
+        assert_eq!(names, [fits.as_bytes()]);
+    }
+
+    #[test]
+    fn a_listing_of_many_short_lines_is_cut_and_said_to_be() {
+        let lines = std::iter::repeat_n(&b"a=; x"[..], ENTRIES + 1);
+        let cut = parse_lines(lines, parse_mlsx_line);
+        assert!(!cut.complete);
+        assert_eq!(cut.entries.len(), ENTRIES);
+    }
 }

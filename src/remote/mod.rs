@@ -17,6 +17,7 @@ use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
 
 pub use attributes::{Attributes, FileKind, Listing, Version};
 pub use download::{Download, Proof};
+pub use listing::NAME_MAX;
 pub use meaning::Error;
 pub use temporary::{Temporaries, Temporary};
 pub use upload::{Publication, Published, Upload};
@@ -43,11 +44,14 @@ impl Remote {
         })
     }
 
-    /// Whether a file that is not known yet is to be looked up in its directory's listing: this
-    /// server has no MLST, or its MLST is not known to show symbolic links as such.
-    pub fn prefers_listings(&self) -> bool {
+    /// Whether [`Remote::stat`] would fetch a whole listing to tell of `path`: this server has no
+    /// MLST, or its MLST is not known to show symbolic links as such. The caller may have better
+    /// use for that listing.
+    pub fn stats_by_listing(&self, path: &RemotePath, known: Option<&Attributes>) -> bool {
         let profile = self.pool.profile();
-        profile.mlst_missing || profile.mlst_hides_links != Some(false)
+        let is_file = known.is_some_and(|k| k.kind == FileKind::File);
+        let by_mlst = path.is_root() || profile.mlst_hides_links == Some(false);
+        !is_file && (profile.mlst_missing || !by_mlst)
     }
 
     /// One file's attributes, exactly as a listing would show them. `known`: what was known of it
