@@ -568,6 +568,7 @@ class Session:
             if protected:
                 data.start_tls(self.server.context, server_side=True)
                 if self.server.refusals:
+                    data.sock.sendall(data.close_notify())
                     return self.reply(self.server.refusals.pop(0))
                 segment = data.prepare(content)
                 if self.scenario.data_close_notify:
