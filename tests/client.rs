@@ -369,3 +369,43 @@ fn dead_addresses_leave_time_for_a_live_one() {
     });
     pool.expect("the third address answers");
 }
+
+#[test]
+fn a_request_whose_answers_keep_coming_is_not_cut_at_half_of_its_time() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let pool = rig.pool(|_| {}).expect("a pool");
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let mut attempts = 0;
+    let result = pool.run(Lane::Metadata, deadline, |session, deadline| {
+        attempts += 1;
+        let busy = Instant::now() + Duration::from_millis(1500);
+        while Instant::now() < busy {
+            session.execute(&Command::Noop, deadline)?;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    });
+    assert!(result.is_ok(), "{result:?}");
+    assert_eq!(attempts, 1);
+}
+
+#[test]
+fn waiting_for_a_session_takes_nothing_of_its_first_attempts_time() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let pool = rig.pool(|config| config.max_sessions = 1).expect("a pool");
+    let held = pool.acquire(Lane::Metadata, soon()).expect("the session");
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let mut attempts = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(1300));
+            drop(held);
+        });
+        let result = pool.start(Lane::Transfer, deadline, |mut lease, bound| {
+            attempts += 1;
+            lease.execute(&Command::Noop, bound)
+        });
+        assert!(result.is_ok(), "{result:?}");
+    });
+    assert_eq!(attempts, 1);
+}

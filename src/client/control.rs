@@ -131,11 +131,6 @@ impl Control {
         let text = line.len() > 3 && line[..3].iter().all(u8::is_ascii_digit);
         text.then(|| line[..line.len().min(200)].escape_ascii().to_string())
     }
-
-    /// Whether nothing waits to be read: no 421, no close, no surplus reply.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        matches!(self.reply_now("idleness"), Ok(None))
-    }
 }
 
 impl AsFd for Control {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use nix::poll::PollFlags;
 use socket2::SockRef;
 
-use crate::proto::{Command, parse_epsv, parse_pasv};
+use crate::proto::{Command, Reply, parse_epsv, parse_pasv};
 use crate::tls::{Stream, in_time, wait};
 
 use super::connect::connect_one;
@@ -82,6 +82,9 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
             let port = parse_epsv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
             return Ok(with_port(peer, port));
         }
+        if is_limit(&reply) {
+            return Err(Error::Busy(reply.to_string()));
+        }
         if !reply.code.is_permanent() {
             // 426, 226: a late word on an earlier transfer. The connection is out of step.
             return Err(Error::lost("EPSV", reply));
@@ -89,9 +92,14 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
         if peer.is_ipv6() {
             return Err(Error::refused(&Command::Epsv, reply));
         }
-        session.learn(|p| p.epsv_refused = true);
+        if matches!(reply.code.as_u16(), 500..=504 | 522) {
+            session.learn(|p| p.epsv_refused = true);
+        }
     }
     let reply = session.execute(&Command::Pasv, deadline)?;
+    if is_limit(&reply) {
+        return Err(Error::Busy(reply.to_string()));
+    }
     if reply.code.as_u16() != 227 {
         return Err(Error::refused(&Command::Pasv, reply));
     }
@@ -100,6 +108,13 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
         return Ok(named.into());
     }
     Ok(with_port(peer, named.port()))
+}
+
+/// ProFTPD may count its clients only here: "530 Sorry, the maximum number of clients".
+fn is_limit(reply: &Reply) -> bool {
+    let refused = reply.code.is_transient() || reply.code.is_permanent();
+    let says_so = || reply.text().to_ascii_lowercase().contains("maximum");
+    reply.code.as_u16() == 530 || (refused && says_so())
 }
 
 /// Another port of the same host; a link-local address keeps the interface it is on.

@@ -54,6 +54,8 @@ pub struct Session {
     last_used: Instant,
     /// That, or the last keepalive's.
     last_spoke: Instant,
+    /// How long a server may be silent.
+    patience: Option<Duration>,
     /// The shortest round trip seen.
     round_trip: Duration,
     /// A transfer's final reply that came before its data was read to the end.
@@ -127,6 +129,7 @@ impl Session {
             born: now,
             last_used: now,
             last_spoke: now,
+            patience: None,
             round_trip: now - started,
             final_reply: None,
             in_transfer: false,
@@ -274,7 +277,8 @@ impl Session {
                 waiting.push(PollFd::new(self.control.as_fd(), PollFlags::POLLIN));
             }
             opening.wait_for(&mut waiting);
-            if let Err(error) = wait_any(&mut waiting, deadline) {
+            let until = self.control.stream.patient_until(deadline);
+            if let Err(error) = wait_any(&mut waiting, until) {
                 return Err(match opening {
                     DataOpening::Failed(error) => Error::io("the data connection", &error),
                     _ => Error::io(verb, &error),
@@ -422,6 +426,7 @@ impl Session {
             Transfer::Started(data) => data,
             Transfer::Refused(reply) => return Ok((begun.prelude, Err(reply))),
         };
+        data.set_patience(self.patience);
         let read = read_to_end(&mut data, deadline);
         let (bytes, clean) = self.note(read)?;
         let reply = self.finish_download(*data, verb, deadline)?;
@@ -507,6 +512,7 @@ impl Session {
         match self.try_begin(&[], LIST, endpoint, deadline)?.transfer {
             Transfer::Refused(reply) => Ok(reply),
             Transfer::Started(mut data) => {
+                data.set_patience(self.patience);
                 read_to_end(&mut data, deadline)?;
                 self.finish_download(*data, LIST.verb(), deadline)
             }
@@ -608,7 +614,21 @@ impl Session {
 
     /// Whether it may serve another request: nothing broke it, and nothing came unasked.
     pub(super) fn is_usable(&mut self) -> bool {
-        !self.is_broken() && self.control.is_quiet()
+        if self.is_broken() {
+            return false;
+        }
+        match self.control.reply_now("idleness") {
+            Ok(None) => true,
+            Ok(Some(late)) => {
+                log::debug!("{}: a surplus reply: {late}", self.server.name());
+                if late.code.is_transient() || late.code.is_permanent() {
+                    // The last word on a transfer that was reset, after all.
+                    self.learn(|p| p.speaks_after_reset = Some(true));
+                }
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     /// Whether every reply that came belongs to a command.
@@ -629,6 +649,12 @@ impl Session {
     /// Too old for its TLS sessions to be resumed with certainty.
     pub(super) fn is_aged(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.born) > LIFETIME
+    }
+
+    /// Gives up on a server that is silent for so long, be the deadline as it may.
+    pub(super) fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience;
+        self.control.stream.set_patience(patience);
     }
 
     /// How long nobody had a use for it.

@@ -251,16 +251,9 @@ impl Download {
         offset: u64,
         deadline: Instant,
     ) -> Result<Started, client::Error> {
-        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
-        let lease = self.pool.acquire(Lane::Transfer, deadline)?;
-        match client::Download::start(lease, ask, &self.path, offset, half) {
-            Err(error) if error.is_transient() => {
-                log::debug!("{}: {error}; trying once more", self.path);
-                let lease = self.pool.acquire(Lane::Transfer, deadline)?;
-                client::Download::start(lease, ask, &self.path, offset, deadline)
-            }
-            result => result,
-        }
+        self.pool.start(Lane::Transfer, deadline, |lease, bound| {
+            client::Download::start(lease, ask, &self.path, offset, bound)
+        })
     }
 
     fn remember(&mut self, bytes: &[u8]) {

@@ -98,8 +98,8 @@ impl Upload {
         expected: Option<u64>,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let attempt = |bound: Instant| -> Result<Result<Self, Error>, client::Error> {
-            let mut lease = pool.acquire(Lane::Transfer, deadline)?;
+        // An append that may have begun is not begun again: its size is asked first.
+        pool.start(Lane::Transfer, deadline, |mut lease, bound| {
             if let Some(expected) = expected {
                 let size = lease.execute(&Command::Size(path.into()), bound)?;
                 if number(&size) != Some(expected) {
@@ -125,17 +125,7 @@ impl Upload {
                     Ok(Err(error))
                 }
             }
-        };
-        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
-        let result = match attempt(half) {
-            // An append that may have begun is not begun again: its size is asked first.
-            Err(error) if error.is_transient() => {
-                log::debug!("{path}: {error}; trying once more");
-                attempt(deadline)
-            }
-            result => result,
-        };
-        result?
+        })?
     }
 
     /// Bytes handed over so far.

@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -30,6 +30,8 @@ pub struct Stream {
     tcp: TcpStream,
     tls: Option<rustls::Connection>,
     received: Received,
+    /// Bounds each single wait.
+    patience: Option<Duration>,
 }
 
 /// Bytes from the socket that nobody took yet. Allocated at first use, grown to the long size
@@ -61,7 +63,21 @@ impl Stream {
             tcp,
             tls: None,
             received: Received::default(),
+            patience: None,
         })
+    }
+
+    /// From now on each single wait ends (`TimedOut`) after that much silence, whatever the
+    /// deadline; `None` leaves it to the deadline alone.
+    pub fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience;
+    }
+
+    /// When a wait that begins now ends at the latest.
+    pub fn patient_until(&self, deadline: Instant) -> Instant {
+        self.patience
+            .and_then(|patience| Instant::now().checked_add(patience))
+            .map_or(deadline, |silence| silence.min(deadline))
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -301,11 +317,13 @@ impl Stream {
     }
 
     fn await_readable(&self, deadline: Instant) -> io::Result<()> {
-        wait(self.tcp.as_fd(), PollFlags::POLLIN, deadline)
+        let until = self.patient_until(deadline);
+        wait(self.tcp.as_fd(), PollFlags::POLLIN, until)
     }
 
     fn await_writable(&self, deadline: Instant) -> io::Result<()> {
-        wait(self.tcp.as_fd(), PollFlags::POLLOUT, deadline)
+        let until = self.patient_until(deadline);
+        wait(self.tcp.as_fd(), PollFlags::POLLOUT, until)
     }
 }
 

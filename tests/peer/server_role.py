@@ -48,6 +48,8 @@ class Scenario:
     data_close_notify: bool = True
     # The first transfers are refused so, after the handshake of their data connection.
     refusals: list = dataclasses.field(default_factory=list)
+    # The first connection's EPSV and PASV are answered so.
+    first_passive: str = ""
     # No session can be resumed: every handshake is a full one.
     tickets: bool = True
 
@@ -252,6 +254,10 @@ SCENARIOS = {
     ),
     "implicit-clear-data": Scenario(
         "implicit", [*ALWAYS, logs_in, prot_only_once_shown_needed], needs_prot="clear"
+    ),
+    # ProFTPD counts its clients where they ask for a port.
+    "busy-at-epsv": Scenario(
+        "explicit", EXPLICIT, first_passive="530 Sorry, the maximum number of clients"
     ),
     "data-without-close-notify": Scenario("implicit", IMPLICIT, data_close_notify=False),
     # Pure-FTPd gives no TLS 1.3 tickets; a port that was taken, say, is no demand for one.
@@ -517,13 +523,17 @@ class Session:
         return [self.ls(p) for p in paths]
 
     def do_epsv(self, _):
+        if self.number == 1 and self.scenario.first_passive:
+            return self.reply(self.scenario.first_passive)
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.reply(f"229 passive (|||{self.listener.getsockname()[1]}|)")
+        return self.reply(f"229 passive (|||{self.listener.getsockname()[1]}|)")
 
     def do_pasv(self, _):
+        if self.number == 1 and self.scenario.first_passive:
+            return self.reply(self.scenario.first_passive)
         self.listener = socket.create_server(("127.0.0.1", 0))
         port = self.listener.getsockname()[1]
-        self.reply(f"227 passive (127,0,0,1,{port >> 8},{port & 255})")
+        return self.reply(f"227 passive (127,0,0,1,{port >> 8},{port & 255})")
 
     def do_retr(self, argument):
         content = TREE.get(self.path(argument))
@@ -558,6 +568,7 @@ class Session:
             if protected:
                 data.start_tls(self.server.context, server_side=True)
                 if self.server.refusals:
+                    data.sock.sendall(data.close_notify())
                     return self.reply(self.server.refusals.pop(0))
                 segment = data.prepare(content)
                 if self.scenario.data_close_notify:
