@@ -17,7 +17,7 @@ mod read;
 pub mod spool;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -99,7 +99,7 @@ const PLENTY: u64 = 1 << 50;
 /// How long free space is believed, and how long df waits for it.
 const SPACE_TTL: Duration = Duration::from_secs(30);
 const SPACE_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the server is asked about the root, where it is known from before.
+/// How long a caller waits for news of the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long, and of how many paths, it is remembered that the server did not answer. A program
@@ -110,6 +110,8 @@ const UNANSWERED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
 pub struct Fs {
+    /// Itself, for what runs on when its caller has gone.
+    this: Weak<Self>,
     config: Config,
     remote: Arc<Remote>,
     cache: Cache,
@@ -118,6 +120,7 @@ pub struct Fs {
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
     lists: Flights<Arc<Directory>>,
+    roots: Arc<Flights<Answer>>,
     /// What the server lately left without an answer. A leaf lock.
     unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
     /// What the server last said, and when. A leaf lock.
@@ -134,13 +137,15 @@ impl Fs {
             listings: config.dir_timeout,
             absences: config.negative_timeout,
         };
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             cache: Cache::new(limits),
             inodes: Inodes::new(config.root.clone()),
             files: Files::new(),
             reads: Reads::new(remote.clone(), config.window_bytes, config.timeout),
             stats: Flights::new(),
             lists: Flights::new(),
+            roots: Arc::new(Flights::new()),
             unanswered: Mutex::new(LruCache::new(UNANSWERED)),
             space: Mutex::new(None),
             remote,
@@ -353,15 +358,8 @@ impl Fs {
         let path = self.live_path(ino)?;
         let known = self.cache.last_known(&path).filter(|_| ino == Ino::ROOT);
         let answer = match (patience, known) {
-            // umount(8), findmnt and file managers look at the mount's root: a server that is
-            // silent must not hold them up, and the root stays what it is.
             (Patience::Until(deadline), Some(known)) => {
-                let soon = deadline.min(Instant::now() + ROOT_PATIENCE);
-                let answer = self.stat(&path, Patience::Until(soon));
-                answer.unwrap_or_else(|error| {
-                    log::debug!("{path}: {error}");
-                    Answer::Present(known, Instant::now())
-                })
+                self.stat_known_root(&path, known, deadline)
             }
             _ => self.stat(&path, patience)?,
         };
@@ -374,6 +372,28 @@ impl Fs {
             Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
             Answer::Unknown => Err(Error::WouldWait),
         }
+    }
+
+    /// umount(8), findmnt and file managers look at the mount's root: a server that is silent must
+    /// not hold them up, and the root stays what it is. The question itself is given all the time:
+    /// over a slow link it would otherwise be asked, and cut off, again and again.
+    fn stat_known_root(&self, path: &RemotePath, known: Attributes, deadline: Instant) -> Answer {
+        let soon = deadline.min(Instant::now() + ROOT_PATIENCE);
+        let tick = self.cache.begin(Instant::now()).tick();
+        let (fs, root) = (self.this.clone(), path.clone());
+        let fetch = move || {
+            let failed = |error: String| Err(remote::Error::Failed(error));
+            let Some(fs) = fs.upgrade() else {
+                return failed("unmounted".to_owned());
+            };
+            let answer = fs.stat(&root, Patience::Until(deadline));
+            answer.or_else(|error| failed(error.to_string()))
+        };
+        let answer = self.roots.launch(path, tick, soon, fetch);
+        answer.unwrap_or_else(|error| {
+            log::debug!("{path}: {error}");
+            Answer::Present(known, Instant::now())
+        })
     }
 
     /// What there is at `path`. Never [`Answer::Unknown`] for those who wait.

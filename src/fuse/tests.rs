@@ -687,11 +687,34 @@ fn what_is_known_is_told_while_others_wait() {
     });
 }
 
+#[test]
+fn the_root_is_told_while_a_slow_answer_is_under_way_and_no_session_is_lost() {
+    let mount = Mount::new();
+    assert!(fs::metadata(mount.point.path()).is_ok());
+    fs::write(mount.there("file"), "hello").unwrap();
+    assert_eq!(fs::read_dir(mount.point.path()).unwrap().count(), 1);
+    thread::sleep(2 * BELIEF);
+    let connected = mount.proxy.connections();
+    mount.proxy.hold();
+    for _ in 0..2 {
+        let begun = Instant::now();
+        assert!(fs::metadata(mount.point.path()).unwrap().is_dir());
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_millis(1900), "{waited:?}");
+    }
+    mount.proxy.go_on();
+    thread::sleep(2 * BELIEF);
+    assert!(fs::metadata(mount.point.path()).unwrap().is_dir());
+    assert_eq!(fs::read_to_string(mount.here("file")).unwrap(), "hello");
+    assert_eq!(mount.proxy.connections(), connected);
+}
+
 /// A TCP proxy before the server's control port, which can hold back everything for a while.
 struct Proxy {
     port: u16,
     holding: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
+    connections: Arc<AtomicUsize>,
     /// How often something went to the server.
     requests: Arc<AtomicUsize>,
 }
@@ -704,16 +727,18 @@ impl Proxy {
             port,
             holding: Arc::new(AtomicBool::new(false)),
             ended: Arc::new(AtomicBool::new(false)),
+            connections: Arc::new(AtomicUsize::new(0)),
             requests: Arc::new(AtomicUsize::new(0)),
         };
         let (holding, ended) = (proxy.holding.clone(), proxy.ended.clone());
-        let requests = proxy.requests.clone();
+        let (connections, requests) = (proxy.connections.clone(), proxy.requests.clone());
         thread::spawn(move || {
             for inward in listener.incoming() {
                 if ended.load(Ordering::SeqCst) {
                     return;
                 }
                 let inward = inward.unwrap();
+                connections.fetch_add(1, Ordering::SeqCst);
                 let Ok(outward) = TcpStream::connect(server) else {
                     continue;
                 };
@@ -740,6 +765,10 @@ impl Proxy {
             }
         });
         proxy
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     fn requests(&self) -> usize {
