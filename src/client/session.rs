@@ -633,7 +633,7 @@ impl Session {
 
     /// Whether every reply that came belongs to a command.
     pub fn is_in_step(&mut self) -> bool {
-        self.control.is_quiet() && self.control.parser.is_empty()
+        matches!(self.control.reply_now("a listing"), Ok(None)) && self.control.parser.is_empty()
     }
 
     /// Gives the session up: its replies are not those of its commands.
