@@ -1,15 +1,16 @@
-//! Opening data connections: EPSV or PASV, EPRT or PORT.
+//! Opening data connections: EPSV or PASV, EPRT or PORT, and the TLS handshake on them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags};
+use rustls::HandshakeKind;
 use socket2::SockRef;
 
 use crate::proto::{Command, Reply, parse_epsv, parse_pasv};
-use crate::tls::{Stream, in_time, wait};
+use crate::tls::{Handshake, SessionTls, Stream, in_time, wait};
 
 use super::connect::connect_one;
 use super::{Error, Session};
@@ -156,6 +157,71 @@ fn port(address: SocketAddr) -> Option<Command> {
     match address {
         SocketAddr::V4(v4) => Some(Command::Port(SocketAddrV4::new(*v4.ip(), v4.port()))),
         SocketAddr::V6(_) => None,
+    }
+}
+
+/// A data connection on its way to be ready.
+pub(super) enum DataOpening {
+    Endpoint(Endpoint),
+    Handshaking(Stream, Handshake),
+    Open(Stream),
+    Failed(io::Error),
+}
+
+impl DataOpening {
+    /// Goes as far as it can without waiting. The ClientHello leaves at once.
+    pub(super) fn advance(&mut self, tls: &SessionTls) -> io::Result<()> {
+        let closed = || DataOpening::Failed(io::ErrorKind::UnexpectedEof.into());
+        *self = match std::mem::replace(self, closed()) {
+            Self::Endpoint(endpoint) => match endpoint.stream_now()? {
+                Err(endpoint) => Self::Endpoint(endpoint),
+                Ok(mut data) => {
+                    data.begin_tls(tls.connection().map_err(io::Error::other)?);
+                    Self::shake(data)?
+                }
+            },
+            Self::Handshaking(data, _) => Self::shake(data)?,
+            done @ (Self::Open(_) | Self::Failed(_)) => done,
+        };
+        Ok(())
+    }
+
+    fn shake(mut data: Stream) -> io::Result<Self> {
+        Ok(match data.handshake()? {
+            Handshake::Complete => Self::Open(data),
+            pending => Self::Handshaking(data, pending),
+        })
+    }
+
+    pub(super) fn wait_for<'a>(&'a self, waiting: &mut Vec<PollFd<'a>>) {
+        match self {
+            Self::Endpoint(endpoint) => waiting.extend(
+                endpoint
+                    .listener()
+                    .map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)),
+            ),
+            Self::Handshaking(data, Handshake::Pending { wants_write: true }) => {
+                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLOUT));
+            }
+            Self::Handshaking(data, _) => {
+                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLIN));
+            }
+            Self::Open(_) | Self::Failed(_) => {}
+        }
+    }
+
+    /// Of a handshake that is complete.
+    pub(super) fn handshake_kind(&self) -> Option<HandshakeKind> {
+        match self {
+            Self::Open(data) => data.tls()?.handshake_kind(),
+            Self::Endpoint(_) | Self::Handshaking(..) | Self::Failed(_) => None,
+        }
+    }
+
+    pub(super) fn reset(self) {
+        if let Self::Handshaking(data, _) | Self::Open(data) = self {
+            reset(data);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod control;
 mod data;
 mod download;
 mod error;
+mod opening;
 mod pool;
 mod profile;
 mod session;

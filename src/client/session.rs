@@ -14,10 +14,11 @@ use crate::proto::{
     Command, Features, Negotiation, NegotiationError, Protection, Ready, Reply, ReplyParser,
     Security, Step,
 };
-use crate::tls::{Handshake, SessionTls, Stream, in_time, wait_any};
+use crate::tls::{SessionTls, Stream, in_time, wait_any};
 
 use super::control::Control;
-use super::data::{Endpoint, acknowledge_quickly, reset};
+use super::data::{DataOpening, Endpoint, acknowledge_quickly, reset};
+use super::opening::{Driver, Opening};
 use super::profile::{Profile, Resumption};
 use super::{Error, Server, connect};
 
@@ -28,8 +29,6 @@ const MAX_LISTING: usize = ReplyParser::MAX_LISTING;
 /// TLS 1.2 sessions expire at the server an hour after the control connection's handshake at the
 /// earliest (Pure-FTPd), and resuming does not renew them.
 const LIFETIME: Duration = Duration::from_secs(50 * 60);
-/// A server that promised to take TLS down after REIN has this long.
-const REIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than its NOOP's a server's last word on a transfer may take.
 const LATE: Duration = Duration::from_secs(1);
 /// What a transfer's refusal may take once its TLS handshake failed.
@@ -699,184 +698,6 @@ impl Session {
             self.broken |= !error.keeps_session();
         }
         result
-    }
-}
-
-/// A data connection on its way to be ready.
-enum DataOpening {
-    Endpoint(Endpoint),
-    Handshaking(Stream, Handshake),
-    Open(Stream),
-    Failed(io::Error),
-}
-
-impl DataOpening {
-    /// Goes as far as it can without waiting. The ClientHello leaves at once.
-    fn advance(&mut self, tls: &SessionTls) -> io::Result<()> {
-        let closed = || DataOpening::Failed(io::ErrorKind::UnexpectedEof.into());
-        *self = match std::mem::replace(self, closed()) {
-            Self::Endpoint(endpoint) => match endpoint.stream_now()? {
-                Err(endpoint) => Self::Endpoint(endpoint),
-                Ok(mut data) => {
-                    data.begin_tls(tls.connection().map_err(io::Error::other)?);
-                    Self::shake(data)?
-                }
-            },
-            Self::Handshaking(data, _) => Self::shake(data)?,
-            done @ (Self::Open(_) | Self::Failed(_)) => done,
-        };
-        Ok(())
-    }
-
-    fn shake(mut data: Stream) -> io::Result<Self> {
-        Ok(match data.handshake()? {
-            Handshake::Complete => Self::Open(data),
-            pending => Self::Handshaking(data, pending),
-        })
-    }
-
-    fn wait_for<'a>(&'a self, waiting: &mut Vec<PollFd<'a>>) {
-        match self {
-            Self::Endpoint(endpoint) => waiting.extend(
-                endpoint
-                    .listener()
-                    .map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)),
-            ),
-            Self::Handshaking(data, Handshake::Pending { wants_write: true }) => {
-                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLOUT));
-            }
-            Self::Handshaking(data, _) => {
-                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLIN));
-            }
-            Self::Open(_) | Self::Failed(_) => {}
-        }
-    }
-
-    /// Of a handshake that is complete.
-    fn handshake_kind(&self) -> Option<HandshakeKind> {
-        match self {
-            Self::Open(data) => data.tls()?.handshake_kind(),
-            Self::Endpoint(_) | Self::Handshaking(..) | Self::Failed(_) => None,
-        }
-    }
-
-    fn reset(self) {
-        if let Self::Handshaking(data, _) | Self::Open(data) = self {
-            reset(data);
-        }
-    }
-}
-
-/// A connection on its way to be a session.
-struct Opening {
-    control: Control,
-    negotiation: Negotiation,
-    tls: SessionTls,
-    explicit_silence: bool,
-}
-
-impl Opening {
-    fn negotiate(&mut self, step: Step, deadline: Instant) -> Result<Ready, Error> {
-        let Self {
-            control,
-            negotiation,
-            tls,
-            ..
-        } = self;
-        let mut driver = Driver {
-            control,
-            negotiation,
-            tls,
-        };
-        driver.run(step, deadline).map_err(|error| match error {
-            Error::TimedOut { .. } if self.explicit_silence && !self.control.stream.is_tls() => {
-                Error::TimedOut {
-                    during: "the greeting (a server that is silent here may want implicit TLS)"
-                        .to_owned(),
-                }
-            }
-            error => error,
-        })
-    }
-}
-
-/// Performs the steps of a [`Negotiation`]: connecting, reconnecting and REIN all come here.
-struct Driver<'a> {
-    control: &'a mut Control,
-    negotiation: &'a mut Negotiation,
-    tls: &'a SessionTls,
-}
-
-impl Driver<'_> {
-    fn run(&mut self, mut step: Step, deadline: Instant) -> Result<Ready, Error> {
-        let mut during = "the greeting";
-        loop {
-            in_time(deadline).map_err(|e| Error::io(during, &e))?;
-            step = match step {
-                Step::Ready(ready) => return Ok(*ready),
-                Step::StartTls => {
-                    self.start_tls(deadline)?;
-                    self.negotiation.on_tls_started()
-                }
-                Step::StopTls => {
-                    let soon = deadline.min(Instant::now() + REIN_TIMEOUT);
-                    self.control
-                        .stream
-                        .stop_tls(soon)
-                        .map_err(|e| Error::io("REIN", &e))?;
-                    self.negotiation.on_tls_stopped()
-                }
-                Step::Send(commands) => {
-                    self.control.send(&commands, deadline)?;
-                    during = commands.last().map_or(during, Command::verb);
-                    self.await_reply(during, deadline)?
-                }
-                Step::Await => self.await_reply(during, deadline)?,
-            };
-        }
-    }
-
-    fn await_reply(&mut self, during: &str, deadline: Instant) -> Result<Step, Error> {
-        let reply = self.control.raw_reply(during, deadline)?;
-        Ok(self.negotiation.on_reply(reply)?)
-    }
-
-    fn start_tls(&mut self, deadline: Instant) -> Result<(), Error> {
-        if !self.control.parser.is_empty() || !self.control.stream.unread().is_empty() {
-            return Err(Error::Protocol(
-                "clear text was injected before TLS".to_owned(),
-            ));
-        }
-        self.tls.forget();
-        let connection = self
-            .tls
-            .connection()
-            .map_err(|e| Error::Tls(e.to_string()))?;
-        let result = self.control.stream.start_tls(connection, deadline);
-        result.map_err(|error| match self.control.clear_words() {
-            Some(words) if words.starts_with("421") => Error::Busy(words),
-            Some(words) => Error::Tls(format!(
-                "the server does not speak TLS here, it says: {words}"
-            )),
-            None => Error::io("the TLS handshake", &error),
-        })
-    }
-}
-
-impl Server {
-    /// Tells a server at its limit from one that refuses us.
-    fn explain(&self, error: Error) -> Error {
-        let busy = match &error {
-            Error::Negotiation(NegotiationError::Unavailable(reply)) => reply,
-            // ProFTPD counts its clients at PASS: "530 Sorry, the maximum number of clients".
-            Error::Negotiation(NegotiationError::Login(reply))
-                if reply.text().to_ascii_lowercase().contains("maximum") =>
-            {
-                reply
-            }
-            _ => return error,
-        };
-        Error::Busy(busy.to_string())
     }
 }
 
