@@ -26,7 +26,7 @@ pub struct Profile {
     pub resumption: Resumption,
     /// After an upload under TLS 1.3 there is no session left to resume (ProFTPD).
     pub uploads_bring_no_ticket: bool,
-    /// After a download that we reset, a final reply comes (not so on Pure-FTPd).
+    /// After a download that we reset, a final reply comes (not always so on Pure-FTPd).
     pub speaks_after_reset: Option<bool>,
     /// EPSV was refused; PASV is used.
     pub epsv_refused: bool,

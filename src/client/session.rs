@@ -331,47 +331,48 @@ impl Session {
         }
         let speaks = self.profile().speaks_after_reset;
         let grace = match speaks {
-            Some(true) => deadline,
-            _ => Instant::now() + (3 * self.round_trip).max(Duration::from_millis(250)),
+            Some(true) => LATE,
+            // Its answer to NOOP waits for the transfer's end by itself.
+            Some(false) => Duration::ZERO,
+            None => (3 * self.round_trip).max(Duration::from_millis(250)),
         };
-        if self.has_final_reply(grace.min(deadline))? {
-            self.learn(|p| p.speaks_after_reset = Some(true));
+        if self.last_word(deadline.min(Instant::now() + grace))? {
             return Ok(());
         }
-        if speaks == Some(true) {
-            return Err(Error::TimedOut { during: "giving up a transfer".to_owned() });
-        }
-        // Pure-FTPd may say nothing more about the transfer: ask for a reply that is ours.
+        // Some say nothing more about the transfer: ask for a reply that is ours.
         self.control.send(&[Command::Noop], deadline)?;
         let mut spoke = false;
         for _ in 0..4 {
-            let reply = self.control.reply("NOOP", deadline)?;
-            let code = reply.code;
-            let of_transfer = !code.is_completion() || matches!(code.as_u16(), 225 | 226 | 250);
-            if of_transfer {
-                spoke |= !code.is_preliminary();
+            let code = self.control.reply("NOOP", deadline)?.code;
+            if !code.is_completion() || matches!(code.as_u16(), 225 | 226 | 250) {
+                spoke = true;
                 continue;
             }
             // pyftpdlib answers NOOP while the transfer is still ending: once it is worth
             // waiting to learn which kind of server this is.
             let late = !spoke
-                && speaks.is_none()
-                && self.has_final_reply(deadline.min(Instant::now() + LATE))?;
-            self.learn(|p| p.speaks_after_reset = Some(spoke || late));
+                && speaks != Some(false)
+                && self.last_word(deadline.min(Instant::now() + LATE))?;
+            if !spoke && !late {
+                self.learn(|p| p.speaks_after_reset = Some(false));
+            }
             return Ok(());
         }
         Err(Error::Protocol("no reply to NOOP after a transfer that was given up".to_owned()))
     }
 
-    /// Whether a reply that ends a transfer comes until then.
-    fn has_final_reply(&mut self, until: Instant) -> Result<bool, Error> {
-        loop {
-            match self.control.reply("RETR", until) {
-                Ok(reply) if reply.code.is_preliminary() => {}
-                Ok(_) => return Ok(true),
-                Err(Error::TimedOut { .. }) => return Ok(false),
-                Err(error) => return Err(error),
+    /// Whether the server's last word on a transfer that was reset comes until then: 426 or the
+    /// like, 226 where it was over already, on Pure-FTPd a second 150.
+    fn last_word(&mut self, until: Instant) -> Result<bool, Error> {
+        match self.control.reply("RETR", until) {
+            Ok(reply) => {
+                if reply.code.is_transient() || reply.code.is_permanent() {
+                    self.learn(|p| p.speaks_after_reset = Some(true));
+                }
+                Ok(true)
             }
+            Err(Error::TimedOut { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

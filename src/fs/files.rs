@@ -40,6 +40,8 @@ pub(super) struct OpenFile {
     content: Mutex<Content>,
     /// Whether the server holds another content by now.
     replaced: AtomicBool,
+    /// Whether a reader, or the kernel's cache, may have seen some of the content.
+    seen: AtomicBool,
     handles: AtomicUsize,
 }
 
@@ -84,6 +86,7 @@ impl Files {
                     reader: reader(),
                     content: Mutex::new(content),
                     replaced: AtomicBool::new(false),
+                    seen: AtomicBool::new(false),
                     handles: AtomicUsize::new(0),
                 });
                 table.by_inode.insert(ino, file.clone());
@@ -164,6 +167,23 @@ impl OpenFile {
 
     pub fn handles(&self) -> usize {
         self.handles.load(Ordering::Relaxed)
+    }
+
+    /// Some of the content is shown from now on: no other may follow.
+    pub fn show(&self) {
+        self.seen.store(true, Ordering::Relaxed);
+    }
+
+    /// Goes over to what the server holds now, if nobody has seen anything of what it held
+    /// before: then what was known of the file when it was opened was merely old.
+    pub fn adopt(&self, attributes: &Attributes) -> bool {
+        if self.seen.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.reader.close();
+        *self.content.lock() = Content::of(attributes);
+        self.replaced.store(false, Ordering::Relaxed);
+        true
     }
 
     /// The server holds another content: what is left of the old one must not be mixed with it.

@@ -153,7 +153,7 @@ mod tests {
         };
         let run = || flights.join(&path, 0, soon(), fetch);
         thread::scope(|scope| {
-            let runs: Vec<_> = (0..8).map(|_| scope.spawn(&run)).collect();
+            let runs: Vec<_> = (0..8).map(|_| scope.spawn(run)).collect();
             for run in runs {
                 assert_eq!(run.join().unwrap().unwrap(), 42);
             }

@@ -25,7 +25,7 @@ use crate::proto::{Name, PathError, RemotePath};
 use crate::remote::{self, Attributes, FileKind, Remote, Space};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use error::Error;
-use files::Files;
+use files::{Files, OpenFile};
 use flights::Flights;
 pub use inodes::Ino;
 use inodes::Inodes;
@@ -114,6 +114,8 @@ const PLENTY: u64 = 1 << 50;
 /// How long free space is believed, and how long df waits for it.
 const SPACE_TTL: Duration = Duration::from_secs(30);
 const SPACE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the server is asked about the root, where it is known from before.
+const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
 pub struct Fs {
@@ -253,10 +255,12 @@ impl Fs {
         }
         self.hold(ino)?;
         let reader = || Reader::new(&self.reads);
-        Ok(Opened {
-            handle: self.files.open(ino, &attributes, reader),
-            keep_cache: self.inodes.caches(ino, (attributes.size, attributes.mtime)),
-        })
+        let handle = self.files.open(ino, &attributes, reader);
+        let keep_cache = self.inodes.caches(ino, (attributes.size, attributes.mtime));
+        if keep_cache && let Some(file) = self.files.file(handle) {
+            file.show();
+        }
+        Ok(Opened { handle, keep_cache })
     }
 
     /// Reads up to `len` bytes at `offset`, fewer only at the end of the file.
@@ -269,28 +273,53 @@ impl Fs {
     ) -> Result<Data, Error> {
         let file = self.files.file(handle).ok_or(Error::Stale)?;
         let path = self.live_path(file.ino)?;
-        let changed = || Error::remote(&path, remote::Error::Changed);
-        let target = Target {
-            version: file.version().ok_or_else(changed)?,
-            path: path.clone(),
-        };
-        let deadline = patience.deadline().ok();
-        let read = file
-            .reader
-            .read(&target, offset, len, file.handles(), deadline);
-        match read {
-            // It may have been replaced while we waited.
-            Ok(_) if file.version().is_none() => Err(changed()),
-            Ok(data) => Ok(data),
-            Err(Failure::WouldWait) => Err(Error::WouldWait),
-            Err(Failure::TimedOut) => Err(Error::TimedOut),
-            Err(Failure::Remote(cause)) => {
-                if matches!(cause, remote::Error::Changed) {
-                    file.give_up();
+        loop {
+            let read = match file.version() {
+                None => Err(Failure::Remote(remote::Error::Changed)),
+                Some(version) => {
+                    let target = Target {
+                        version,
+                        path: path.clone(),
+                    };
+                    let deadline = patience.deadline().ok();
+                    let reader = &file.reader;
+                    reader.read(&target, offset, len, file.handles(), deadline)
                 }
-                Err(Error::remote(&path, cause))
+            };
+            match read {
+                // It may have been replaced while we waited.
+                Ok(data) if file.version().is_some() => {
+                    file.show();
+                    return Ok(data);
+                }
+                Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
+                    self.go_over(&file, &path, patience)?;
+                }
+                Err(Failure::WouldWait) => return Err(Error::WouldWait),
+                Err(Failure::TimedOut) => return Err(Error::TimedOut),
+                Err(Failure::Remote(cause)) => return Err(Error::remote(&path, cause)),
             }
         }
+    }
+
+    /// The server holds another content than was known when the file was opened: what is known
+    /// of it is learned anew, and the handle goes over to it if nobody has seen the old content.
+    fn go_over(
+        &self,
+        file: &OpenFile,
+        path: &RemotePath,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        patience.deadline()?;
+        self.cache.changed(path);
+        file.give_up();
+        if let Answer::Present(attributes, _) = self.stat(path, patience)?
+            && attributes.kind == FileKind::File
+            && file.adopt(&attributes)
+        {
+            return Ok(());
+        }
+        Err(Error::remote(path, remote::Error::Changed))
     }
 
     pub fn release(&self, handle: u64) {
@@ -329,7 +358,21 @@ impl Fs {
 
     fn attributes(&self, ino: Ino, patience: Patience) -> Result<(Attributes, Instant), Error> {
         let path = self.live_path(ino)?;
-        match self.stat(&path, patience)? {
+        let known = self.cache.last_known(&path).filter(|_| ino == Ino::ROOT);
+        let answer = match (patience, known) {
+            // umount(8), findmnt and file managers look at the mount's root: a server that is
+            // silent must not hold them up, and the root stays what it is.
+            (Patience::Until(deadline), Some(known)) => {
+                let soon = deadline.min(Instant::now() + ROOT_PATIENCE);
+                let answer = self.stat(&path, Patience::Until(soon));
+                answer.unwrap_or_else(|error| {
+                    log::debug!("{path}: {error}");
+                    Answer::Present(known, Instant::now())
+                })
+            }
+            _ => self.stat(&path, patience)?,
+        };
+        match answer {
             Answer::Present(attributes, until) => Ok((attributes, until)),
             Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
             Answer::Unknown => Err(Error::WouldWait),

@@ -24,12 +24,15 @@ pub(super) struct Request<R, T> {
     /// The calling thread.
     pub tid: u32,
     /// Does it; called once from memory alone, and once more where that does not do.
-    pub run: Box<dyn Fn(&Arc<Fs>, Patience) -> Result<T, Error> + Send>,
+    pub run: Run<T>,
     /// Puts the result into the reply.
     pub answer: fn(R, T),
     /// Takes back what was done for a caller who no longer wants it.
     pub undo: fn(&Fs, T),
 }
+
+/// An operation, with as much patience as it is given.
+pub(super) type Run<T> = Box<dyn Fn(&Arc<Fs>, Patience) -> Result<T, Error> + Send>;
 
 /// What a request is about, for the log.
 #[derive(Clone, Debug)]

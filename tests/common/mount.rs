@@ -83,7 +83,8 @@ impl Place {
         self.marked(Command::new(env!("CARGO_BIN_EXE_ftpsfs")))
     }
 
-    fn marked(&self, mut command: Command) -> Command {
+    /// That command, in such an environment.
+    pub fn marked(&self, mut command: Command) -> Command {
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -164,6 +165,26 @@ impl Place {
         assert_eq!(self.mountinfo(), Vec::<String>::new());
     }
 
+    /// What the processes left behind wait for, and who else still sees the mount.
+    fn remains(&self) -> String {
+        let mut text = String::new();
+        for pid in self.processes() {
+            let threads = fs::read_dir(format!("/proc/{pid}/task"));
+            for thread in threads.into_iter().flatten().flatten() {
+                let about = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+                text += &format!("{pid} {}: {}\n", about("comm").trim(), about("wchan"));
+            }
+        }
+        let dir = self.dir.display().to_string();
+        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let about = |file| fs::read_to_string(process.path().join(file)).unwrap_or_default();
+            if about("mountinfo").contains(&dir) {
+                text += &format!("still mounted for {}\n", about("cmdline").replace('\0', " "));
+            }
+        }
+        text
+    }
+
     /// Takes away what a failed test leaves: it must not disturb the next.
     fn clear(&self) {
         for pid in self.processes() {
@@ -195,7 +216,7 @@ impl Mount {
             mounted.status.success(),
             "mount: {} {said}\nserver:\n{}",
             mounted.status,
-            server.log()
+            server.end_of_log()
         );
         assert_eq!(place.mountinfo().len(), 1, "mounted exactly once: {said}");
         Self {

@@ -196,6 +196,13 @@ impl RealServer {
         String::from_utf8_lossy(&[read("log"), read("commands")].concat()).into_owned()
     }
 
+    /// The log's last lines, for messages of failed tests.
+    pub fn end_of_log(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+
     fn process(&self) -> &Enclosure {
         self.process.as_ref().expect("the server runs")
     }
@@ -219,7 +226,7 @@ impl RealServer {
             listens && running,
             "{:?} does not start:\n{}",
             self.kind,
-            self.log()
+            self.end_of_log()
         );
     }
 

@@ -57,7 +57,7 @@ const ODD: &[&[u8]] = &[
     b"226 Transfer complete.",
     b"-rw-r--r--    1 0        0               5 Nov 20 12:44 listed",
     b"drwxr-xr-x 2 root root 4096 Jan  1  2020 folder",
-    b"+i8388621.29609,m824255902,/,\tdev",
+    b"+i8388621.29609,m824255902,r,\tdev",
     b"02-11-94  09:18PM       <DIR>          dos",
     b"Makefile~",
     b"CON",
@@ -85,6 +85,10 @@ pub fn odd(root: &Path, kind: Kind) {
     // pyftpdlib shows each byte that is not UTF-8 as `?`, and there is no asking for such a file.
     if !kind.is_pyftpdlib() {
         names.extend(NOT_UTF8);
+    }
+    // Pure-FTPd lists no name that has a control character, and prohibits files of this one name.
+    if kind == Kind::PureFtpd {
+        names.retain(|name| *name != b"\\" && !name.iter().any(u8::is_ascii_control));
     }
     for (index, name) in names.iter().enumerate() {
         let name = Path::new(OsStr::from_bytes(name));
@@ -157,6 +161,7 @@ pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
 
 /// Writes a file of `length` bytes of `seed`.
 pub fn fill(path: &Path, seed: u64, length: u64) {
+    fs::create_dir_all(path.parent().expect("a file has a folder")).expect("make folders");
     let mut file = io::BufWriter::with_capacity(1 << 20, File::create(path).expect("make a file"));
     for n in 0..length.div_ceil(64) {
         let take = (length - n * 64).min(64) as usize;

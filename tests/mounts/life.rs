@@ -1,6 +1,7 @@
 //! A mount's life: how it begins in the background, what it keeps secret, and all the ways in which it ends.
 
 use crate::common::command::{run_soon, soon, wait};
+use crate::common::enclosure::apart;
 use crate::common::mount::{Mount, Place};
 use crate::common::server::{Kind, Options, PASSWORD, RealServer, UID, USER, certificate};
 use crate::common::{tree, wait_until};
@@ -164,14 +165,15 @@ fn mount_and_umount_by_name() {
         mount \"$3\"
         cat \"$3/file\"
         umount \"$3\"";
-    let mut command = Command::new("unshare");
+    let mut command = place.marked(apart("sh"));
     command
-        .args(["--mount", "sh", "-ec", script, "sh"])
+        .args(["-ec", script, "sh"])
         .arg(fstab)
         .arg(sbin)
         .arg(&place.dir);
     command.arg(env!("CARGO_BIN_EXE_ftpsfs"));
     assert_eq!(run_soon(&mut command).text(), "content");
+    assert!(place.is_deserted(), "left behind: {:?}", place.processes());
 }
 
 #[test]
@@ -431,19 +433,8 @@ fn an_ordinary_user_mounts() {
             exit 0
         ' sh \"$3\" \"$4\"";
     let options = "credentials=credentials,cafile=ca.pem";
-    let mut command = place.binary();
-    let program = Path::new("unshare");
-    let mut unshare = Command::new(program);
-    unshare.env_clear().envs(
-        command
-            .get_envs()
-            .filter_map(|(name, value)| Some((name, value?))),
-    );
-    command = unshare;
-    command
-        .args(["--mount", "sh", "-ec", script, "sh"])
-        .arg(&home)
-        .arg(UID.to_string());
+    let mut command = place.marked(apart("sh"));
+    command.args(["-ec", script, "sh"]).arg(&home).arg(UID.to_string());
     command.args([&server.source(), options]);
     assert_eq!(
         run_soon(&mut command).text(),

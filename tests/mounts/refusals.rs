@@ -1,6 +1,7 @@
 //! Mounts that cannot be: each ends soon, with one line that says why, and with mount(8)'s exit code.
 
 use crate::common::command::{Finished, run_soon};
+use crate::common::enclosure::apart;
 use crate::common::mount::{Mount, Place};
 use crate::common::ports::PortBlock;
 use crate::common::server::{Kind, Options, RealServer, USER, certificate};
@@ -120,7 +121,7 @@ fn untrusted_certificate() {
     assert_pinnable(
         &server,
         &options,
-        &["CN=localhost", "2020", "2044", "unknown"],
+        &["CN=localhost", "2020", "2044", "issuer"],
     );
 }
 
@@ -231,7 +232,7 @@ fn server_without_tls() {
         let log = server.log();
         assert!(log.contains("AUTH"), "TLS was asked for: {log}");
         assert!(
-            !log.contains("USER"),
+            !log.contains(&format!("USER {USER}")),
             "nothing that is secret was sent: {log}"
         );
         // An implicit client sees a greeting where TLS should begin.
@@ -244,7 +245,7 @@ fn server_without_tls() {
         );
         assert_says(&line, &["TLS"]);
         assert!(
-            !server.log().contains("USER"),
+            !server.log().contains(&format!("USER {USER}")),
             "nothing that is secret was sent"
         );
     }
@@ -409,8 +410,8 @@ fn no_password_and_no_terminal() {
 
 /// Runs `mount.ftps` where /dev has only what `script` puts there.
 fn with_dev(place: &Place, server: &RealServer, script: &str) -> Finished {
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec"]);
+    let mut command = apart("sh");
+    command.args(["-ec"]);
     command.arg(format!(
         "mount -t tmpfs none /dev
         mknod -m 666 /dev/null c 1 3

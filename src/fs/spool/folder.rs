@@ -49,9 +49,7 @@ impl Folder {
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(path);
         made.map_err(|error| SpoolError::io("making the state folder", error))?;
-        if let Some(parent) = path.parent() {
-            refuse_open_house(parent)?;
-        }
+        refuse_open_house(&path.join(".."))?;
         let dir = open_private_dir(path)?;
         let lock = take_lock(&dir, patience)?;
         let data = make_private_dir(&dir, path, DATA)?;

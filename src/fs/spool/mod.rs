@@ -449,12 +449,11 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let graves = std::mem::take(&mut *self.graves.lock());
-        if let Some(&(last, _)) = graves.last() {
-            *self.graves.lock() = graves;
-            if let Err(error) = self.sync_log(last) {
-                ::log::debug!("discarded spool files stay for now: {error}");
-            }
+        let last = self.graves.lock().last().copied();
+        if let Some((said, _)) = last
+            && let Err(error) = self.sync_log(said)
+        {
+            ::log::debug!("discarded spool files stay for now: {error}");
         }
     }
 }

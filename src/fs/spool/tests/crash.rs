@@ -322,7 +322,7 @@ fn nothing_done_is_lost_by_a_kill() {
         let output = BufReader::new(child.stdout.take().expect("its output"));
         let steps = output.lines().map_while(Result::ok);
         let mut steps = steps.filter_map(|line| line.strip_prefix("step ")?.parse::<u64>().ok());
-        let some = steps.find(|&number| number >= round * round * 3);
+        let some = steps.find(|&number| number >= round * round * 60);
         assert!(some.is_some(), "the child ended by itself");
         // Within a step: each takes some microseconds.
         thread::sleep(Duration::from_micros(round * 37));
@@ -333,7 +333,8 @@ fn nothing_done_is_lost_by_a_kill() {
         check(&dir, last + 1);
         reached.push(last);
     }
-    assert!(reached.last() > reached.first(), "{reached:?}");
+    // Far enough for the journal to be rewritten on the way.
+    assert!(reached.last() > Some(&30_000), "{reached:?}");
 }
 
 /// `done` steps were; the next one may have been, or part of it.
