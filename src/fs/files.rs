@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::Ino;
-use super::read::Reader;
+use super::read::{Reader, Target};
 use crate::cache::Directory;
-use crate::remote::{Attributes, Version};
+use crate::proto::RemotePath;
+use crate::remote::Attributes;
 
 /// All handles.
 pub(super) struct Files {
@@ -25,11 +26,26 @@ pub(super) struct Files {
 
 #[derive(Default)]
 struct Table {
-    files: HashMap<u64, Arc<OpenFile>>,
+    files: HashMap<u64, Handle>,
     directories: HashMap<u64, Arc<OpenDirectory>>,
     /// The state that the next handle of an inode shares.
     by_inode: HashMap<Ino, Arc<OpenFile>>,
     last: u64,
+}
+
+struct Handle {
+    file: Arc<OpenFile>,
+    writer: bool,
+}
+
+/// A handle that was closed.
+pub(super) struct Closed {
+    /// What it held.
+    pub ino: Ino,
+    /// It could write.
+    pub writer: bool,
+    /// The file has no other.
+    pub last: bool,
 }
 
 /// What the handles of one file share.
@@ -53,11 +69,12 @@ pub(super) struct OpenDirectory {
     snapshot: Mutex<Snapshot>,
 }
 
-/// What identifies a file's content.
-#[derive(Clone, Copy, Debug)]
+/// A file's content, by what identifies it.
+#[derive(Clone, Debug)]
 struct Content {
-    version: Version,
-    unique: Option<u64>,
+    attributes: Attributes,
+    /// See [`Target`].
+    epoch: u64,
 }
 
 struct Snapshot {
@@ -73,18 +90,28 @@ impl Files {
         }
     }
 
-    /// A new handle of a file.
-    pub fn open(&self, ino: Ino, attributes: &Attributes, reader: impl FnOnce() -> Reader) -> u64 {
-        let content = Content::of(attributes);
+    /// A new handle of a file. `ours`: what is known of it comes from what we write ourselves, and
+    /// tells nothing of what the server holds.
+    pub fn open(
+        &self,
+        ino: Ino,
+        attributes: &Attributes,
+        writer: bool,
+        ours: bool,
+        reader: impl FnOnce() -> Reader,
+    ) -> u64 {
         let table = &mut *self.table.lock();
         let shared = table.by_inode.get(&ino);
-        let file = match shared.filter(|file| file.observe(content)) {
+        let file = match shared.filter(|file| ours || file.observe(attributes)) {
             Some(file) => file.clone(),
             None => {
                 let file = Arc::new(OpenFile {
                     ino,
                     reader: reader(),
-                    content: Mutex::new(content),
+                    content: Mutex::new(Content {
+                        attributes: attributes.clone(),
+                        epoch: 0,
+                    }),
                     replaced: AtomicBool::new(false),
                     seen: AtomicBool::new(false),
                     handles: AtomicUsize::new(0),
@@ -95,27 +122,39 @@ impl Files {
         };
         file.handles.fetch_add(1, Ordering::Relaxed);
         table.last += 1;
-        table.files.insert(table.last, file);
+        table.files.insert(table.last, Handle { file, writer });
         table.last
     }
 
     pub fn file(&self, handle: u64) -> Option<Arc<OpenFile>> {
-        self.table.lock().files.get(&handle).cloned()
+        let table = self.table.lock();
+        Some(table.files.get(&handle)?.file.clone())
     }
 
     /// Takes note of what the server now says of a file that may be open.
     pub fn observe(&self, ino: Ino, attributes: &Attributes) {
-        let file = self.table.lock().by_inode.get(&ino).cloned();
-        if let Some(file) = file {
-            file.observe(Content::of(attributes));
+        if let Some(file) = self.of(ino) {
+            file.observe(attributes);
         }
     }
 
-    /// Ends a handle; the inode that it held.
-    pub fn close(&self, handle: u64) -> Option<Ino> {
+    /// What the handles of an open file share; of handles whose content was replaced, it is
+    /// another.
+    pub fn of(&self, ino: Ino) -> Option<Arc<OpenFile>> {
+        self.table.lock().by_inode.get(&ino).cloned()
+    }
+
+    /// All files that are open.
+    pub fn all(&self) -> Vec<Arc<OpenFile>> {
+        self.table.lock().by_inode.values().cloned().collect()
+    }
+
+    /// Ends a handle.
+    pub fn close(&self, handle: u64) -> Option<Closed> {
         let table = &mut *self.table.lock();
-        let file = table.files.remove(&handle)?;
-        if file.handles.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let Handle { file, writer } = table.files.remove(&handle)?;
+        let last = file.handles.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last {
             let current = table.by_inode.get(&file.ino);
             if current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
                 table.by_inode.remove(&file.ino);
@@ -123,7 +162,11 @@ impl Files {
             // At once, even if a read still holds the file.
             file.reader.close();
         }
-        Some(file.ino)
+        Some(Closed {
+            ino: file.ino,
+            writer,
+            last,
+        })
     }
 
     pub fn open_directory(&self, ino: Ino, directory: Arc<Directory>) -> u64 {
@@ -152,17 +195,52 @@ impl Files {
     /// Ends all reading.
     pub fn close_all(&self) {
         let table = std::mem::take(&mut *self.table.lock());
-        for file in table.files.values() {
-            file.reader.close();
+        for handle in table.files.values() {
+            handle.file.reader.close();
         }
     }
 }
 
 impl OpenFile {
-    /// The content to read; `None` where it is no longer to be had.
-    pub fn version(&self) -> Option<Version> {
+    /// The content to read, which is at `path`; `None` where it is no longer to be had.
+    pub fn target(&self, path: &RemotePath) -> Option<Target> {
         let replaced = self.replaced.load(Ordering::Relaxed);
-        (!replaced).then(|| self.content.lock().version)
+        (!replaced).then(|| {
+            let content = self.content.lock();
+            Target {
+                path: path.clone(),
+                version: content.attributes.version(),
+                epoch: content.epoch,
+            }
+        })
+    }
+
+    /// Whether the content that it was opened with is no longer to be had.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Reads of an older epoch may have found what is no more.
+    pub fn epoch(&self) -> u64 {
+        self.content.lock().epoch
+    }
+
+    /// What was last known of it.
+    pub fn attributes(&self) -> Attributes {
+        self.content.lock().attributes.clone()
+    }
+
+    /// We ourselves made it what it is now on the server, or renamed it (`None`): every byte that is
+    /// read from now on is fetched anew.
+    pub fn renew(&self, attributes: Option<&Attributes>) {
+        let mut content = self.content.lock();
+        content.epoch += 1;
+        if let Some(attributes) = attributes {
+            content.attributes = attributes.clone();
+            self.replaced.store(false, Ordering::Relaxed);
+        }
+        drop(content);
+        self.reader.close();
     }
 
     pub fn handles(&self) -> usize {
@@ -181,7 +259,7 @@ impl OpenFile {
             return false;
         }
         self.reader.close();
-        *self.content.lock() = Content::of(attributes);
+        self.content.lock().attributes = attributes.clone();
         self.replaced.store(false, Ordering::Relaxed);
         true
     }
@@ -193,14 +271,14 @@ impl OpenFile {
     }
 
     /// Compares with what the server now says; whether it is the same content, possibly grown.
-    fn observe(&self, now: Content) -> bool {
+    fn observe(&self, now: &Attributes) -> bool {
         if self.replaced.load(Ordering::Relaxed) {
             return false;
         }
         let mut content = self.content.lock();
-        let same = content.continues_as(&now);
+        let same = continues_as(&content.attributes, now);
         if same {
-            *content = now;
+            content.attributes = now.clone();
         }
         drop(content);
         if !same {
@@ -226,31 +304,18 @@ impl OpenDirectory {
     }
 }
 
-impl Content {
-    fn of(attributes: &Attributes) -> Self {
-        Self {
-            version: Version {
-                size: attributes.size,
-                mtime: attributes.mtime,
-            },
-            unique: attributes.unique,
-        }
-    }
-
-    /// Whether `now` is the same content, or has grown from it. A file that only grew was also
-    /// written later.
-    fn continues_as(&self, now: &Self) -> bool {
-        let same_file = match (self.unique, now.unique) {
-            (Some(then), Some(now)) => then == now,
-            _ => true,
-        };
-        let (then, now) = (self.version, now.version);
-        let same_content = match now.size == then.size {
-            true => now.mtime == then.mtime,
-            false => now.size > then.size && now.mtime >= then.mtime,
-        };
-        same_file && same_content
-    }
+/// Whether `now` is the same content as `then`, or has grown from it. A file that only grew was
+/// also written later.
+fn continues_as(then: &Attributes, now: &Attributes) -> bool {
+    let same_file = match (then.unique, now.unique) {
+        (Some(then), Some(now)) => then == now,
+        _ => true,
+    };
+    let same_content = match now.size == then.size {
+        true => now.mtime == then.mtime,
+        false => now.size > then.size && now.mtime >= then.mtime,
+    };
+    same_file && same_content
 }
 
 #[cfg(test)]
@@ -259,24 +324,25 @@ mod tests {
 
     use super::*;
 
-    fn content(size: u64, seconds: u64, unique: Option<u64>) -> Content {
+    fn content(size: u64, seconds: u64, unique: Option<u64>) -> Attributes {
         let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        Content {
-            version: Version { size, mtime },
+        Attributes {
+            mtime,
             unique,
+            ..super::super::tests::file(size)
         }
     }
 
     #[test]
     fn growth_is_no_change() {
         let then = content(10, 100, Some(1));
-        assert!(then.continues_as(&then));
-        assert!(then.continues_as(&content(11, 100, Some(1))));
-        assert!(then.continues_as(&content(11, 101, Some(1))));
-        assert!(then.continues_as(&content(11, 101, None)));
-        assert!(!then.continues_as(&content(10, 101, Some(1))));
-        assert!(!then.continues_as(&content(9, 101, Some(1))));
-        assert!(!then.continues_as(&content(11, 99, Some(1))));
-        assert!(!then.continues_as(&content(11, 101, Some(2))));
+        assert!(continues_as(&then, &then));
+        assert!(continues_as(&then, &content(11, 100, Some(1))));
+        assert!(continues_as(&then, &content(11, 101, Some(1))));
+        assert!(continues_as(&then, &content(11, 101, None)));
+        assert!(!continues_as(&then, &content(10, 101, Some(1))));
+        assert!(!continues_as(&then, &content(9, 101, Some(1))));
+        assert!(!continues_as(&then, &content(11, 99, Some(1))));
+        assert!(!continues_as(&then, &content(11, 101, Some(2))));
     }
 }

@@ -86,6 +86,12 @@ impl Mount {
             negative_timeout: BELIEF,
             cache_entries: 100_000,
             window_bytes: 64 << 20,
+            spool: None,
+            strict: false,
+            direct: false,
+            temp_dir: None,
+            uploads: max_sessions.saturating_sub(1).max(1),
+            min_rate: 0,
         };
         change(&mut config);
         let door = Door::new(Fs::new(Arc::new(remote), config));

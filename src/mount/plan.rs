@@ -97,6 +97,12 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
         negative_timeout: options.negative_timeout,
         cache_entries: options.cache_entries,
         window_bytes: options.window as usize,
+        spool: None,
+        strict: false,
+        direct: false,
+        temp_dir: None,
+        uploads: options.max_sessions.saturating_sub(1).max(1),
+        min_rate: options.min_rate,
     }
 }
 

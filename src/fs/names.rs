@@ -1,0 +1,128 @@
+//! The names of an open directory, from an offset on. Must not know the kernel or the server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Entry, Fs, Ino, remaining};
+use crate::cache::{Answer, Directory};
+use crate::proto::{Name, RemotePath};
+use crate::remote::{Attributes, FileKind};
+
+/// The names of an open directory, from an offset on.
+pub struct Names {
+    pub(super) fs: Arc<Fs>,
+    pub(super) ino: Ino,
+    pub(super) path: RemotePath,
+    pub(super) directory: Arc<Directory>,
+    pub(super) next: u64,
+}
+
+/// One of [`Names`].
+pub struct DirEntry<'a> {
+    pub name: &'a [u8],
+    pub ino: Ino,
+    pub kind: FileKind,
+    /// Where to go on after it.
+    pub next: u64,
+}
+
+impl Names {
+    /// Hands out the names without their attributes, until `add` says that it is full.
+    pub fn each(&self, mut add: impl FnMut(DirEntry<'_>) -> bool) {
+        if self.dots(&mut add) {
+            return;
+        }
+        for (next, (name, attributes)) in self.rest() {
+            let Some(ino) = self.fs.inodes.number(self.ino, name, attributes) else {
+                return;
+            };
+            let entry = DirEntry {
+                name: name.as_bytes(),
+                ino,
+                kind: attributes.kind,
+                next,
+            };
+            if add(entry) {
+                return;
+            }
+        }
+    }
+
+    /// Hands out the names with their attributes, until `add` says that it is full. Each but `.`
+    /// and `..`, which come without, counts as looked up.
+    pub fn each_plus(&self, mut add: impl FnMut(DirEntry<'_>, Option<Entry>) -> bool) {
+        if self.dots(&mut |entry| add(entry, None)) {
+            return;
+        }
+        let now = Instant::now();
+        for (next, (name, listed)) in self.rest() {
+            let cache = &self.fs.cache;
+            let known = cache.attributes_in(&self.directory, &self.path, name, now);
+            let (attributes, ttl) = match known {
+                Answer::Present(attributes, until) => (attributes, remaining(until)),
+                // Removed since: a name that does not exist any more need not be shown.
+                Answer::Absent(_) => continue,
+                Answer::Unknown => (listed.clone(), Duration::ZERO),
+            };
+            let Ok(entry) = self.fs.enter(self.ino, name, &attributes, ttl) else {
+                return;
+            };
+            let ino = entry.attr.ino;
+            let listed = DirEntry {
+                name: name.as_bytes(),
+                ino,
+                kind: attributes.kind,
+                next,
+            };
+            if add(listed, Some(entry)) {
+                self.fs.forget(ino, 1);
+                return;
+            }
+        }
+    }
+
+    /// `.` and `..`; whether that filled it.
+    fn dots(&self, add: &mut impl FnMut(DirEntry<'_>) -> bool) -> bool {
+        let parent = self.fs.inodes.parent(self.ino).unwrap_or(Ino::ROOT);
+        let dots = [(&b"."[..], self.ino), (b"..", parent)];
+        let from = usize::try_from(self.next).unwrap_or(usize::MAX);
+        let mut dots = dots.into_iter().enumerate().skip(from);
+        dots.any(|(index, (name, ino))| {
+            add(DirEntry {
+                name,
+                ino,
+                kind: FileKind::Directory,
+                next: index as u64 + 1,
+            })
+        })
+    }
+
+    /// The entries beside `.` and `..`, each with the offset after it.
+    fn rest(&self) -> impl Iterator<Item = (u64, &(Name, Attributes))> {
+        let from = usize::try_from(self.next.saturating_sub(2)).unwrap_or(usize::MAX);
+        let entries = self.directory.entries().iter().enumerate().skip(from);
+        entries.map(|(index, entry)| (index as u64 + 3, entry))
+    }
+}
+
+impl Fs {
+    /// A directory as it is with what is being written: files that the server does not have yet,
+    /// and the sizes of those that it has.
+    pub(super) fn with_drafts(&self, ino: Ino, directory: Arc<Directory>) -> Arc<Directory> {
+        let mut shown = BTreeMap::new();
+        for draft in self.drafts.all() {
+            if self.inodes.parent(draft.ino) == Some(ino)
+                && !self.inodes.is_unlinked(draft.ino)
+                && let Some(name) = self.inodes.path(draft.ino).and_then(|path| path.name())
+                && let Ok(attributes) = draft.attributes()
+            {
+                shown.insert(name, attributes);
+            }
+        }
+        match shown.is_empty() {
+            true => directory,
+            false => Arc::new(directory.overlaid(shown)),
+        }
+    }
+}
