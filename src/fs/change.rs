@@ -254,9 +254,9 @@ impl Fs {
         for file in self.files.all() {
             let path = self.inodes.path(file.ino);
             if Some(file.ino) == victim {
-                match path {
-                    Some(_) => file.renew(None),
-                    None => file.give_up(),
+                match path.is_some() || self.drafts.of(file.ino).is_some() {
+                    true => file.renew(None),
+                    false => file.give_up(),
                 }
             } else if path.is_some_and(|path| path.starts_with(to)) {
                 file.renew(None);

@@ -175,6 +175,11 @@ impl Fs {
         &self.config
     }
 
+    /// Refuses where nothing is ever written.
+    pub fn check_writable(&self) -> Result<(), Error> {
+        self.drafts.spool().map(drop)
+    }
+
     /// The path of a live inode, for messages.
     pub fn path(&self, ino: Ino) -> Option<RemotePath> {
         self.inodes.path(ino)

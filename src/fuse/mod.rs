@@ -425,8 +425,11 @@ impl Filesystem for Door {
         reply: ReplyEntry,
     ) {
         if !matches!(mode & libc::S_IFMT, 0 | libc::S_IFREG) {
-            log::debug!("mknod of a special file in inode {}: EPERM", parent.0);
-            return reply.error(Errno::EPERM);
+            let run = |fs: &Fs| -> Result<(), Error> {
+                fs.check_writable()?;
+                Err(Error::NotPermitted("FTP has no special files".to_owned()))
+            };
+            return self.answer(("mknod", parent), run, |_: ReplyEntry, ()| {}, reply);
         }
         let mode = permissions(mode);
         let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
@@ -505,8 +508,11 @@ impl Filesystem for Door {
         _newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        log::debug!("link in inode {}: FTP has no hard links", newparent.0);
-        reply.error(Errno::EPERM);
+        let run = |fs: &Fs| -> Result<(), Error> {
+            fs.check_writable()?;
+            Err(Error::NotPermitted("FTP has no hard links".to_owned()))
+        };
+        self.answer(("link", newparent), run, |_: ReplyEntry, ()| {}, reply);
     }
 
     fn create(

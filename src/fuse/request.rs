@@ -134,7 +134,11 @@ impl<R: Refuse> Waiting for Slot<R> {
 impl What {
     /// Programs look for files that are not there, and try to write, all the time.
     pub fn log(&self, fs: &Fs, error: &Error, errno: Errno) {
-        let expected = error.is_not_found() || matches!(error, Error::ReadOnly);
+        let expected = error.is_not_found()
+            || matches!(
+                error,
+                Error::ReadOnly | Error::NotPermitted(_) | Error::AlreadyExists
+            );
         let level = match expected {
             true => log::Level::Debug,
             false => log::Level::Warn,

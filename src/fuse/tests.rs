@@ -15,9 +15,12 @@ use fuser::{BackgroundSession, MountOption};
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
+mod model;
+mod writes;
+
 use super::*;
 use crate::client;
-use crate::fs::Config;
+use crate::fs::{Config, spool};
 use crate::proto::{RemotePath, Secret, Security};
 use crate::remote::Remote;
 use crate::server::{self, Server, Users};
@@ -31,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder, its server, and the mount.
 struct Mount {
+    spool: Option<TempDir>,
     served: TempDir,
     point: TempDir,
     server: Option<Server>,
@@ -39,6 +43,27 @@ struct Mount {
 }
 
 impl Mount {
+    /// One that can be written to.
+    fn writable() -> Self {
+        Self::writable_with(4, |_| {})
+    }
+
+    fn writable_with(max_sessions: usize, change: impl FnOnce(&mut Config)) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let options = spool::Options {
+            limit: 1 << 40,
+            durability: spool::Durability::Process,
+            patience: Duration::ZERO,
+        };
+        let opened = spool::Spool::open(&place.path().join("s"), options, SystemTime::now());
+        let mut mount = Self::with(max_sessions, |config| {
+            config.spool = Some(opened.unwrap().0);
+            change(config);
+        });
+        mount.spool = Some(place);
+        mount
+    }
+
     fn new() -> Self {
         Self::with(4, |_| {})
     }
@@ -102,6 +127,7 @@ impl Mount {
         let session = fuser::spawn_mount(door, point.path(), &options).unwrap();
         Self {
             watchdog: Some(watchdog(point.path().to_owned())),
+            spool: None,
             served,
             point,
             server: Some(server),
