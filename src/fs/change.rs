@@ -197,17 +197,21 @@ impl Fs {
             Some(draft) => draft.occupies(),
             None => replaced.is_some(),
         };
-        match &pending {
+        let open = victim.filter(|ino| {
+            let is_whole = victim_draft.as_ref().is_some_and(|d| d.is_whole());
+            stands && self.files.of(*ino).is_some() && !is_whole
+        });
+        match (&pending, open) {
             // The server has nothing of it yet: it goes there under its new name.
-            Some(draft) if stands => draft.replace(),
-            Some(_) => {}
-            None => {
-                let open = victim.filter(|ino| {
-                    stands
-                        && self.files.of(*ino).is_some()
-                        && !victim_draft.as_ref().is_some_and(|d| d.is_whole())
-                });
-                self.rename_there(&from, &to, open.map(|_| (to_parent, &to_name)), deadline)?;
+            (Some(_), Some(_)) => {
+                let aside = self.take_away(&to, true, deadline)?;
+                self.inodes.unlink(to_parent, &to_name, aside);
+            }
+            (Some(draft), None) if stands => draft.replace(),
+            (Some(_), None) => {}
+            (None, open) => {
+                let open = open.map(|_| (to_parent, &to_name));
+                self.rename_there(&from, &to, open, deadline)?;
             }
         }
         if let Some(draft) = &victim_draft {
