@@ -299,7 +299,9 @@ impl Directory {
 
     /// The same with some files shown otherwise, or beside those listed.
     pub fn overlaid(&self, shown: BTreeMap<Name, Attributes>) -> Self {
-        let edits = shown.into_iter().map(|(name, attributes)| (name, Some(attributes)));
+        let edits = shown
+            .into_iter()
+            .map(|(name, attributes)| (name, Some(attributes)));
         self.edited(edits.collect(), self.ticket)
     }
 

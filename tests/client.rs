@@ -20,13 +20,19 @@ struct Rig {
 
 impl Rig {
     fn new(security: Security, change: impl FnOnce(&mut server::Config)) -> Self {
-        let _ = env_logger::Builder::from_default_env().is_test(true).try_init();
+        let _ = env_logger::Builder::from_default_env()
+            .is_test(true)
+            .try_init();
         let folder = tempfile::tempdir().expect("a folder");
         let users = Users::Listed(vec![(b"me".to_vec(), Secret::new("secret"))]);
         let mut config = server::Config::new(folder.path(), security, users);
         change(&mut config);
         let server = Server::start(config).expect("a server");
-        Self { server, folder, security }
+        Self {
+            server,
+            folder,
+            security,
+        }
     }
 
     fn config(&self) -> Config {
@@ -75,27 +81,51 @@ fn rein_restores_a_fresh_connection_on_the_same_tcp_connection() {
         let pool = rig.pool(|_| {}).expect("a pool");
         let mut session = pool.acquire(Lane::Metadata, soon()).expect("a session");
         for _ in 0..3 {
-            session.reinitialize(soon()).unwrap_or_else(|e| panic!("{security:?}: {e}"));
-            let pwd = session.execute(&Command::Pwd, soon()).expect("logged in again");
+            session
+                .reinitialize(soon())
+                .unwrap_or_else(|e| panic!("{security:?}: {e}"));
+            let pwd = session
+                .execute(&Command::Pwd, soon())
+                .expect("logged in again");
             assert_eq!(pwd.code.as_u16(), 257, "{security:?}");
-            let list = Command::List { all: true, path: None };
-            let (_, listed) = session.list(&[], list, soon()).expect("protected data again");
+            let list = Command::List {
+                all: true,
+                path: None,
+            };
+            let (_, listed) = session
+                .list(&[], list, soon())
+                .expect("protected data again");
             listed.expect("a listing");
         }
-        assert_eq!(rig.server.sessions(), 1, "{security:?}: the TCP connection was kept");
+        assert_eq!(
+            rig.server.sessions(),
+            1,
+            "{security:?}: the TCP connection was kept"
+        );
     }
 }
 
 #[test]
 fn a_session_whose_server_refuses_rein_is_replaced() {
-    let rig = Rig::new(Security::Explicit, |config| config.without = vec!["REIN".to_owned()]);
+    let rig = Rig::new(Security::Explicit, |config| {
+        config.without = vec!["REIN".to_owned()]
+    });
     let pool = rig.pool(|_| {}).expect("a pool");
     let mut session = pool.acquire(Lane::Metadata, soon()).expect("a session");
     assert!(session.reinitialize(soon()).is_err());
     drop(session);
     assert!(pool.profile().rein_refused);
-    let mut session = pool.acquire(Lane::Metadata, soon()).expect("another session");
-    assert_eq!(session.execute(&Command::Noop, soon()).expect("alive").code.as_u16(), 200);
+    let mut session = pool
+        .acquire(Lane::Metadata, soon())
+        .expect("another session");
+    assert_eq!(
+        session
+            .execute(&Command::Noop, soon())
+            .expect("alive")
+            .code
+            .as_u16(),
+        200
+    );
 }
 
 #[test]
@@ -115,10 +145,15 @@ fn transfers_resume_the_control_connections_tls_session_where_that_is_demanded()
     for security in BOTH {
         for only_tls12 in [false, true] {
             let rig = Rig::new(security, |config| config.require_reuse = true);
-            let pool = rig.pool(|config| config.trust.only_tls12 = only_tls12).expect("a pool");
+            let pool = rig
+                .pool(|config| config.trust.only_tls12 = only_tls12)
+                .expect("a pool");
             let mut session = pool.acquire(Lane::Metadata, soon()).expect("a session");
             for round in 0..20 {
-                let list = Command::List { all: true, path: None };
+                let list = Command::List {
+                    all: true,
+                    path: None,
+                };
                 let (_, listed) = session.list(&[], list, soon()).expect("a transfer");
                 listed.unwrap_or_else(|reply| panic!("{security:?}, round {round}: {reply}"));
             }
@@ -200,7 +235,10 @@ fn a_replaced_file_is_never_mixed_with_the_old_one() {
     ] {
         std::fs::write(&path, &old).expect("the old");
         let long_ago = std::time::SystemTime::now() - Duration::from_secs(1000);
-        let handle = std::fs::File::options().write(true).open(&path).expect("the file");
+        let handle = std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .expect("the file");
         handle.set_modified(long_ago).expect("a time");
         let mut config = rig.config();
         config.max_sessions = 1;
@@ -211,12 +249,17 @@ fn a_replaced_file_is_never_mixed_with_the_old_one() {
         std::fs::write(&path, &new).expect("the new");
         // Whatever is on its way is the old or lost; the rest needs a new stream.
         download.park();
-        remote.list(&root(), soon()).expect("takes the stream's session");
+        remote
+            .list(&root(), soon())
+            .expect("takes the stream's session");
         let end = loop {
             match download.read(&mut bytes, soon()) {
                 Ok(0) => break Ok(()),
                 Ok(n) => {
-                    assert!(bytes[..n].iter().all(|&b| b == b'a'), "the new content showed");
+                    assert!(
+                        bytes[..n].iter().all(|&b| b == b'a'),
+                        "the new content showed"
+                    );
                     total += n;
                 }
                 Err(error) => break Err(error),
@@ -232,19 +275,40 @@ fn a_replaced_file_is_never_mixed_with_the_old_one() {
 #[test]
 fn refusals_are_told_apart_and_name_the_servers_words() {
     let rig = Rig::new(Security::Explicit, |_| {});
-    let error = rig.pool(|c| c.password = Secret::new("wrong")).err().expect("refused").to_string();
+    let error = rig
+        .pool(|c| c.password = Secret::new("wrong"))
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(error.starts_with("login refused: 530"), "{error}");
 
     let error = rig.pool(|c| c.trust.fingerprints = vec![Fingerprint([7; 32])]);
     let error = error.err().expect("refused").to_string();
     let pin = rig.server.fingerprint().to_string();
-    assert!(error.contains("not the pinned one") && error.contains(&pin), "{error}");
+    assert!(
+        error.contains("not the pinned one") && error.contains(&pin),
+        "{error}"
+    );
 
-    let error = rig.pool(|c| c.trust.fingerprints = Vec::new()).err().expect("refused").to_string();
-    assert!(error.contains("certificate is refused") && error.contains(&pin), "{error}");
+    let error = rig
+        .pool(|c| c.trust.fingerprints = Vec::new())
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(
+        error.contains("certificate is refused") && error.contains(&pin),
+        "{error}"
+    );
 
-    let error = rig.pool(|c| c.security = Security::Implicit).err().expect("refused").to_string();
-    assert!(error.contains("does not speak TLS here") && error.contains("220"), "{error}");
+    let error = rig
+        .pool(|c| c.security = Security::Implicit)
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(
+        error.contains("does not speak TLS here") && error.contains("220"),
+        "{error}"
+    );
 
     let implicit = Rig::new(Security::Implicit, |_| {});
     let error = implicit.pool(|c| {

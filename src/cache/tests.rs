@@ -422,10 +422,21 @@ fn what_we_made_ourselves_is_known_and_the_listing_goes_on() {
     assert!(cache.insert_listing(&path("/d"), Arc::new(directory)));
     cache.note(&path("/d/c"), Some(&attributes(3)), now);
     cache.note(&path("/d/a"), None, now);
-    assert!(matches!(cache.attributes(&path("/d/c"), now), Answer::Present(a, _) if a == attributes(3)));
-    assert!(matches!(cache.attributes(&path("/d/a"), now), Answer::Absent(_)));
-    assert!(matches!(cache.attributes(&path("/d/b"), now), Answer::Present(..)));
-    assert!(matches!(cache.attributes(&path("/d/new"), now), Answer::Absent(_)));
+    assert!(
+        matches!(cache.attributes(&path("/d/c"), now), Answer::Present(a, _) if a == attributes(3))
+    );
+    assert!(matches!(
+        cache.attributes(&path("/d/a"), now),
+        Answer::Absent(_)
+    ));
+    assert!(matches!(
+        cache.attributes(&path("/d/b"), now),
+        Answer::Present(..)
+    ));
+    assert!(matches!(
+        cache.attributes(&path("/d/new"), now),
+        Answer::Absent(_)
+    ));
     let names = |directory: Arc<Directory>| {
         let names = directory.entries().iter().map(|(n, _)| n.clone());
         names.collect::<Vec<_>>()

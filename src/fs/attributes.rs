@@ -131,7 +131,9 @@ impl Fs {
         // A link's own time cannot be named: the command would change what it points to.
         let set = match before.kind {
             FileKind::Symlink => Err(remote::Error::Unsupported("the time of a link".into())),
-            _ => self.remote.set_modified(&path, modified, patience.deadline()?),
+            _ => self
+                .remote
+                .set_modified(&path, modified, patience.deadline()?),
         };
         match set {
             Ok(()) => {
@@ -164,7 +166,11 @@ impl Fs {
     /// The draft that is to take the change along. Under `attrs=strict` it is uploaded first, so
     /// that the server's word is heard now.
     fn pending(&self, ino: Ino) -> Result<Option<Arc<Draft>>, Error> {
-        let Some(draft) = self.drafts.of(ino).filter(|draft| !draft.is_clean() || draft.is_unlinked()) else {
+        let Some(draft) = self
+            .drafts
+            .of(ino)
+            .filter(|draft| !draft.is_clean() || draft.is_unlinked())
+        else {
             return Ok(None);
         };
         if self.config.strict && !draft.is_unlinked() {
@@ -175,12 +181,7 @@ impl Fs {
     }
 
     /// The server has taken a change: what is known of the file follows.
-    fn changed_there(
-        &self,
-        ino: Ino,
-        change: impl FnOnce(&mut Attributes),
-        before: &Attributes,
-    ) {
+    fn changed_there(&self, ino: Ino, change: impl FnOnce(&mut Attributes), before: &Attributes) {
         let draft = self.drafts.of(ino);
         let mut attributes = match &draft {
             Some(draft) => draft.server(),
@@ -189,8 +190,11 @@ impl Fs {
         change(&mut attributes);
         if let Some(draft) = &draft {
             let current = draft.file.with(|record| record.version);
-            let told = current
-                .and_then(|version| draft.file.mark_uploaded(version, super::write::base_of(&attributes)));
+            let told = current.and_then(|version| {
+                draft
+                    .file
+                    .mark_uploaded(version, super::write::base_of(&attributes))
+            });
             if let Err(error) = told {
                 log::debug!("inode {}: {error}", ino.0);
             }

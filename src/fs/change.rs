@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::write::{Draft, Drafts, now};
+use super::write::{Draft, Drafts, blank, now};
 use super::{Entry, Error, Fs, Ino, Patience, parse_name};
 use crate::cache::Answer;
 use crate::proto::{Name, RemotePath};
@@ -33,7 +33,7 @@ impl Fs {
         let attributes = Attributes {
             kind: FileKind::Directory,
             mode: Some(mode),
-            ..blank()
+            ..blank(now())
         };
         self.appeared(parent, &name, &path, &attributes)
     }
@@ -58,7 +58,7 @@ impl Fs {
             kind: FileKind::Symlink,
             size: target.len() as u64,
             link_target: Some(target.into()),
-            ..blank()
+            ..blank(now())
         };
         self.appeared(parent, &name, &path, &attributes)
     }
@@ -86,9 +86,8 @@ impl Fs {
     fn sweep(&self, path: &RemotePath, deadline: Instant) -> Result<bool, Error> {
         let listing = self.remote.list(path, deadline);
         let listing = listing.map_err(|cause| self.failed(path, cause))?;
-        let ours = |name: &Name| {
-            Temporary::parse(name).is_some_and(|t| self.remote.temporaries().made(t))
-        };
+        let ours =
+            |name: &Name| Temporary::parse(name).is_some_and(|t| self.remote.temporaries().made(t));
         if !listing.complete || !listing.entries.iter().all(|(name, _)| ours(name)) {
             return Ok(false);
         }
@@ -184,7 +183,10 @@ impl Fs {
         let victim = self.inodes.child(to_parent, &to_name);
         let mut involved = self.drafts_below(&from);
         let below = self.drafts_below(&to);
-        if below.iter().any(|d| Some(d.ino) != victim && !d.is_unlinked()) {
+        if below
+            .iter()
+            .any(|d| Some(d.ino) != victim && !d.is_unlinked())
+        {
             return Err(Error::remote(&to, remote::Error::NotEmpty));
         }
         involved.extend(below);
@@ -337,18 +339,5 @@ impl Fs {
     fn failed(&self, path: &RemotePath, cause: remote::Error) -> Error {
         self.cache.changed(path);
         Error::remote(path, cause)
-    }
-}
-
-fn blank() -> Attributes {
-    Attributes {
-        kind: FileKind::File,
-        size: 0,
-        mtime: now(),
-        mode: None,
-        uid: None,
-        gid: None,
-        unique: None,
-        link_target: None,
     }
 }

@@ -114,7 +114,9 @@ impl Inodes {
     /// Whether a live node has lost its name.
     pub fn is_unlinked(&self, ino: Ino) -> bool {
         let nodes = self.nodes.lock();
-        nodes.get(&ino).is_some_and(|n| n.standing != Standing::Named)
+        nodes
+            .get(&ino)
+            .is_some_and(|n| n.standing != Standing::Named)
     }
 
     /// Where an unlinked file was set aside on the server.

@@ -44,7 +44,7 @@ pub use read::Data;
 use read::{Failure, Reads};
 use spool::Spool;
 use write::Drafts;
-pub use write::{Access, Leftover};
+pub use write::{Access, Leftover, TempName};
 
 /// What the user's options say about the file system.
 #[derive(Clone, Debug)]
@@ -78,6 +78,8 @@ pub struct Config {
     pub direct: bool,
     /// `temp_dir=`: where on the server temporary names are; `None`: beside the file.
     pub temp_dir: Option<RemotePath>,
+    /// `temp_name=`: what temporary names look like.
+    pub temp_name: Option<TempName>,
     /// How many uploads may be under way at a time.
     pub uploads: usize,
     /// `min_rate=`: what a transfer must keep on average, bytes per second.
@@ -324,12 +326,7 @@ impl Fs {
 
     /// The server holds another content than was known when the file was opened: what is known
     /// of it is learned anew, and the handle goes over to it if nobody has seen the old content.
-    fn go_over(
-        &self,
-        file: &OpenFile,
-        path: &RemotePath,
-        patience: Patience,
-    ) -> Result<(), Error> {
+    fn go_over(&self, file: &OpenFile, path: &RemotePath, patience: Patience) -> Result<(), Error> {
         patience.deadline()?;
         self.cache.changed(path);
         file.give_up();
@@ -369,6 +366,11 @@ impl Fs {
     /// what is not done then stays in the spool.
     pub fn close(&self) {
         self.files.close_all();
+        self.settle();
+    }
+
+    /// Waits for the uploads that are under way, up to a bound.
+    pub fn settle(&self) {
         if !self.leftovers.wait(Instant::now() + FAREWELL) {
             log::warn!("unmounted before everything was uploaded: the rest is kept in the spool");
         }
@@ -476,7 +478,9 @@ impl Fs {
                 Ok(_) | Err(_) => {}
             }
             let mut listing = fetched?;
-            listing.entries.retain(|(name, _)| Temporary::parse(name).is_none());
+            listing.entries.retain(|(name, _)| {
+                Temporary::parse(name).is_none() && !self.drafts.hides(&path.join(name))
+            });
             let directory = Arc::new(Directory::new(listing, ticket));
             if !directory.is_complete() {
                 log::warn!("{path}: the server cut the listing short");

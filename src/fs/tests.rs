@@ -21,6 +21,7 @@ pub(super) fn config() -> Config {
         strict: false,
         direct: false,
         temp_dir: None,
+        temp_name: None,
         uploads: 3,
         min_rate: 0,
     }

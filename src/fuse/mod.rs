@@ -560,8 +560,8 @@ impl Filesystem for Door {
         reply: ReplyWrite,
     ) {
         // Pages written through mmap stay where they are.
-        let append = flags.0 & libc::O_APPEND != 0
-            && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let append =
+            flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let run = |fs: &Fs| fs.write(fh.0, data, offset, append);
         let answer = |reply: ReplyWrite, written: usize| {
             // No request is larger than MAX_WRITE.
@@ -587,7 +587,12 @@ impl Filesystem for Door {
             let size = offset.checked_add(length).ok_or(Error::TooLarge)?;
             fs.allocate(fh.0, size)
         };
-        self.answer(("fallocate", ino), run, |reply: ReplyEmpty, ()| reply.ok(), reply);
+        self.answer(
+            ("fallocate", ino),
+            run,
+            |reply: ReplyEmpty, ()| reply.ok(),
+            reply,
+        );
     }
 
     // To the rest the answer is ENOSYS: the kernel then helps itself and asks no more. Spelled out

@@ -115,6 +115,7 @@ impl Mount {
             strict: false,
             direct: false,
             temp_dir: None,
+            temp_name: None,
             uploads: max_sessions.saturating_sub(1).max(1),
             min_rate: 0,
         };

@@ -3,7 +3,7 @@
 mod stream;
 mod trust;
 
-pub(crate) use stream::{wait, wait_any};
 pub use stream::{Handshake, Stream};
+pub(crate) use stream::{wait, wait_any};
 pub(crate) use trust::provider;
 pub use trust::{Fingerprint, RefusedCertificate, SessionTls, Trust, TrustError, TrustOptions};

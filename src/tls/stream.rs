@@ -193,7 +193,9 @@ impl Stream {
             } else if filled > 0 {
                 return Ok(Some(filled));
             } else if self.received.fin {
-                return Err(closed("the peer closed the connection without close_notify"));
+                return Err(closed(
+                    "the peer closed the connection without close_notify",
+                ));
             } else if !self.receive_now()? {
                 return Ok(None);
             }

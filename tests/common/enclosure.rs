@@ -28,12 +28,21 @@ impl Enclosure {
             .append(true)
             .open(log)
             .expect("open the server's log");
-        let script = |name| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers").join(name);
+        let script = |name| {
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/servers")
+                .join(name)
+        };
         let mut outer = Command::new("setpriv");
         // The kernel ends the server when the test's thread ends, however it ends.
         outer.args(["--pdeathsig", "KILL"]).arg(script("apart"));
-        outer.args(["unshare", "--pid", "--fork", "--kill-child"]).arg(script("enclose"));
-        outer.arg(accounts).arg(command.get_program()).args(command.get_args());
+        outer
+            .args(["unshare", "--pid", "--fork", "--kill-child"])
+            .arg(script("enclose"));
+        outer
+            .arg(accounts)
+            .arg(command.get_program())
+            .args(command.get_args());
         for (name, value) in command.get_envs() {
             if let Some(value) = value {
                 outer.env(name, value);
@@ -105,7 +114,8 @@ impl Drop for Enclosure {
 
 /// A command that runs a program in a mount namespace of its own.
 pub fn apart(program: &str) -> Command {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/apart"));
+    let mut command =
+        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/apart"));
     command.arg(program);
     command
 }

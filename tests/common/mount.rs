@@ -99,6 +99,8 @@ impl Place {
         options.push(self.beside("credentials"));
         options.push(",cafile=");
         options.push(certificate("ca.pem"));
+        options.push(",state_dir=");
+        options.push(self.beside("state"));
         if !server.kind.is_implicit() {
             options.push(format!(",port={}", server.port()));
         }
@@ -179,7 +181,10 @@ impl Place {
         for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let about = |file| fs::read_to_string(process.path().join(file)).unwrap_or_default();
             if about("mountinfo").contains(&dir) {
-                text += &format!("still mounted for {}\n", about("cmdline").replace('\0', " "));
+                text += &format!(
+                    "still mounted for {}\n",
+                    about("cmdline").replace('\0', " ")
+                );
             }
         }
         text

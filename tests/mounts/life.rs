@@ -434,7 +434,10 @@ fn an_ordinary_user_mounts() {
         ' sh \"$3\" \"$4\"";
     let options = "credentials=credentials,cafile=ca.pem";
     let mut command = place.marked(apart("sh"));
-    command.args(["-ec", script, "sh"]).arg(&home).arg(UID.to_string());
+    command
+        .args(["-ec", script, "sh"])
+        .arg(&home)
+        .arg(UID.to_string());
     command.args([&server.source(), options]);
     assert_eq!(
         run_soon(&mut command).text(),

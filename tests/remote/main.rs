@@ -219,21 +219,43 @@ fn changes_names_times_and_modes(server: &RealServer, change: fn(&mut Config)) {
     assert!(matches!(error, Error::NotFound), "{error:?}");
     put(server, &remote, &path("/new-dir/a"), b"one", false);
     assert!(matches!(remote.rmdir(&dir, soon()), Err(Error::NotEmpty)));
-    assert!(matches!(remote.rmdir(&path("/new-dir/a"), soon()), Err(Error::NotDirectory)));
-    assert!(matches!(remote.unlink(&dir, soon()), Err(Error::IsDirectory)));
-    assert!(matches!(remote.unlink(&path("/new-dir/b"), soon()), Err(Error::NotFound)));
+    assert!(matches!(
+        remote.rmdir(&path("/new-dir/a"), soon()),
+        Err(Error::NotDirectory)
+    ));
+    assert!(matches!(
+        remote.unlink(&dir, soon()),
+        Err(Error::IsDirectory)
+    ));
+    assert!(matches!(
+        remote.unlink(&path("/new-dir/b"), soon()),
+        Err(Error::NotFound)
+    ));
     put(server, &remote, &path("/new-dir/b"), b"two", false);
-    remote.rename(&path("/new-dir/a"), &path("/new-dir/b"), soon()).unwrap();
+    remote
+        .rename(&path("/new-dir/a"), &path("/new-dir/b"), soon())
+        .unwrap();
     assert_eq!(fs::read(server.root.join("new-dir/b")).unwrap(), b"one");
     assert!(matches!(
         remote.rename(&path("/new-dir/a"), &path("/c"), soon()),
         Err(Error::NotFound)
     ));
     let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_111_111_111);
-    remote.set_modified(&path("/new-dir/b"), then, soon()).unwrap();
-    assert_eq!(fs::metadata(server.root.join("new-dir/b")).unwrap().modified().unwrap(), then);
+    remote
+        .set_modified(&path("/new-dir/b"), then, soon())
+        .unwrap();
+    assert_eq!(
+        fs::metadata(server.root.join("new-dir/b"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        then
+    );
     remote.set_mode(&path("/new-dir/b"), 0o640, soon()).unwrap();
-    assert_eq!(fs::metadata(server.root.join("new-dir/b")).unwrap().mode() & 0o7777, 0o640);
+    assert_eq!(
+        fs::metadata(server.root.join("new-dir/b")).unwrap().mode() & 0o7777,
+        0o640
+    );
     let linked = remote.symlink(b"b", &path("/new-dir/link"), soon());
     if server.kind.is_proftpd() {
         linked.unwrap();
@@ -263,7 +285,9 @@ fn put(server: &RealServer, remote: &Remote, to: &RemotePath, content: &[u8], re
         mode: Some(0o600),
         replaces,
     };
-    let published = remote.publish(&temporary, to, publication, soon()).unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+    let published = remote
+        .publish(&temporary, to, publication, soon())
+        .unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
     assert!(published.modified && published.mode, "{published:?}");
 }
 
@@ -279,7 +303,10 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
     put(server, &remote, &path("/empty"), b"", false);
     assert_eq!(fs::read(server.root.join("empty")).unwrap(), b"");
     let size = fs::metadata(&local).unwrap().len();
-    assert!(matches!(remote.append(&file, size - 1, soon()).err(), Some(Error::Changed)));
+    assert!(matches!(
+        remote.append(&file, size - 1, soon()).err(),
+        Some(Error::Changed)
+    ));
     for _ in 0..3 {
         let size = fs::metadata(&local).unwrap().len();
         let mut upload = remote.append(&file, size, soon()).unwrap();
@@ -307,7 +334,10 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
     assert_eq!(fs::read(server.root.join("many")).unwrap(), [11; 10]);
     let error = remote.store(&path("/none/file"), soon()).err();
     assert!(matches!(error, Some(Error::NotFound)), "{error:?}");
-    let left: Vec<_> = fs::read_dir(&server.root).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(&server.root)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     assert_eq!(left.len(), 3, "{left:?}");
 }
 

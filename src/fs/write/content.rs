@@ -9,7 +9,7 @@ use super::super::files::OpenFile;
 use super::super::read::{Data, Failure, Reader, Target};
 use super::super::spool::SpoolError;
 use super::super::{Entry, Error, Fs, Ino, Opened, Patience, parse_name};
-use super::{Draft, now};
+use super::{Draft, blank, now};
 use crate::remote::{self, Attributes, FileKind, Temporary};
 
 /// How a file is opened.
@@ -99,14 +99,8 @@ impl Fs {
         }
         let path = self.live_path(parent)?.join(&name);
         let attributes = Attributes {
-            kind: FileKind::File,
-            size: 0,
-            mtime: now(),
             mode: Some(mode & 0o7777),
-            uid: None,
-            gid: None,
-            unique: None,
-            link_target: None,
+            ..blank(now())
         };
         let ino = self.inodes.enter(parent, &name, &attributes);
         let ino = ino.ok_or(Error::Stale)?;
@@ -380,7 +374,10 @@ impl Fs {
         if let Some(aside) = self.inodes.aside(ino)
             && self.files.of(ino).is_none()
         {
-            match self.remote.unlink(&aside, Instant::now() + self.config.timeout) {
+            match self
+                .remote
+                .unlink(&aside, Instant::now() + self.config.timeout)
+            {
                 Ok(()) | Err(remote::Error::NotFound) => self.inodes.vanish(ino),
                 Err(error) => log::warn!("{aside} stays on the server: {error}"),
             }

@@ -9,6 +9,8 @@
 //! the table, held over local disk work where a draft begins or ends, and `shown`.
 
 mod content;
+mod names;
+mod recover;
 mod send;
 mod turns;
 mod upload;
@@ -23,8 +25,10 @@ use parking_lot::{Mutex, MutexGuard};
 use super::spool::{Base, RecordId, Spool, SpoolError, SpoolFile, Wanted};
 use super::{Error, Ino};
 use crate::proto::RemotePath;
-use crate::remote::{Attributes, Version};
+use crate::remote::{Attributes, FileKind, Version};
 pub use content::{Access, Leftover};
+use names::Active;
+pub use names::TempName;
 pub(super) use turns::Turns;
 
 /// All drafts.
@@ -34,6 +38,8 @@ pub(super) struct Drafts {
     table: Mutex<HashMap<Ino, Slot>>,
     /// Uploads take turns.
     pub turns: Turns,
+    /// Temporary names in use.
+    active: Active,
 }
 
 #[derive(Default)]
@@ -82,6 +88,7 @@ impl Drafts {
             spool,
             table: Mutex::default(),
             turns: Turns::new(uploads),
+            active: Active::default(),
         }
     }
 
@@ -92,6 +99,11 @@ impl Drafts {
     /// The draft of an inode.
     pub fn of(&self, ino: Ino) -> Option<Arc<Draft>> {
         self.table.lock().get(&ino)?.draft.clone()
+    }
+
+    /// Whether a name in use for an upload is not to be shown.
+    pub fn hides(&self, path: &RemotePath) -> bool {
+        self.active.contains(path)
     }
 
     /// Whether this is still its inode's draft.
@@ -156,6 +168,17 @@ impl Drafts {
         }
     }
 
+    /// Takes a draft in that is already in the spool; not where the file is being written anew.
+    fn adopt(&self, ino: Ino, draft: Draft) -> bool {
+        let slot = &mut *self.table.lock();
+        let slot = slot.entry(ino).or_default();
+        let is_free = slot.draft.is_none();
+        if is_free {
+            slot.draft = Some(Arc::new(draft));
+        }
+        is_free
+    }
+
     /// Ends a draft that nobody writes and that the server has, or shall not have; whether it did.
     pub fn retire(&self, ino: Ino) -> bool {
         let mut table = self.table.lock();
@@ -204,6 +227,20 @@ impl Draft {
             upload: Mutex::new(()),
             place: Mutex::new(()),
         }
+    }
+
+    /// One that an earlier run left. What it is to be given was kept with it.
+    fn adopted(ino: Ino, file: SpoolFile, server: Attributes, replaces: bool) -> Self {
+        let wanted = file.with(|record| record.wanted).unwrap_or_default();
+        let draft = Self::new(ino, file, server.clone(), false);
+        *draft.shown.lock() = Shown {
+            modified: wanted.mtime.or(Some(now())),
+            given: wanted.mtime.is_some(),
+            mode: wanted.mode.map(|mode| (mode & 0o7777) as u16),
+            replaces,
+            server,
+        };
+        draft
     }
 
     /// What stat shows. Fails where the draft is over.
@@ -373,6 +410,20 @@ pub(super) fn version_of(base: Base) -> Version {
     Version {
         size: base.size,
         mtime: base.mtime.unwrap_or(UNIX_EPOCH),
+    }
+}
+
+/// A file of which nothing is known but its time.
+pub(super) fn blank(mtime: SystemTime) -> Attributes {
+    Attributes {
+        kind: FileKind::File,
+        size: 0,
+        mtime,
+        mode: None,
+        uid: None,
+        gid: None,
+        unique: None,
+        link_target: None,
     }
 }
 

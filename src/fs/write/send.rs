@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::super::spool::Method;
 use super::super::{Fs, Ino};
 use super::Draft;
+use super::names::InUse;
 use super::upload::{Clock, Stop, Task};
 use crate::proto::{Name, RemotePath};
 use crate::remote::{self, Attributes, Publication, Upload};
@@ -26,6 +27,8 @@ pub(super) struct Beside {
     directory: Ino,
     name: Name,
     fixed: Option<RemotePath>,
+    /// Keeps a name of the user's making out of sight.
+    _in_use: Option<InUse>,
 }
 
 impl Fs {
@@ -87,7 +90,9 @@ impl Fs {
             replaces: task.dress.replaces,
         };
         let deadline = clock.deadline();
-        let published = self.remote.publish(&temporary, &path, publication, deadline)?;
+        let published = self
+            .remote
+            .publish(&temporary, &path, publication, deadline)?;
         let known = Attributes {
             size: task.size,
             mtime: task.dress.modified,
@@ -145,7 +150,9 @@ impl Fs {
         if task.interrupted == Some(Method::Append(offset)) {
             offset = self.resume_append(draft, task, &path, offset, clock)?;
         }
-        draft.file.begin_upload(task.version, Method::Append(offset))?;
+        draft
+            .file
+            .begin_upload(task.version, Method::Append(offset))?;
         let upload = match self.remote.append(&path, offset, clock.deadline()) {
             // Another has changed it. What we have whole replaces that; else it would be a mix.
             Err(remote::Error::Changed | remote::Error::NotFound) if draft.is_whole() => {
@@ -167,7 +174,9 @@ impl Fs {
         offset: u64,
         clock: &mut Clock,
     ) -> Result<u64, Stop> {
-        let found = self.remote.stat(path, Some(&draft.server()), clock.deadline())?;
+        let found = self
+            .remote
+            .stat(path, Some(&draft.server()), clock.deadline())?;
         if found.size <= offset || found.size > task.size {
             return Ok(offset);
         }
@@ -195,7 +204,9 @@ impl Fs {
         if !self.remote.patches_in_place(&path, clock.deadline())? {
             return Err(unfit("no writing in place"));
         }
-        let found = self.remote.stat(&path, Some(&draft.server()), clock.deadline())?;
+        let found = self
+            .remote
+            .stat(&path, Some(&draft.server()), clock.deadline())?;
         let same = task.base.is_some_and(|base| match again {
             true => base.size == found.size,
             false => super::version_of(base) == found.version(),
@@ -269,7 +280,9 @@ impl Fs {
         clock: &Clock,
     ) -> Result<Attributes, Stop> {
         let deadline = clock.deadline();
-        let modified = self.remote.set_modified(path, task.dress.modified, deadline);
+        let modified = self
+            .remote
+            .set_modified(path, task.dress.modified, deadline);
         let mut known = draft.server();
         if let Some(mode) = task.dress.mode {
             known.mode = Some(mode);
@@ -299,7 +312,9 @@ impl Fs {
         let path = self.target(draft)?;
         if task.interrupted == Some(Method::InPlace) {
             // Ours may be in it already, but what is missing here is still the same there.
-            let found = self.remote.stat(&path, Some(&draft.server()), clock.deadline())?;
+            let found = self
+                .remote
+                .stat(&path, Some(&draft.server()), clock.deadline())?;
             if found.size == version.size {
                 version = found.version();
             }
@@ -323,7 +338,9 @@ impl Fs {
                     return Err(Stop::Remote(remote::Error::Changed));
                 }
                 clock.moved(read as u64);
-                draft.file.store_fetched(missing.as_of, at, &chunk[..read])?;
+                draft
+                    .file
+                    .store_fetched(missing.as_of, at, &chunk[..read])?;
                 at += read as u64;
             }
         }
@@ -396,14 +413,25 @@ impl Fs {
     /// A temporary name for a draft.
     pub(super) fn beside(&self, draft: &Draft) -> Result<Beside, Stop> {
         let path = self.target(draft)?;
-        let temporary = self.remote.temporaries().beside(&path);
-        let directory = self.inodes.parent(draft.ino).unwrap_or(Ino::ROOT);
-        let name = temporary.name().ok_or(Stop::Unwanted)?;
-        let fixed = self.config.temp_dir.as_ref().map(|dir| dir.join(&name));
+        let unique = self.remote.temporaries().beside(&path);
+        let at = |name: &Name| match &self.config.temp_dir {
+            Some(directory) => Some(directory.join(name)),
+            None => Some(path.parent()?.join(name)),
+        };
+        let pattern = self.config.temp_name.as_ref().zip(path.name());
+        let wished = pattern.and_then(|(pattern, name)| {
+            let name = pattern.fill(&name)?;
+            Some((self.drafts.active.take(&at(&name)?)?, name))
+        });
+        let (in_use, name) = match wished {
+            Some((in_use, name)) => (Some(in_use), name),
+            None => (None, unique.name().ok_or(Stop::Unwanted)?),
+        };
         Ok(Beside {
-            directory,
+            directory: self.inodes.parent(draft.ino).unwrap_or(Ino::ROOT),
+            fixed: self.config.temp_dir.as_ref().map(|dir| dir.join(&name)),
             name,
-            fixed,
+            _in_use: in_use,
         })
     }
 

@@ -121,10 +121,9 @@ impl Fs {
             Way::Whole => self.send_whole(draft, &task, clock),
         };
         let sent = match sent {
-            Err(Stop::Remote(
-                remote::Error::Denied(why)
-                | remote::Error::Unsupported(why),
-            )) if task.way != Way::Whole => {
+            Err(Stop::Remote(remote::Error::Denied(why) | remote::Error::Unsupported(why)))
+                if task.way != Way::Whole =>
+            {
                 log::debug!("{}: sent whole instead: {why}", self.named(draft));
                 self.send_whole(draft, &task, clock)
             }
@@ -182,7 +181,9 @@ impl Fs {
         if !task.dress.given || given.mtime != Some(task.dress.modified) {
             given.mtime = None;
         }
-        given.mode = given.mode.filter(|_| task.dress.mode.map(u32::from) == given.mode);
+        given.mode = given
+            .mode
+            .filter(|_| task.dress.mode.map(u32::from) == given.mode);
         draft.file.mark_applied(given)?;
         draft.settle(server, Some(&task.dress));
         if let Some(path) = self.inodes.path(draft.ino) {

@@ -44,7 +44,12 @@ fn run(seed: u64, operations: usize, change: impl FnOnce(&mut Config)) {
         let told = operate(&mount, &local, &mut dice, &mut open);
         let (what, here, there) = told;
         log.push(format!("{what}: {:?}", there.as_ref().map(Vec::len)));
-        assert!(here == there, "seed {seed}, step {step}: {:?}\n{}", here.as_ref().map(Vec::len), log.join("\n"));
+        assert!(
+            here == there,
+            "seed {seed}, step {step}: {:?}\n{}",
+            here.as_ref().map(Vec::len),
+            log.join("\n")
+        );
     }
     drop(open);
     // What is done after the last close is done when the mount is gone.
@@ -167,7 +172,11 @@ fn on_handles(dice: &mut Dice, open: &mut Vec<Pair>, at: usize) -> (String, Told
             let bytes: Vec<u8> = (0..len).map(|_| dice.next(256) as u8).collect();
             let what = format!("write {len} at {offset} by {at}");
             let write = |file: &File| file.write_all_at(&bytes, offset);
-            (what, told(write(here), nothing), told(write(there), nothing))
+            (
+                what,
+                told(write(here), nothing),
+                told(write(there), nothing),
+            )
         }
         3 | 4 => {
             let read = |file: &File| {

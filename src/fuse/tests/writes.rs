@@ -36,7 +36,10 @@ fn what_was_written_is_on_the_server_after_close() {
         let name = format!("f{len}");
         fs::write(mount.here(&name), content(len)).unwrap();
         assert!(stored(&mount, &name) == content(len), "{len}");
-        assert!(fs::read(mount.here(&name)).unwrap() == content(len), "{len}");
+        assert!(
+            fs::read(mount.here(&name)).unwrap() == content(len),
+            "{len}"
+        );
         assert_eq!(fs::metadata(mount.here(&name)).unwrap().len(), len as u64);
     }
     assert_eq!(names(&mount), ["f0", "f1", "f1000003", "f4096", "f9437184"]);
@@ -54,7 +57,10 @@ fn existing_files_are_overwritten_and_cut() {
     assert!(stored(&mount, "file") == content(1000));
     // By path, nobody has it open.
     nix::unistd::truncate(&mount.here("file"), 2000).unwrap();
-    assert_eq!(stored(&mount, "file"), [content(1000), vec![0; 1000]].concat());
+    assert_eq!(
+        stored(&mount, "file"),
+        [content(1000), vec![0; 1000]].concat()
+    );
     nix::unistd::truncate(&mount.here("file"), 0).unwrap();
     assert_eq!(stored(&mount, "file"), b"");
 }
@@ -66,7 +72,13 @@ fn a_file_is_read_back_while_it_is_written() {
     fs::write(mount.there("file"), &all).unwrap();
     let file = read_write(mount.here("file"));
     let other = File::open(mount.here("file")).unwrap();
-    for (at, len) in [(1_000_000, 100), (0, 5), (2_000_000, 300_000), (3 << 20, 10), (4 << 20, 7)] {
+    for (at, len) in [
+        (1_000_000, 100),
+        (0, 5),
+        (2_000_000, 300_000),
+        (3 << 20, 10),
+        (4 << 20, 7),
+    ] {
         let bytes: Vec<u8> = (0..len).map(|i| (i * 7 + at) as u8).collect();
         file.write_all_at(&bytes, at as u64).unwrap();
         all.resize(all.len().max(at + len), 0);
@@ -77,7 +89,10 @@ fn a_file_is_read_back_while_it_is_written() {
             assert!(read == all, "{len} bytes at {at}");
         }
         assert_eq!(other.metadata().unwrap().len(), all.len() as u64);
-        assert_eq!(fs::metadata(mount.here("file")).unwrap().len(), all.len() as u64);
+        assert_eq!(
+            fs::metadata(mount.here("file")).unwrap().len(),
+            all.len() as u64
+        );
     }
     file.sync_all().unwrap();
     assert!(stored(&mount, "file") == all);
@@ -143,7 +158,9 @@ fn small_changes_of_large_files() {
     let after = fs::metadata(mount.there("file")).unwrap().ino();
     assert_eq!(before, after, "in place");
     // At the very beginning it cannot be done in place.
-    read_write(mount.here("file")).write_all_at(b"changed", 0).unwrap();
+    read_write(mount.here("file"))
+        .write_all_at(b"changed", 0)
+        .unwrap();
     all[..7].copy_from_slice(b"changed");
     assert!(stored(&mount, "file") == all);
     assert!(fs::read(mount.here("file")).unwrap() == all);
@@ -255,7 +272,13 @@ fn renames() {
     let keep = |from: &str, to: &str| {
         let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
         let (from, to) = (mount.here(from), mount.here(to));
-        nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, &from, nix::fcntl::AT_FDCWD, &to, flags)
+        nix::fcntl::renameat2(
+            nix::fcntl::AT_FDCWD,
+            &from,
+            nix::fcntl::AT_FDCWD,
+            &to,
+            flags,
+        )
     };
     assert_eq!(keep("b", "c"), Err(nix::errno::Errno::EEXIST));
     keep("b", "d").unwrap();
@@ -368,11 +391,18 @@ fn times_and_modes() {
         .unwrap();
     file.write_all(b"x").unwrap();
     let written = file.metadata().unwrap().modified().unwrap();
-    file.set_modified(time(1_111_111_111) + Duration::from_millis(500)).unwrap();
-    assert_eq!(file.metadata().unwrap().modified().unwrap(), time(1_111_111_111));
+    file.set_modified(time(1_111_111_111) + Duration::from_millis(500))
+        .unwrap();
+    assert_eq!(
+        file.metadata().unwrap().modified().unwrap(),
+        time(1_111_111_111)
+    );
     drop(file);
     let there = fs::metadata(mount.there("file")).unwrap();
-    assert_eq!((there.modified().unwrap(), there.mode() & 0o7777), (time(1_111_111_111), 0o640));
+    assert_eq!(
+        (there.modified().unwrap(), there.mode() & 0o7777),
+        (time(1_111_111_111), 0o640)
+    );
     assert!(written > time(1_600_000_000));
     // Written after the time was set: it is new again, and stays what it was shown as.
     let mut file = append(mount.here("file"));
@@ -382,20 +412,41 @@ fn times_and_modes() {
     assert!(shown > time(1_600_000_000));
     drop(file);
     thread::sleep(2 * BELIEF);
-    assert_eq!(fs::metadata(mount.here("file")).unwrap().modified().unwrap(), shown);
-    assert_eq!(fs::metadata(mount.there("file")).unwrap().modified().unwrap(), shown);
+    assert_eq!(
+        fs::metadata(mount.here("file"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        shown
+    );
+    assert_eq!(
+        fs::metadata(mount.there("file"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        shown
+    );
     // Nobody has it open.
     let mode = fs::Permissions::from_mode(0o700);
     fs::set_permissions(mount.here("file"), mode).unwrap();
-    File::open(mount.here("file")).unwrap().set_modified(time(1_333_333_333)).unwrap();
+    File::open(mount.here("file"))
+        .unwrap()
+        .set_modified(time(1_333_333_333))
+        .unwrap();
     for path in [mount.there("file"), mount.here("file")] {
         let found = fs::metadata(path).unwrap();
         assert_eq!(found.modified().unwrap(), time(1_333_333_333));
     }
-    assert_eq!(fs::metadata(mount.there("file")).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(
+        fs::metadata(mount.there("file")).unwrap().mode() & 0o7777,
+        0o700
+    );
     fs::create_dir(mount.here("dir")).unwrap();
     fs::set_permissions(mount.here("dir"), fs::Permissions::from_mode(0o711)).unwrap();
-    assert_eq!(fs::metadata(mount.there("dir")).unwrap().mode() & 0o7777, 0o711);
+    assert_eq!(
+        fs::metadata(mount.there("dir")).unwrap().mode() & 0o7777,
+        0o711
+    );
 }
 
 #[test]
@@ -420,11 +471,17 @@ fn owners_are_shown_but_not_kept() {
 fn what_ftp_has_not_is_refused() {
     let mount = Mount::writable();
     fs::write(mount.here("file"), "x").unwrap();
-    assert_eq!(errno(fs::hard_link(mount.here("file"), mount.here("b"))), libc::EPERM);
+    assert_eq!(
+        errno(fs::hard_link(mount.here("file"), mount.here("b"))),
+        libc::EPERM
+    );
     let fifo = nix::unistd::mkfifo(&mount.here("fifo"), nix::sys::stat::Mode::S_IRWXU);
     assert_eq!(fifo, Err(nix::errno::Errno::EPERM));
     assert_eq!(errno(fs::write(mount.here("new\nline"), "")), libc::EINVAL);
-    assert_eq!(errno(fs::write(mount.here(&"x".repeat(256)), "")), libc::ENAMETOOLONG);
+    assert_eq!(
+        errno(fs::write(mount.here(&"x".repeat(256)), "")),
+        libc::ENAMETOOLONG
+    );
 }
 
 #[test]
@@ -432,8 +489,14 @@ fn links_are_made() {
     let mount = Mount::writable();
     fs::write(mount.here("file"), "content").unwrap();
     symlink("file", mount.here("link")).unwrap();
-    assert_eq!(fs::read_link(mount.there("link")).unwrap(), PathBuf::from("file"));
-    assert_eq!(fs::read_link(mount.here("link")).unwrap(), PathBuf::from("file"));
+    assert_eq!(
+        fs::read_link(mount.there("link")).unwrap(),
+        PathBuf::from("file")
+    );
+    assert_eq!(
+        fs::read_link(mount.here("link")).unwrap(),
+        PathBuf::from("file")
+    );
     assert_eq!(fs::read_to_string(mount.here("link")).unwrap(), "content");
     assert_eq!(errno(symlink("x", mount.here("link"))), libc::EEXIST);
     fs::remove_file(mount.here("link")).unwrap();
@@ -491,7 +554,11 @@ b"
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -508,7 +575,10 @@ m[0:5] = b'first'
 m[299995:300000] = b'last.'
 m.close()
 "#;
-    let done = Command::new("python3").args(["-c", script]).arg(mount.here("mapped")).status();
+    let done = Command::new("python3")
+        .args(["-c", script])
+        .arg(mount.here("mapped"))
+        .status();
     assert!(done.unwrap().success());
     let mut expected = vec![0; 300_000];
     expected[..5].copy_from_slice(b"first");
