@@ -96,7 +96,7 @@ impl Cache {
         let inner = &mut *self.inner.lock();
         let listed = inner.listed_in_parent(path);
         let own = inner.own(path);
-        self.newest(own, listed, now)
+        self.newest(own, listed, Some(now))
     }
 
     /// What was last known of `path`, however old, unless it changed since.
@@ -123,7 +123,16 @@ impl Cache {
         let child = path.join(name);
         let listed = inner.listed(directory, directory.ticket, path, name, &child);
         let own = inner.own(&child);
-        self.newest(own, listed, now)
+        self.newest(own, listed, Some(now))
+    }
+
+    /// The same for those who waited for the listing: they take its word however old it is by now.
+    pub fn told_in(&self, directory: &Directory, path: &RemotePath, name: &Name) -> Answer {
+        let inner = &mut *self.inner.lock();
+        let child = path.join(name);
+        let listed = inner.listed(directory, directory.ticket, path, name, &child);
+        let own = inner.own(&child);
+        self.newest(own, listed, None)
     }
 
     /// The listing of `path`, complete or not, while it is fresh.
@@ -187,6 +196,15 @@ impl Cache {
         true
     }
 
+    /// Until when to believe a fetch that found something, or nothing.
+    pub fn expiry(&self, ticket: Ticket, found: bool) -> Instant {
+        let lifetime = match found {
+            true => self.limits.attributes,
+            false => self.limits.absences,
+        };
+        ticket.at + lifetime
+    }
+
     /// Says that the file at `path` was created, removed, replaced or altered: nothing fetched
     /// before is believed any more of it, of what lies below it, and of its parent.
     pub fn changed(&self, path: &RemotePath) {
@@ -238,22 +256,20 @@ impl Cache {
     }
 
     /// The newer word of two, if it may still be believed. The older one never stands in for a
-    /// newer one that has expired: the newer may contradict it.
-    fn newest(&self, own: Option<Own>, listed: Option<Own>, now: Instant) -> Answer {
+    /// newer one that has expired: the newer may contradict it. Without `now` nothing has expired.
+    fn newest(&self, own: Option<Own>, listed: Option<Own>, now: Option<Instant>) -> Answer {
         let (word, from_listing) = match (own, listed) {
             (Some(own), Some(listed)) if listed.ticket.at > own.ticket.at => (listed, true),
             (Some(own), _) => (own, false),
             (None, Some(listed)) => (listed, true),
             (None, None) => return Answer::Unknown,
         };
-        let lifetime = match (&word.found, from_listing) {
-            (Some(_), _) => self.limits.attributes,
-            (None, false) => self.limits.absences,
-            (None, true) => self.limits.absences.min(self.limits.listings),
-        };
-        let until = word.ticket.at + lifetime;
+        let mut until = self.expiry(word.ticket, word.found.is_some());
+        if word.found.is_none() && from_listing {
+            until = until.min(word.ticket.at + self.limits.listings);
+        }
         match word.found {
-            _ if until <= now => Answer::Unknown,
+            _ if now.is_some_and(|now| until <= now) => Answer::Unknown,
             Some(attributes) => Answer::Present(attributes, until),
             None => Answer::Absent(until),
         }
@@ -313,6 +329,11 @@ impl Directory {
     /// Whether a name that is not in it is absent.
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// When it was fetched.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
     }
 
     fn find(&self, name: &Name) -> Option<&Attributes> {

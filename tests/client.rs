@@ -1,6 +1,7 @@
 //! Sessions and the pool against the embedded server over real TLS on loopback: what real servers
 //! do rarely, or not on demand.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -134,7 +135,9 @@ fn an_implicit_server_that_wants_prot_gets_it_after_it_said_so() {
     let remote = Remote::connect(rig.config(), soon()).expect("a login without PBSZ and PROT");
     std::fs::write(rig.folder.path().join("file"), "content").expect("a file");
     let file = RemotePath::parse(b"/file").expect("a path");
-    let mut download = remote.download(&file, 0, None, soon()).expect("a download");
+    let mut download = remote
+        .download(&file, 0, None, None, soon())
+        .expect("a download");
     let mut bytes = [0; 100];
     assert_eq!(download.read(&mut bytes, soon()).expect("data"), 7);
     assert_eq!(download.read(&mut bytes, soon()).expect("the end"), 0);
@@ -173,7 +176,9 @@ fn the_pool_keeps_to_a_limit_of_the_server() {
             for _ in 0..8 {
                 scope.spawn(|| {
                     let file = RemotePath::parse(b"/file").expect("a path");
-                    let mut download = remote.download(&file, 0, None, soon()).expect("a turn");
+                    let mut download = remote
+                        .download(&file, 0, None, None, soon())
+                        .expect("a turn");
                     let mut bytes = vec![0; 1 << 20];
                     let mut total = 0;
                     loop {
@@ -205,7 +210,9 @@ fn a_parked_stream_gives_way_and_goes_on_later() {
     config.max_sessions = 1;
     let remote = Remote::connect(config, soon()).expect("a connection");
     let file = RemotePath::parse(b"/file").expect("a path");
-    let mut download = remote.download(&file, 0, None, soon()).expect("a download");
+    let mut download = remote
+        .download(&file, 0, None, None, soon())
+        .expect("a download");
     let mut all = Vec::new();
     let mut bytes = vec![0; 300_000];
     loop {
@@ -243,7 +250,9 @@ fn a_replaced_file_is_never_mixed_with_the_old_one() {
         let mut config = rig.config();
         config.max_sessions = 1;
         let remote = Remote::connect(config, soon()).expect("a connection");
-        let mut download = remote.download(&file, 0, None, soon()).expect("a download");
+        let mut download = remote
+            .download(&file, 0, None, None, soon())
+            .expect("a download");
         let mut bytes = vec![0; 100_000];
         let mut total = download.read(&mut bytes, soon()).expect("data");
         std::fs::write(&path, &new).expect("the new");
@@ -317,4 +326,86 @@ fn refusals_are_told_apart_and_name_the_servers_words() {
     });
     let error = error.err().expect("silence").to_string();
     assert!(error.contains("implicit"), "{error}");
+}
+
+#[test]
+fn a_surplus_session_is_closed_although_it_is_kept_alive() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let pool = rig
+        .pool(|config| {
+            config.keepalive = Duration::from_millis(500);
+            config.idle_close = Duration::from_secs(3);
+        })
+        .expect("a pool");
+    let one = pool.acquire(Lane::Metadata, soon()).expect("a session");
+    let two = pool.acquire(Lane::Metadata, soon()).expect("another");
+    drop((one, two));
+    assert_eq!(rig.server.sessions(), 2);
+    let patience = soon();
+    while rig.server.sessions() > 1 {
+        assert!(Instant::now() < patience, "both are still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn dead_addresses_leave_time_for_a_live_one() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    // A full backlog: its SYNs are dropped, as a dead host's are.
+    let deaf =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    deaf.bind(&any.into()).expect("a port");
+    deaf.listen(0).expect("a listener");
+    let dead = deaf
+        .local_addr()
+        .expect("bound")
+        .as_socket()
+        .expect("an address");
+    let _full = std::net::TcpStream::connect(dead).expect("the backlog's place");
+    let pool = rig.pool(|config| {
+        config.connect_timeout = Duration::from_secs(1);
+        config.addresses = vec![dead, dead, rig.server.local_addr()];
+    });
+    pool.expect("the third address answers");
+}
+
+#[test]
+fn a_request_whose_answers_keep_coming_is_not_cut_at_half_of_its_time() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let pool = rig.pool(|_| {}).expect("a pool");
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let mut attempts = 0;
+    let result = pool.run(Lane::Metadata, deadline, |session, deadline| {
+        attempts += 1;
+        let busy = Instant::now() + Duration::from_millis(1500);
+        while Instant::now() < busy {
+            session.execute(&Command::Noop, deadline)?;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    });
+    assert!(result.is_ok(), "{result:?}");
+    assert_eq!(attempts, 1);
+}
+
+#[test]
+fn waiting_for_a_session_takes_nothing_of_its_first_attempts_time() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let pool = rig.pool(|config| config.max_sessions = 1).expect("a pool");
+    let held = pool.acquire(Lane::Metadata, soon()).expect("the session");
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let mut attempts = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(1300));
+            drop(held);
+        });
+        let result = pool.start(Lane::Transfer, deadline, |mut lease, bound| {
+            attempts += 1;
+            lease.execute(&Command::Noop, bound)
+        });
+        assert!(result.is_ok(), "{result:?}");
+    });
+    assert_eq!(attempts, 1);
 }

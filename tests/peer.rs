@@ -221,14 +221,14 @@ fn use_client(port: u16, security: Security, identity: &Identity, rein: bool) ->
 }
 
 fn list(pool: &Arc<Pool>, deadline: Instant) -> Result<(), Error> {
-    let (listing, _) = pool
+    let listing = pool
         .run(Lane::Metadata, deadline, |session, deadline| {
             session.list(&[], proto::Command::Mlsd(None), deadline)
         })?
         .1
         .unwrap();
     assert!(
-        listing.windows(7).any(|part| part == b" hello\r"),
+        listing.bytes.windows(7).any(|part| part == b" hello\r"),
         "{listing:?}"
     );
     Ok(())

@@ -1,7 +1,7 @@
 //! TCP: names to addresses, and every address tried in turn, all within one deadline.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,13 +21,14 @@ pub(super) fn connect(server: &Server, deadline: Instant) -> Result<TcpStream, E
         why: e.to_string(),
     })?;
     let mut last = None;
-    for address in &addresses {
-        match connect_one(*address, server.config.connect_timeout, deadline) {
+    for (tried, address) in addresses.iter().enumerate() {
+        // A share of the time for each that is left, so that dead ones do not use it all up.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let timeout = share.min(server.config.connect_timeout);
+        match connect_one(*address, timeout, deadline) {
             Ok(tcp) => return Ok(tcp),
             Err(error) => last = Some(error),
-        }
-        if Instant::now() >= deadline {
-            break;
         }
     }
     let why = last.map_or("the name has no address".to_owned(), |e| e.to_string());
@@ -57,6 +58,15 @@ pub(super) fn connect_one(
     Ok(tcp)
 }
 
+/// An IPv4 address in IPv6 dress as the IPv4 address that it is; any other as it stands, a
+/// link-local one with the interface it is on.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
 /// getaddrinfo(3) knows no deadline, so it runs in a thread that may outlive the wait for it.
 fn addresses(config: &Config, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     if !config.addresses.is_empty() {
@@ -82,4 +92,20 @@ fn addresses(config: &Config, deadline: Instant) -> io::Result<Vec<SocketAddr>> 
             "the name was not resolved in time",
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV6;
+
+    use super::*;
+
+    #[test]
+    fn a_link_local_peer_keeps_its_interface() {
+        let link_local = SocketAddrV6::new("fe80::1".parse().expect("an address"), 21, 0, 3);
+        assert_eq!(canonical(link_local.into()), link_local.into());
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:21".parse().expect("an address");
+        let plain: SocketAddr = "192.0.2.1:21".parse().expect("an address");
+        assert_eq!(canonical(mapped), plain);
+    }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::proto::{Command, Reply, ReplyParser};
-use crate::tls::Stream;
+use crate::tls::{Stream, in_time};
 use zeroize::Zeroizing;
 
 use super::Error;
@@ -68,13 +68,18 @@ impl Control {
 
     /// The next reply, whatever it is.
     pub(super) fn raw_reply(&mut self, during: &str, deadline: Instant) -> Result<Reply, Error> {
+        let mut dripping = false;
         loop {
             if let Some(reply) = self.parse()? {
                 return Ok(reply);
             }
+            if dripping {
+                in_time(deadline).map_err(|e| Error::io(during, &e))?;
+            }
             let mut chunk = [0; CHUNK];
             let n = self.stream.read(&mut chunk, deadline);
             self.received(during, &chunk, n)?;
+            dripping = true;
         }
     }
 
@@ -125,11 +130,6 @@ impl Control {
             .next()?;
         let text = line.len() > 3 && line[..3].iter().all(u8::is_ascii_digit);
         text.then(|| line[..line.len().min(200)].escape_ascii().to_string())
-    }
-
-    /// Whether nothing waits to be read: no 421, no close, no surplus reply.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        matches!(self.reply_now("idleness"), Ok(None))
     }
 }
 

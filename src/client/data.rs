@@ -1,15 +1,16 @@
-//! Opening data connections: EPSV or PASV, EPRT or PORT.
+//! Opening data connections: EPSV or PASV, EPRT or PORT, and the TLS handshake on them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags};
+use rustls::HandshakeKind;
 use socket2::SockRef;
 
-use crate::proto::{Command, parse_epsv, parse_pasv};
-use crate::tls::{Stream, wait};
+use crate::proto::{Command, Reply, parse_epsv, parse_pasv};
+use crate::tls::{Handshake, SessionTls, Stream, in_time, wait};
 
 use super::connect::connect_one;
 use super::{Error, Session};
@@ -80,7 +81,10 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
         let reply = session.execute(&Command::Epsv, deadline)?;
         if reply.code.as_u16() == 229 {
             let port = parse_epsv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
-            return Ok(SocketAddr::new(peer.ip(), port));
+            return Ok(with_port(peer, port));
+        }
+        if is_limit(&reply) {
+            return Err(Error::Busy(reply.to_string()));
         }
         if !reply.code.is_permanent() {
             // 426, 226: a late word on an earlier transfer. The connection is out of step.
@@ -89,9 +93,14 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
         if peer.is_ipv6() {
             return Err(Error::refused(&Command::Epsv, reply));
         }
-        session.learn(|p| p.epsv_refused = true);
+        if matches!(reply.code.as_u16(), 500..=504 | 522) {
+            session.learn(|p| p.epsv_refused = true);
+        }
     }
     let reply = session.execute(&Command::Pasv, deadline)?;
+    if is_limit(&reply) {
+        return Err(Error::Busy(reply.to_string()));
+    }
     if reply.code.as_u16() != 227 {
         return Err(Error::refused(&Command::Pasv, reply));
     }
@@ -99,13 +108,26 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
     if session.server().config.trust_pasv_address {
         return Ok(named.into());
     }
-    Ok(SocketAddr::new(peer.ip(), named.port()))
+    Ok(with_port(peer, named.port()))
+}
+
+/// ProFTPD may count its clients only here: "530 Sorry, the maximum number of clients".
+fn is_limit(reply: &Reply) -> bool {
+    let refused = reply.code.is_transient() || reply.code.is_permanent();
+    let says_so = || reply.text().to_ascii_lowercase().contains("maximum");
+    reply.code.as_u16() == 530 || (refused && says_so())
+}
+
+/// Another port of the same host; a link-local address keeps the interface it is on.
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
 }
 
 fn listen(session: &mut Session, deadline: Instant) -> Result<Endpoint, Error> {
     let failed = |e: io::Error| Error::lost("opening a port for an active data connection", e);
     let local = session.local().map_err(failed)?;
-    let listener = TcpListener::bind(SocketAddr::new(local, 0)).map_err(failed)?;
+    let listener = TcpListener::bind(with_port(local, 0)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let command = if session.profile().eprt_refused {
@@ -138,6 +160,71 @@ fn port(address: SocketAddr) -> Option<Command> {
     }
 }
 
+/// A data connection on its way to be ready.
+pub(super) enum DataOpening {
+    Endpoint(Endpoint),
+    Handshaking(Stream, Handshake),
+    Open(Stream),
+    Failed(io::Error),
+}
+
+impl DataOpening {
+    /// Goes as far as it can without waiting. The ClientHello leaves at once.
+    pub(super) fn advance(&mut self, tls: &SessionTls) -> io::Result<()> {
+        let closed = || DataOpening::Failed(io::ErrorKind::UnexpectedEof.into());
+        *self = match std::mem::replace(self, closed()) {
+            Self::Endpoint(endpoint) => match endpoint.stream_now()? {
+                Err(endpoint) => Self::Endpoint(endpoint),
+                Ok(mut data) => {
+                    data.begin_tls(tls.connection().map_err(io::Error::other)?);
+                    Self::shake(data)?
+                }
+            },
+            Self::Handshaking(data, _) => Self::shake(data)?,
+            done @ (Self::Open(_) | Self::Failed(_)) => done,
+        };
+        Ok(())
+    }
+
+    fn shake(mut data: Stream) -> io::Result<Self> {
+        Ok(match data.handshake()? {
+            Handshake::Complete => Self::Open(data),
+            pending => Self::Handshaking(data, pending),
+        })
+    }
+
+    pub(super) fn wait_for<'a>(&'a self, waiting: &mut Vec<PollFd<'a>>) {
+        match self {
+            Self::Endpoint(endpoint) => waiting.extend(
+                endpoint
+                    .listener()
+                    .map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)),
+            ),
+            Self::Handshaking(data, Handshake::Pending { wants_write: true }) => {
+                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLOUT));
+            }
+            Self::Handshaking(data, _) => {
+                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLIN));
+            }
+            Self::Open(_) | Self::Failed(_) => {}
+        }
+    }
+
+    /// Of a handshake that is complete.
+    pub(super) fn handshake_kind(&self) -> Option<HandshakeKind> {
+        match self {
+            Self::Open(data) => data.tls()?.handshake_kind(),
+            Self::Endpoint(_) | Self::Handshaking(..) | Self::Failed(_) => None,
+        }
+    }
+
+    pub(super) fn reset(self) {
+        if let Self::Handshaking(data, _) | Self::Open(data) = self {
+            reset(data);
+        }
+    }
+}
+
 /// Ends a data connection that is to fail: a reset, never a FIN (which kills ProFTPD's session
 /// in the middle of a RETR).
 pub(super) fn reset(data: Stream) {
@@ -158,7 +245,7 @@ pub(super) fn half_close(data: &mut Stream, deadline: Instant) -> io::Result<()>
     loop {
         match data.read_now(&mut sink) {
             Ok(Some(0)) => return Ok(()),
-            Ok(Some(_)) => {}
+            Ok(Some(_)) => in_time(deadline)?,
             Ok(None) => wait(data.as_fd(), PollFlags::POLLIN, deadline)?,
             // Many servers close here without close_notify: the 226 decides.
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),

@@ -66,7 +66,7 @@ impl Download {
                 let rate = Rate::new(lease.server().config.min_rate);
                 Ok(Self {
                     lease,
-                    data: Some(data),
+                    data: Some(*data),
                     since: Instant::now(),
                     rate,
                 })
@@ -131,9 +131,14 @@ impl Download {
     }
 
     /// Ends it, wherever it stands, and hands out its session where that is still good.
-    pub fn give_up(mut self) -> Option<Lease> {
+    pub fn give_up(self) -> Option<Lease> {
+        self.give_up_by(Instant::now() + ABANDON_TIMEOUT)
+    }
+
+    /// The same, in no more time than a request has that waits for the session.
+    pub(super) fn give_up_by(mut self, deadline: Instant) -> Option<Lease> {
         if let Some(data) = self.data.take() {
-            let deadline = Instant::now() + ABANDON_TIMEOUT;
+            let deadline = deadline.min(Instant::now() + ABANDON_TIMEOUT);
             if let Err(error) = self.lease.abandon_transfer(data, deadline) {
                 log::debug!("a session was lost while giving up a transfer: {error}");
             }

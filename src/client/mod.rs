@@ -6,6 +6,7 @@ mod control;
 mod data;
 mod download;
 mod error;
+mod opening;
 mod pool;
 mod profile;
 mod session;
@@ -22,7 +23,7 @@ pub use download::{Download, Progress, Started};
 pub use error::Error;
 pub use pool::{Lane, Lease, Parked, Pool};
 pub use profile::{Profile, Resumption};
-pub use session::{Begun, Session, Transfer};
+pub use session::{Begun, Listed, Session, Transfer};
 pub use upload::{StartedUpload, Upload};
 
 /// Everything a client needs to know to reach a server; made by `mount` from the options.

@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::proto::Command;
-
 use super::download::Download;
 use super::{Config, Error, Profile, Server, Session};
 
@@ -105,30 +103,43 @@ impl Pool {
     }
 
     /// Runs `work` on a session; where that is lost, once more on another. `work` must be
-    /// harmless to repeat. The first attempt has half of the time, so that a connection that
-    /// silently died does not use it all up.
+    /// harmless to repeat. In the first attempt the server may be silent for half of the time
+    /// only, so that a connection that silently died does not use it all up.
     pub fn run<T>(
         self: &Arc<Self>,
         lane: Lane,
         deadline: Instant,
         mut work: impl FnMut(&mut Session, Instant) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let first = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
-        let attempt = |bound, work: &mut dyn FnMut(&mut Session, Instant) -> Result<T, Error>| {
-            let mut lease = self.acquire(lane, deadline)?;
-            let result = work(&mut lease, bound);
-            if let Err(Error::Busy(_)) = &result {
-                self.shrink(1);
-            }
+        self.start(lane, deadline, |mut lease, bound| {
+            lease.set_patience(Some(bound.saturating_duration_since(Instant::now())));
+            let result = work(&mut lease, deadline);
+            lease.set_patience(None);
             result
-        };
-        match attempt(first, &mut work) {
-            Err(error) if error.is_transient() || matches!(error, Error::Busy(_)) => {
+        })
+    }
+
+    /// [`Pool::run`] for work that keeps the session: a transfer. The first attempt is to end in
+    /// half of the time that is left once there is a session.
+    pub fn start<T>(
+        self: &Arc<Self>,
+        lane: Lane,
+        deadline: Instant,
+        mut work: impl FnMut(Lease, Instant) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let lease = self.acquire(lane, deadline)?;
+        let half = deadline.saturating_duration_since(Instant::now()) / 2;
+        match work(lease, Instant::now() + half) {
+            Err(error) if error.is_transient() => {
                 log::debug!("{}: {error}; trying once more", self.server.name());
-                attempt(deadline, &mut work)
             }
-            result => result,
+            Err(error @ Error::Busy(_)) => {
+                log::debug!("{}: {error}; trying with less", self.server.name());
+                self.keep_to_open();
+            }
+            result => return result,
         }
+        work(self.acquire(lane, deadline)?, deadline)
     }
 
     /// A session for the lane, by the deadline.
@@ -141,6 +152,15 @@ impl Pool {
                     "waiting for a session",
                     "the file system is unmounted",
                 ));
+            }
+            if Instant::now() >= deadline {
+                let why = state
+                    .outage
+                    .as_ref()
+                    .map_or(String::new(), |o| format!(" ({})", o.error));
+                return Err(Error::TimedOut {
+                    during: format!("waiting for a free session{why}"),
+                });
             }
             let limit = self.limit(&mut state);
             let transfers = if limit > 1 { limit - 1 } else { limit };
@@ -176,7 +196,9 @@ impl Pool {
                 }
             }
             if let Some((_, download)) = state.parked.pop_front() {
-                let lease = MutexGuard::unlocked(&mut state, || download.give_up());
+                let lease = MutexGuard::unlocked(&mut state, || {
+                    download.give_up_by(deadline)?.refreshed(deadline)
+                });
                 if let Some(mut lease) = lease {
                     state.count(lease.lane, -1);
                     lease.lane = lane;
@@ -185,15 +207,7 @@ impl Pool {
                 }
                 continue;
             }
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
-                let why = state
-                    .outage
-                    .as_ref()
-                    .map_or(String::new(), |o| format!(" ({})", o.error));
-                return Err(Error::TimedOut {
-                    during: format!("waiting for a free session{why}"),
-                });
-            }
+            self.changed.wait_until(&mut state, deadline);
         }
     }
 
@@ -278,11 +292,10 @@ impl Pool {
         }
     }
 
-    /// Believes that the server bears `less` sessions fewer than are open.
-    fn shrink(&self, less: usize) {
+    /// Believes that the server bears no more sessions than are open now.
+    fn keep_to_open(&self) {
         let mut state = self.state.lock();
-        let cap = state.open.saturating_sub(less).max(1);
-        state.cap = Some((cap, Instant::now() + CAP_LIFETIME));
+        state.cap = Some((state.open.max(1), Instant::now() + CAP_LIFETIME));
     }
 
     /// Keeps a half-read stream until it is asked for, or its session is needed.
@@ -291,7 +304,8 @@ impl Pool {
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.parked.push_back((ticket, download));
-        self.changed.notify_one();
+        // All: the first woken may have no time left.
+        self.changed.notify_all();
         Parked(ticket)
     }
 
@@ -334,7 +348,11 @@ impl Pool {
         state.count(lane, -1);
         let keep = !session.is_broken() && !state.closed && state.open <= self.limit(&mut state);
         let surplus = if keep {
-            state.idle.push(session);
+            // In its place: one that was only kept alive is not the most recently used.
+            let at = state
+                .idle
+                .partition_point(|idle| idle.last_used() <= session.last_used());
+            state.idle.insert(at, session);
             None
         } else {
             state.open -= 1;
@@ -442,7 +460,7 @@ fn keep_house(pool: &Weak<Pool>) {
         }
         while let Some(mut lease) = pool.take_quiet() {
             let deadline = Instant::now() + NOOP_TIMEOUT;
-            if let Err(error) = lease.execute(&Command::Noop, deadline) {
+            if let Err(error) = lease.keep_alive(deadline) {
                 log::debug!("{}: keepalive: {error}", pool.server.name());
             }
         }
@@ -466,7 +484,7 @@ impl Pool {
     fn take_quiet(self: &Arc<Self>) -> Option<Lease> {
         let mut state = self.state.lock();
         let now = Instant::now();
-        let due = |s: &Session| s.idle_for(now) >= self.server.config.keepalive;
+        let due = |s: &Session| s.silent_for(now) >= self.server.config.keepalive;
         let at = state.idle.iter().position(due)?;
         let session = state.idle.remove(at);
         Some(self.lease(session, Lane::Metadata))

@@ -10,7 +10,7 @@ pub enum Resumption {
     Unknown,
     /// A transfer went through after a full handshake.
     Optional,
-    /// A full handshake was refused (522, 425).
+    /// A full handshake was refused (522, 425), and none was taken before or since.
     Demanded,
 }
 

@@ -2,7 +2,7 @@
 //! one data connection beside it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,10 +14,11 @@ use crate::proto::{
     Command, Features, Negotiation, NegotiationError, Protection, Ready, Reply, ReplyParser,
     Security, Step,
 };
-use crate::tls::{Handshake, SessionTls, Stream, wait_any};
+use crate::tls::{SessionTls, Stream, in_time, wait_any};
 
 use super::control::Control;
-use super::data::{Endpoint, acknowledge_quickly, reset};
+use super::data::{DataOpening, Endpoint, acknowledge_quickly, reset};
+use super::opening::{Driver, Opening};
 use super::profile::{Profile, Resumption};
 use super::{Error, Server, connect};
 
@@ -28,12 +29,16 @@ const MAX_LISTING: usize = ReplyParser::MAX_LISTING;
 /// TLS 1.2 sessions expire at the server an hour after the control connection's handshake at the
 /// earliest (Pure-FTPd), and resuming does not renew them.
 const LIFETIME: Duration = Duration::from_secs(50 * 60);
-/// A server that promised to take TLS down after REIN has this long.
-const REIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than its NOOP's a server's last word on a transfer may take.
 const LATE: Duration = Duration::from_secs(1);
 /// What a transfer's refusal may take once its TLS handshake failed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What proves that data connections work: any folder's listing does.
+const LIST: Command = Command::List {
+    all: false,
+    path: None,
+};
 
 /// A control connection that is logged in, with PROT P and TYPE I in force.
 pub struct Session {
@@ -44,7 +49,12 @@ pub struct Session {
     ready: Ready,
     peer: SocketAddr,
     born: Instant,
+    /// The last request's end.
     last_used: Instant,
+    /// That, or the last keepalive's.
+    last_spoke: Instant,
+    /// How long a server may be silent.
+    patience: Option<Duration>,
     /// The shortest round trip seen.
     round_trip: Duration,
     /// A transfer's final reply that came before its data was read to the end.
@@ -62,9 +72,19 @@ pub struct Begun {
     pub transfer: Transfer,
 }
 
+/// A listing as the server sent it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub bytes: Vec<u8>,
+    /// Its 226.
+    pub reply: Reply,
+    /// It ended with a close_notify. Without one it may have been cut short.
+    pub clean: bool,
+}
+
 /// What came of a transfer command.
 pub enum Transfer {
-    Started(Stream),
+    Started(Box<Stream>),
     Refused(Reply),
 }
 
@@ -104,9 +124,11 @@ impl Session {
             negotiation,
             tls,
             ready,
-            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+            peer: connect::canonical(peer),
             born: now,
             last_used: now,
+            last_spoke: now,
+            patience: None,
             round_trip: now - started,
             final_reply: None,
             in_transfer: false,
@@ -193,7 +215,9 @@ impl Session {
         endpoint: Endpoint,
         deadline: Instant,
     ) -> Result<Begun, Error> {
-        if self.profile().resumption == Resumption::Demanded && !self.tls.can_resume() {
+        // Refused, a STOR would leave its target truncated; anything else may as well try.
+        let demanded = self.profile().resumption == Resumption::Demanded;
+        if demanded && is_store(&command) && !self.tls.can_resume() {
             return Err(Error::NoResumption(
                 "it gave none for this connection".to_owned(),
             ));
@@ -225,7 +249,11 @@ impl Session {
                     (started, self.final_reply) = (true, Some(reply));
                     break;
                 } else {
-                    let handshake = opening.handshake_kind();
+                    // The handshake's end may have come just before the refusal.
+                    let handshake = match opening.advance(&self.tls) {
+                        Ok(()) => opening.handshake_kind(),
+                        Err(_) => None,
+                    };
                     opening.reset();
                     self.check_resumption(handshake, &reply)?;
                     let transfer = Transfer::Refused(reply);
@@ -240,7 +268,7 @@ impl Session {
                 acknowledge_quickly(&data);
                 return Ok(Begun {
                     prelude: replies,
-                    transfer: Transfer::Started(data),
+                    transfer: Transfer::Started(Box::new(data)),
                 });
             }
             let mut waiting = Vec::with_capacity(2);
@@ -248,7 +276,8 @@ impl Session {
                 waiting.push(PollFd::new(self.control.as_fd(), PollFlags::POLLIN));
             }
             opening.wait_for(&mut waiting);
-            if let Err(error) = wait_any(&mut waiting, deadline) {
+            let until = self.control.stream.patient_until(deadline);
+            if let Err(error) = wait_any(&mut waiting, until) {
                 return Err(match opening {
                     DataOpening::Failed(error) => Error::io("the data connection", &error),
                     _ => Error::io(verb, &error),
@@ -316,9 +345,14 @@ impl Session {
     /// place again, whatever the server says to it (426, 551, 150, 226 or nothing).
     pub(super) fn abandon_transfer(
         &mut self,
-        data: Stream,
+        mut data: Stream,
         deadline: Instant,
     ) -> Result<(), Error> {
+        if !self.tls.can_resume() {
+            // Under TLS 1.3 each connection brings the ticket of the next: it is on its way.
+            let soon = Instant::now() + (2 * self.round_trip).max(Duration::from_millis(20));
+            let _ = data.read(&mut [0; 1], soon);
+        }
         reset(data);
         let result = self.resynchronize(deadline);
         self.in_transfer &= result.is_err();
@@ -358,7 +392,9 @@ impl Session {
             }
             return Ok(());
         }
-        Err(Error::Protocol("no reply to NOOP after a transfer that was given up".to_owned()))
+        Err(Error::Protocol(
+            "no reply to NOOP after a transfer that was given up".to_owned(),
+        ))
     }
 
     /// Whether the server's last word on a transfer that was reset comes until then: 426 or the
@@ -376,100 +412,108 @@ impl Session {
         }
     }
 
-    /// A whole listing by `LIST` or `MLSD`, with the replies to `prelude` and the final reply.
+    /// A listing by `LIST` or `MLSD`, or the server's refusal; with the replies to `prelude`.
     pub fn list(
         &mut self,
         prelude: &[Command],
         command: Command,
         deadline: Instant,
-    ) -> Result<(Vec<Reply>, Result<(Vec<u8>, Reply), Reply>), Error> {
+    ) -> Result<(Vec<Reply>, Result<Listed, Reply>), Error> {
         let verb = command.verb();
         let begun = self.begin(prelude, command, deadline)?;
         let mut data = match begun.transfer {
             Transfer::Started(data) => data,
             Transfer::Refused(reply) => return Ok((begun.prelude, Err(reply))),
         };
+        data.set_patience(self.patience);
         let read = read_to_end(&mut data, deadline);
-        let listing = self.note(read)?;
-        let reply = self.finish_download(data, verb, deadline)?;
+        let (bytes, clean) = self.note(read)?;
+        let reply = self.finish_download(*data, verb, deadline)?;
         let outcome = if reply.code.is_completion() {
-            Ok((listing, reply))
+            Ok(Listed {
+                bytes,
+                reply,
+                clean,
+            })
         } else {
             Err(reply)
         };
         Ok((begun.prelude, outcome))
     }
 
-    /// On an implicit server that is not yet proven the first data transfer is a LIST, never a
-    /// STOR (a refused one truncates its target) or RETR; where it shows that the server wants
-    /// PBSZ 0 and PROT P nonetheless, they are sent, now and on every later connection.
+    /// Makes sure that `command` cannot fail for want of PROT P or of a TLS session to resume
+    /// where a LIST would show that first: a refused STOR truncates its target.
     fn prove_data(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
-        let list = Command::List {
-            all: false,
-            path: None,
-        };
         let profile = self.profile();
-        if self.server.config.security != Security::Implicit || profile.data_proven {
-            let stores = matches!(command, Command::Stor(_) | Command::Appe(_));
-            if stores && profile.resumption == Resumption::Unknown && !self.tls.can_resume() {
-                // Refused for want of resumption, a STOR would leave its target truncated.
-                self.list_proof(&list, deadline)?;
-            }
-            return Ok(());
+        if profile.implicit_needs_prot && !self.negotiation.sends_prot() {
+            self.protect(deadline)?;
         }
-        let result = self.list_proof(&list, deadline);
-        if self.profile().data_proven || self.profile().implicit_needs_prot {
-            return result.map(drop);
+        if self.server.config.security == Security::Implicit && !profile.data_proven {
+            return self.prove_implicit(command, deadline);
         }
-        let needs_prot = match &result {
+        if is_store(command) && profile.resumption != Resumption::Optional && !self.tls.can_resume()
+        {
+            let endpoint = Endpoint::open(self, deadline)?;
+            self.list_proof(endpoint, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// On an implicit server that is not yet proven the first data transfer is a LIST, never a
+    /// STOR or RETR; where it shows that the server wants PBSZ 0 and PROT P nonetheless, they
+    /// are sent, now and on every later connection.
+    fn prove_implicit(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
+        // A data port that cannot be reached shows nothing.
+        let endpoint = Endpoint::open(self, deadline)?;
+        let mut result = self.list_proof(endpoint, deadline);
+        let lacks_prot = match &result {
+            _ if self.negotiation.sends_prot() => false,
             Ok(reply) => matches!(reply.code.as_u16(), 425 | 426 | 520..530),
             Err(Error::Tls(_) | Error::Lost { .. }) => true,
             Err(_) => false,
         };
-        if !needs_prot {
-            // A refused LIST (no permission here, say) proves nothing: whatever comes next that
-            // cannot harm goes on.
-            return match (result, command) {
-                (Ok(reply), Command::Stor(_) | Command::Appe(_)) => {
-                    Err(Error::refused(&list, reply))
-                }
-                (other, _) => other.map(drop),
-            };
+        if lacks_prot {
+            log::debug!(
+                "{}: implicit, but wants PBSZ 0 and PROT P",
+                self.server.name()
+            );
+            self.learn(|p| p.implicit_needs_prot = true);
+            if result.is_err() {
+                // The LIST's final reply is still to come, or came unread.
+                self.resynchronize(deadline)?;
+            }
+            self.protect(deadline)?;
+            let endpoint = Endpoint::open(self, deadline)?;
+            result = self.list_proof(endpoint, deadline);
         }
-        log::debug!(
-            "{}: implicit, but wants PBSZ 0 and PROT P",
-            self.server.name()
-        );
-        self.learn(|p| p.implicit_needs_prot = true);
-        if result.is_err() {
-            // The LIST's final reply is still to come, or came unread.
-            self.resynchronize(deadline)?;
+        let reply = result?;
+        // A refused LIST (no permission here, say) proves nothing: what cannot harm goes on.
+        if reply.code.is_completion() || !(lacks_prot || is_store(command)) {
+            return Ok(());
         }
+        Err(Error::refused(&LIST, reply))
+    }
+
+    /// PBSZ 0 and PROT P, on an implicit server that needs them after all.
+    fn protect(&mut self, deadline: Instant) -> Result<(), Error> {
         let protect = [Command::Pbsz(0), Command::Prot(Protection::Private)];
         for reply in self.try_pipeline(&protect, deadline)? {
             if !reply.code.is_completion() {
                 return Err(NegotiationError::NoProtection(reply).into());
             }
         }
-        let reply = self.list_proof(&list, deadline)?;
-        if self.profile().data_proven {
-            Ok(())
-        } else {
-            Err(Error::refused(&list, reply))
-        }
+        self.negotiation.send_prot();
+        Ok(())
     }
 
     /// One LIST of the current folder, to its final reply. What it lists does not matter.
-    fn list_proof(&mut self, list: &Command, deadline: Instant) -> Result<Reply, Error> {
-        let endpoint = Endpoint::open(self, deadline)?;
-        match self
-            .try_begin(&[], list.clone(), endpoint, deadline)?
-            .transfer
-        {
+    fn list_proof(&mut self, endpoint: Endpoint, deadline: Instant) -> Result<Reply, Error> {
+        match self.try_begin(&[], LIST, endpoint, deadline)?.transfer {
             Transfer::Refused(reply) => Ok(reply),
             Transfer::Started(mut data) => {
+                data.set_patience(self.patience);
                 read_to_end(&mut data, deadline)?;
-                self.finish_download(data, list.verb(), deadline)
+                self.finish_download(*data, LIST.verb(), deadline)
             }
         }
     }
@@ -477,26 +521,30 @@ impl Session {
     fn learn_from_success(&self, handshake: Option<HandshakeKind>) {
         self.learn(|p| {
             p.data_proven = true;
-            let full = handshake.is_some_and(|kind| kind != HandshakeKind::Resumed);
-            if full && p.resumption == Resumption::Unknown {
+            if handshake.is_some_and(|kind| kind != HandshakeKind::Resumed) {
                 p.resumption = Resumption::Optional;
             }
         });
     }
 
-    /// 522 or 425 after a full handshake: this server wants a session resumed (vsftpd, ProFTPD),
-    /// and another connection has one. On an implicit server that is not proven, 522 more likely
-    /// asks for PROT P.
+    /// 522 or 425 where no session was resumed. After a full handshake, on a server that never
+    /// took one, it means that the server demands resumption (vsftpd, ProFTPD), and another
+    /// connection has a session to resume. Else it may pass: the data port was taken, or
+    /// firewalled. On an implicit server that may want PROT P first, it says nothing of this.
     fn check_resumption(
         &self,
         handshake: Option<HandshakeKind>,
         reply: &Reply,
     ) -> Result<(), Error> {
-        let unproven_implicit =
-            self.server.config.security == Security::Implicit && !self.profile().data_proven;
+        let profile = self.profile();
+        let may_lack_prot =
+            !self.negotiation.sends_prot() && (profile.implicit_needs_prot || !profile.data_proven);
         let resumed = handshake == Some(HandshakeKind::Resumed);
-        if resumed || unproven_implicit || !matches!(reply.code.as_u16(), 425 | 522) {
+        if resumed || may_lack_prot || !matches!(reply.code.as_u16(), 425 | 522) {
             return Ok(());
+        }
+        if handshake.is_none() || profile.resumption == Resumption::Optional {
+            return Err(Error::lost("opening a data connection", reply));
         }
         self.learn(|p| p.resumption = Resumption::Demanded);
         Err(Error::NoResumption(reply.to_string()))
@@ -505,6 +553,9 @@ impl Session {
     /// REIN: the state of a connection just made, over the same TCP connection. An error means
     /// that the server would not (or no longer answers): replace the session.
     pub fn reinitialize(&mut self, deadline: Instant) -> Result<(), Error> {
+        if self.profile().implicit_needs_prot {
+            self.negotiation.send_prot();
+        }
         let step = self.negotiation.reinitialize();
         let result = self.renegotiate(step, deadline);
         if matches!(
@@ -555,13 +606,39 @@ impl Session {
     }
 
     /// The control connection's own address.
-    pub(super) fn local(&self) -> io::Result<IpAddr> {
-        Ok(self.control.stream.tcp().local_addr()?.ip().to_canonical())
+    pub(super) fn local(&self) -> io::Result<SocketAddr> {
+        let address = self.control.stream.tcp().local_addr()?;
+        Ok(connect::canonical(address))
     }
 
     /// Whether it may serve another request: nothing broke it, and nothing came unasked.
     pub(super) fn is_usable(&mut self) -> bool {
-        !self.is_broken() && self.control.is_quiet()
+        if self.is_broken() {
+            return false;
+        }
+        match self.control.reply_now("idleness") {
+            Ok(None) => true,
+            Ok(Some(late)) => {
+                log::debug!("{}: a surplus reply: {late}", self.server.name());
+                if late.code.is_transient() || late.code.is_permanent() {
+                    // The last word on a transfer that was reset, after all.
+                    self.learn(|p| p.speaks_after_reset = Some(true));
+                }
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Whether every reply that came belongs to a command.
+    pub fn is_in_step(&mut self) -> bool {
+        matches!(self.control.reply_now("a listing"), Ok(None)) && self.control.parser.is_empty()
+    }
+
+    /// Gives the session up: its replies are not those of its commands.
+    pub fn out_of_step(&mut self, during: &str) -> Error {
+        self.broken = true;
+        Error::lost(during, "replies and commands are out of step")
     }
 
     pub(super) fn is_broken(&self) -> bool {
@@ -573,8 +650,32 @@ impl Session {
         now.saturating_duration_since(self.born) > LIFETIME
     }
 
+    /// Gives up on a server that is silent for so long, be the deadline as it may.
+    pub(super) fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience;
+        self.control.stream.set_patience(patience);
+    }
+
+    /// How long nobody had a use for it.
     pub(super) fn idle_for(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.last_used)
+    }
+
+    /// How long the server heard nothing.
+    pub(super) fn silent_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_spoke)
+    }
+
+    pub(super) fn last_used(&self) -> Instant {
+        self.last_used
+    }
+
+    /// NOOP, which is no use of the session: it stays as idle as it was.
+    pub(super) fn keep_alive(&mut self, deadline: Instant) -> Result<(), Error> {
+        let last_used = self.last_used;
+        let result = self.execute(&Command::Noop, deadline).map(drop);
+        self.last_used = last_used;
+        result
     }
 
     /// QUIT, politely but without waiting for the answer.
@@ -592,6 +693,7 @@ impl Session {
 
     fn note<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         self.last_used = Instant::now();
+        self.last_spoke = self.last_used;
         if let Err(error) = &result {
             self.broken |= !error.keeps_session();
         }
@@ -599,189 +701,21 @@ impl Session {
     }
 }
 
-/// A data connection on its way to be ready.
-enum DataOpening {
-    Endpoint(Endpoint),
-    Handshaking(Stream, Handshake),
-    Open(Stream),
-    Failed(io::Error),
+/// Whether it empties or changes its target as soon as it starts.
+fn is_store(command: &Command) -> bool {
+    matches!(command, Command::Stor(_) | Command::Appe(_))
 }
 
-impl DataOpening {
-    /// Goes as far as it can without waiting. The ClientHello leaves at once.
-    fn advance(&mut self, tls: &SessionTls) -> io::Result<()> {
-        let closed = || DataOpening::Failed(io::ErrorKind::UnexpectedEof.into());
-        *self = match std::mem::replace(self, closed()) {
-            Self::Endpoint(endpoint) => match endpoint.stream_now()? {
-                Err(endpoint) => Self::Endpoint(endpoint),
-                Ok(mut data) => {
-                    data.begin_tls(tls.connection().map_err(io::Error::other)?);
-                    Self::shake(data)?
-                }
-            },
-            Self::Handshaking(data, _) => Self::shake(data)?,
-            done @ (Self::Open(_) | Self::Failed(_)) => done,
-        };
-        Ok(())
-    }
-
-    fn shake(mut data: Stream) -> io::Result<Self> {
-        Ok(match data.handshake()? {
-            Handshake::Complete => Self::Open(data),
-            pending => Self::Handshaking(data, pending),
-        })
-    }
-
-    fn wait_for<'a>(&'a self, waiting: &mut Vec<PollFd<'a>>) {
-        match self {
-            Self::Endpoint(endpoint) => waiting.extend(
-                endpoint
-                    .listener()
-                    .map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)),
-            ),
-            Self::Handshaking(data, Handshake::Pending { wants_write: true }) => {
-                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLOUT));
-            }
-            Self::Handshaking(data, _) => {
-                waiting.push(PollFd::new(data.as_fd(), PollFlags::POLLIN));
-            }
-            Self::Open(_) | Self::Failed(_) => {}
-        }
-    }
-
-    fn handshake_kind(&self) -> Option<HandshakeKind> {
-        match self {
-            Self::Handshaking(data, _) | Self::Open(data) => data.tls()?.handshake_kind(),
-            Self::Endpoint(_) | Self::Failed(_) => None,
-        }
-    }
-
-    fn reset(self) {
-        if let Self::Handshaking(data, _) | Self::Open(data) = self {
-            reset(data);
-        }
-    }
-}
-
-/// A connection on its way to be a session.
-struct Opening {
-    control: Control,
-    negotiation: Negotiation,
-    tls: SessionTls,
-    explicit_silence: bool,
-}
-
-impl Opening {
-    fn negotiate(&mut self, step: Step, deadline: Instant) -> Result<Ready, Error> {
-        let Self {
-            control,
-            negotiation,
-            tls,
-            ..
-        } = self;
-        let mut driver = Driver {
-            control,
-            negotiation,
-            tls,
-        };
-        driver.run(step, deadline).map_err(|error| match error {
-            Error::TimedOut { .. } if self.explicit_silence && !self.control.stream.is_tls() => {
-                Error::TimedOut {
-                    during: "the greeting (a server that is silent here may want implicit TLS)"
-                        .to_owned(),
-                }
-            }
-            error => error,
-        })
-    }
-}
-
-/// Performs the steps of a [`Negotiation`]: connecting, reconnecting and REIN all come here.
-struct Driver<'a> {
-    control: &'a mut Control,
-    negotiation: &'a mut Negotiation,
-    tls: &'a SessionTls,
-}
-
-impl Driver<'_> {
-    fn run(&mut self, mut step: Step, deadline: Instant) -> Result<Ready, Error> {
-        let mut during = "the greeting";
-        loop {
-            step = match step {
-                Step::Ready(ready) => return Ok(*ready),
-                Step::StartTls => {
-                    self.start_tls(deadline)?;
-                    self.negotiation.on_tls_started()
-                }
-                Step::StopTls => {
-                    let soon = deadline.min(Instant::now() + REIN_TIMEOUT);
-                    self.control
-                        .stream
-                        .stop_tls(soon)
-                        .map_err(|e| Error::io("REIN", &e))?;
-                    self.negotiation.on_tls_stopped()
-                }
-                Step::Send(commands) => {
-                    self.control.send(&commands, deadline)?;
-                    during = commands.last().map_or(during, Command::verb);
-                    self.await_reply(during, deadline)?
-                }
-                Step::Await => self.await_reply(during, deadline)?,
-            };
-        }
-    }
-
-    fn await_reply(&mut self, during: &str, deadline: Instant) -> Result<Step, Error> {
-        let reply = self.control.raw_reply(during, deadline)?;
-        Ok(self.negotiation.on_reply(reply)?)
-    }
-
-    fn start_tls(&mut self, deadline: Instant) -> Result<(), Error> {
-        if !self.control.parser.is_empty() || !self.control.stream.unread().is_empty() {
-            return Err(Error::Protocol(
-                "clear text was injected before TLS".to_owned(),
-            ));
-        }
-        self.tls.forget();
-        let connection = self
-            .tls
-            .connection()
-            .map_err(|e| Error::Tls(e.to_string()))?;
-        let result = self.control.stream.start_tls(connection, deadline);
-        result.map_err(|error| match self.control.clear_words() {
-            Some(words) if words.starts_with("421") => Error::Busy(words),
-            Some(words) => Error::Tls(format!(
-                "the server does not speak TLS here, it says: {words}"
-            )),
-            None => Error::io("the TLS handshake", &error),
-        })
-    }
-}
-
-impl Server {
-    /// Tells a server at its limit from one that refuses us.
-    fn explain(&self, error: Error) -> Error {
-        let busy = match &error {
-            Error::Negotiation(NegotiationError::Unavailable(reply)) => reply,
-            // ProFTPD counts its clients at PASS: "530 Sorry, the maximum number of clients".
-            Error::Negotiation(NegotiationError::Login(reply))
-                if reply.text().to_ascii_lowercase().contains("maximum") =>
-            {
-                reply
-            }
-            _ => return error,
-        };
-        Error::Busy(busy.to_string())
-    }
-}
-
-fn read_to_end(data: &mut Stream, deadline: Instant) -> Result<Vec<u8>, Error> {
+/// The bytes, and whether a close_notify ended them: where a FIN did, the server's final reply
+/// tells whether it thinks that it sent all.
+fn read_to_end(data: &mut Stream, deadline: Instant) -> Result<(Vec<u8>, bool), Error> {
     let mut listing = Vec::new();
     let mut chunk = vec![0; 64 << 10];
     loop {
         match data.read(&mut chunk, deadline) {
-            Ok(0) => return Ok(listing),
+            Ok(0) => return Ok((listing, true)),
             Ok(n) => listing.extend_from_slice(&chunk[..n]),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok((listing, false)),
             Err(error) => return Err(Error::io("a listing", &error)),
         }
         if listing.len() > MAX_LISTING {
@@ -789,5 +723,6 @@ fn read_to_end(data: &mut Stream, deadline: Instant) -> Result<Vec<u8>, Error> {
                 "a listing of over {MAX_LISTING} bytes"
             )));
         }
+        in_time(deadline).map_err(|e| Error::io("a listing", &e))?;
     }
 }

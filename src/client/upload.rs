@@ -42,9 +42,17 @@ impl Upload {
         let begun = lease.begin(prelude, command, deadline)?;
         let upload = match begun.transfer {
             Transfer::Refused(reply) => Err(reply),
-            Transfer::Started(data) => Ok(Self { lease, data, verb, sent: 0 }),
+            Transfer::Started(data) => Ok(Self {
+                lease,
+                data: *data,
+                verb,
+                sent: 0,
+            }),
         };
-        Ok(StartedUpload { prelude: begun.prelude, upload })
+        Ok(StartedUpload {
+            prelude: begun.prelude,
+            upload,
+        })
     }
 
     /// Bytes handed to the server so far.
@@ -68,9 +76,10 @@ impl Upload {
         }
         let soon = Instant::now() + REFUSAL_TIMEOUT;
         match self.lease.final_reply(self.verb, soon) {
-            Ok(reply) if !reply.code.is_completion() => {
-                Error::Refused { command: self.verb.to_owned(), reply }
-            }
+            Ok(reply) if !reply.code.is_completion() => Error::Refused {
+                command: self.verb.to_owned(),
+                reply,
+            },
             _ => Error::io(self.verb, error),
         }
     }
@@ -86,18 +95,28 @@ impl Upload {
         if let Err(error) = closed {
             return Err(self.reason(&error));
         }
-        let Self { mut lease, data, verb, .. } = self;
+        let Self {
+            mut lease,
+            data,
+            verb,
+            ..
+        } = self;
         drop(data);
         let reply = lease.finish_upload(verb, handshake, deadline)?;
         if reply.code.is_completion() {
             return Ok(lease);
         }
-        Err(Error::Refused { command: verb.to_owned(), reply })
+        Err(Error::Refused {
+            command: verb.to_owned(),
+            reply,
+        })
     }
 
     /// Breaks it off. What the server keeps of it is to be deleted by the caller.
     pub fn give_up(self) -> Option<Lease> {
-        let Self { mut lease, data, .. } = self;
+        let Self {
+            mut lease, data, ..
+        } = self;
         let deadline = Instant::now() + ABANDON_TIMEOUT;
         if let Err(error) = lease.abandon_transfer(data, deadline) {
             log::debug!("a session was lost while giving up an upload: {error}");

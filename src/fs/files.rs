@@ -17,7 +17,10 @@ use super::Ino;
 use super::read::{Reader, Target};
 use crate::cache::Directory;
 use crate::proto::RemotePath;
-use crate::remote::Attributes;
+use crate::remote::{Attributes, Proof};
+
+/// Bytes kept of what was read last.
+const PROOF: usize = 4 << 10;
 
 /// All handles.
 pub(super) struct Files {
@@ -54,6 +57,8 @@ pub(super) struct OpenFile {
     pub reader: Reader,
     /// The content that is being read. A leaf lock.
     content: Mutex<Content>,
+    /// What was read of it last. A leaf lock.
+    proof: Mutex<Option<Proof>>,
     /// Whether the server holds another content by now.
     replaced: AtomicBool,
     /// Whether a reader, or the kernel's cache, may have seen some of the content.
@@ -75,6 +80,16 @@ struct Content {
     attributes: Attributes,
     /// See [`Target`].
     epoch: u64,
+}
+
+/// What a look at the server showed of a file that is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Observed {
+    /// The same content for certain, or what was added to it.
+    Same,
+    /// Grown, or replaced by a longer file: what comes from here on has to be proven.
+    Grown,
+    Replaced,
 }
 
 struct Snapshot {
@@ -100,11 +115,11 @@ impl Files {
         ours: bool,
         reader: impl FnOnce() -> Reader,
     ) -> u64 {
-        let table = &mut *self.table.lock();
-        let shared = table.by_inode.get(&ino);
-        let file = match shared.filter(|file| ours || file.observe(attributes)) {
-            Some(file) => file.clone(),
-            None => {
+        let mut table = self.table.lock();
+        let shared = table.by_inode.get(&ino).cloned();
+        let (file, other) = match shared {
+            Some(file) if ours || file.observe(attributes) == Observed::Same => (file, None),
+            other => {
                 let file = Arc::new(OpenFile {
                     ino,
                     reader: reader(),
@@ -112,18 +127,24 @@ impl Files {
                         attributes: attributes.clone(),
                         epoch: 0,
                     }),
+                    proof: Mutex::new(None),
                     replaced: AtomicBool::new(false),
                     seen: AtomicBool::new(false),
                     handles: AtomicUsize::new(0),
                 });
                 table.by_inode.insert(ino, file.clone());
-                file
+                (file, other)
             }
         };
         file.handles.fetch_add(1, Ordering::Relaxed);
         table.last += 1;
-        table.files.insert(table.last, Handle { file, writer });
-        table.last
+        let handle = table.last;
+        table.files.insert(handle, Handle { file, writer });
+        drop(table);
+        if let Some(other) = other {
+            other.reader.close();
+        }
+        handle
     }
 
     pub fn file(&self, handle: u64) -> Option<Arc<OpenFile>> {
@@ -133,8 +154,10 @@ impl Files {
 
     /// Takes note of what the server now says of a file that may be open.
     pub fn observe(&self, ino: Ino, attributes: &Attributes) {
-        if let Some(file) = self.of(ino) {
-            file.observe(attributes);
+        if let Some(file) = self.of(ino)
+            && file.observe(attributes) != Observed::Same
+        {
+            file.reader.close();
         }
     }
 
@@ -151,14 +174,15 @@ impl Files {
 
     /// Ends a handle.
     pub fn close(&self, handle: u64) -> Option<Closed> {
-        let table = &mut *self.table.lock();
+        let mut table = self.table.lock();
         let Handle { file, writer } = table.files.remove(&handle)?;
         let last = file.handles.fetch_sub(1, Ordering::Relaxed) == 1;
+        let current = table.by_inode.get(&file.ino);
+        if last && current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
+            table.by_inode.remove(&file.ino);
+        }
+        drop(table);
         if last {
-            let current = table.by_inode.get(&file.ino);
-            if current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
-                table.by_inode.remove(&file.ino);
-            }
             // At once, even if a read still holds the file.
             file.reader.close();
         }
@@ -211,8 +235,32 @@ impl OpenFile {
                 path: path.clone(),
                 version: content.attributes.version(),
                 epoch: content.epoch,
+                proof: self
+                    .proof
+                    .lock()
+                    .clone()
+                    .filter(|_| content.attributes.unique.is_none()),
             }
         })
+    }
+
+    /// Takes note of bytes that were read, the last of them.
+    pub fn remember(&self, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let from = bytes.len().saturating_sub(PROOF);
+        let (offset, bytes) = (offset + from as u64, bytes[from..].to_vec());
+        let now = self.content.lock().attributes.version();
+        let mut proof = self.proof.lock();
+        // What the reader sees is the version that the file had when reading began: what it grew
+        // to has to be proven each time.
+        let version = proof.as_ref().map_or(now, |proof| proof.version);
+        *proof = Some(Proof {
+            version,
+            offset,
+            bytes,
+        });
     }
 
     /// Whether the content that it was opened with is no longer to be had.
@@ -240,6 +288,7 @@ impl OpenFile {
             self.replaced.store(false, Ordering::Relaxed);
         }
         drop(content);
+        *self.proof.lock() = None;
         self.reader.close();
     }
 
@@ -260,6 +309,7 @@ impl OpenFile {
         }
         self.reader.close();
         self.content.lock().attributes = attributes.clone();
+        *self.proof.lock() = None;
         self.replaced.store(false, Ordering::Relaxed);
         true
     }
@@ -270,21 +320,21 @@ impl OpenFile {
         self.reader.close();
     }
 
-    /// Compares with what the server now says; whether it is the same content, possibly grown.
-    fn observe(&self, now: &Attributes) -> bool {
+    /// Compares with what the server now says. Unless it is the same, the reader is to be closed.
+    fn observe(&self, now: &Attributes) -> Observed {
         if self.replaced.load(Ordering::Relaxed) {
-            return false;
+            return Observed::Replaced;
         }
         let mut content = self.content.lock();
-        let same = continues_as(&content.attributes, now);
-        if same {
-            content.attributes = now.clone();
+        let before = std::mem::replace(&mut content.attributes, now.clone());
+        if !continues_as(&before, now) {
+            self.replaced.store(true, Ordering::Relaxed);
+            return Observed::Replaced;
         }
-        drop(content);
-        if !same {
-            self.give_up();
+        if before.version() != now.version() && now.unique.is_none() {
+            return Observed::Grown;
         }
-        same
+        Observed::Same
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -69,6 +70,45 @@ impl<T: Clone> Flights<T> {
                 }
             }
         }
+    }
+
+    /// The same, but the fetch has a thread of its own, and runs on when nobody waits for it any
+    /// more: `deadline` is the caller's, not the fetch's.
+    pub fn launch(
+        self: &Arc<Self>,
+        path: &RemotePath,
+        tick: u64,
+        deadline: Instant,
+        fetch: impl FnOnce() -> Result<T, remote::Error> + Send + 'static,
+    ) -> Result<T, remote::Error>
+    where
+        T: Send + 'static,
+    {
+        let key = (path.clone(), tick);
+        let (flight, mine) = self.board(&key);
+        if mine {
+            let (flights, flown, at) = (self.clone(), flight.clone(), key.clone());
+            let fly = move || {
+                let landing = Landing {
+                    flights: &flights,
+                    key: &at,
+                    flight: &flown,
+                };
+                let _landed = landing.with(fetch());
+            };
+            let thread = thread::Builder::new().name("fetch".to_owned());
+            if let Err(error) = thread.spawn(fly) {
+                drop(Landing {
+                    flights: self,
+                    key: &key,
+                    flight: &flight,
+                });
+                let why = format!("cannot start a fetch: {error}");
+                return Err(remote::Error::Failed(why));
+            }
+        }
+        let late = || remote::Error::TimedOut("waiting for an answer".into());
+        flight.wait(deadline).unwrap_or_else(|| Err(late()))
     }
 
     /// The flight of that key, and whether the caller has to fly it.
@@ -207,6 +247,22 @@ mod tests {
             assert!(matches!(late, Err(remote::Error::TimedOut(_))));
             assert!(Instant::now() < deadline + Duration::from_millis(200));
         });
+    }
+
+    #[test]
+    fn a_launched_fetch_runs_on_when_its_waiter_has_given_up() {
+        let flights = Arc::new(Flights::new());
+        let path = RemotePath::root();
+        let slow = || {
+            thread::sleep(Duration::from_millis(300));
+            Ok(6)
+        };
+        let hasty = Instant::now() + Duration::from_millis(50);
+        let late = flights.launch(&path, 0, hasty, slow);
+        assert!(matches!(late, Err(remote::Error::TimedOut(_))));
+        let again = || panic!("the first is still under way");
+        assert_eq!(flights.launch(&path, 0, soon(), again).unwrap(), 6);
+        assert_eq!(flights.launch(&path, 0, soon(), || Ok(7)).unwrap(), 7);
     }
 
     #[test]

@@ -36,7 +36,7 @@ struct Node {
     /// Itself for the root.
     parent: Ino,
     name: Option<Name>,
-    directory: bool,
+    kind: FileKind,
     /// How often the kernel was told of it, and how often it is open.
     lookups: u64,
     /// The nodes that are called by a name in it.
@@ -63,7 +63,7 @@ enum Standing {
 impl Inodes {
     /// A table with the root alone, which stands for `root` on the server.
     pub fn new(root: RemotePath) -> Self {
-        let node = Node::new(Ino::ROOT, None, true);
+        let node = Node::new(Ino::ROOT, None, FileKind::Directory);
         Self {
             root,
             nodes: Mutex::new(HashMap::from([(Ino::ROOT, node)])),
@@ -80,16 +80,20 @@ impl Inodes {
         Some(self.nodes.lock().get(&ino)?.parent)
     }
 
+    /// What a live node is, and remains.
+    pub fn kind(&self, ino: Ino) -> Option<FileKind> {
+        Some(self.nodes.lock().get(&ino)?.kind)
+    }
+
     /// Finds or makes the node of `name` in `parent`, and counts one lookup of it. `None` where
     /// the parent is not live.
     pub fn enter(&self, parent: Ino, name: &Name, attributes: &Attributes) -> Option<Ino> {
         let nodes = &mut *self.nodes.lock();
         let ino = number(nodes, &self.root, parent, name, attributes)?;
-        let directory = attributes.kind == FileKind::Directory;
         match nodes.entry(ino) {
             Entry::Occupied(mut node) => node.get_mut().lookups += 1,
             Entry::Vacant(vacant) => {
-                let mut node = Node::new(parent, Some(name.clone()), directory);
+                let mut node = Node::new(parent, Some(name.clone()), attributes.kind);
                 node.lookups = 1;
                 vacant.insert(node);
                 let parent = nodes.get_mut(&parent)?;
@@ -215,11 +219,11 @@ impl Inodes {
 }
 
 impl Node {
-    fn new(parent: Ino, name: Option<Name>, directory: bool) -> Self {
+    fn new(parent: Ino, name: Option<Name>, kind: FileKind) -> Self {
         Self {
             parent,
             name,
-            directory,
+            kind,
             lookups: 0,
             children: HashMap::new(),
             dependents: 0,
@@ -271,11 +275,10 @@ fn number(
     name: &Name,
     attributes: &Attributes,
 ) -> Option<Ino> {
-    let directory = attributes.kind == FileKind::Directory;
-    // A live name keeps its number, but not when a file has become a directory: the kernel
-    // never forgives an inode that changes its type.
+    // A live name keeps its number, but not when a file has become a directory or a link: the
+    // kernel never forgives an inode that changes its type.
     if let Some(ino) = nodes.get(&parent)?.children.get(name)
-        && nodes.get(ino).is_some_and(|n| n.directory == directory)
+        && nodes.get(ino).is_some_and(|n| n.kind == attributes.kind)
     {
         return Some(*ino);
     }

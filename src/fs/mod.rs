@@ -21,14 +21,17 @@ mod read;
 pub mod spool;
 mod write;
 
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::cache::{Answer, Cache, Directory, Limits};
 use crate::proto::{Name, PathError, RemotePath};
+pub use crate::remote::NAME_MAX;
 use crate::remote::{self, Attributes, FileKind, Remote, Space, Temporary};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use attributes::Changes;
@@ -117,8 +120,6 @@ pub struct Opened {
     pub keep_cache: bool,
 }
 
-/// The longest name, bytes.
-pub const NAME_MAX: usize = 255;
 /// What is shown as free where the server does not tell.
 const PLENTY: u64 = 1 << 50;
 /// How long free space is believed, and how long df waits for it.
@@ -126,11 +127,19 @@ const SPACE_TTL: Duration = Duration::from_secs(30);
 const SPACE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the end of a mount waits for uploads.
 const FAREWELL: Duration = Duration::from_secs(60);
-/// How long the server is asked about the root, where it is known from before.
+/// How long a caller waits for news of the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long, and of how many paths, it is remembered that the server did not answer. A program
+/// that names a path would otherwise wait twice: where the kernel fails to confirm what it knew
+/// of a name, it looks the name up once more.
+const SILENCE: Duration = Duration::from_secs(1);
+const UNANSWERED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 
 /// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
 pub struct Fs {
+    /// Itself, for what runs on when its caller has gone.
+    this: Weak<Self>,
     config: Config,
     remote: Arc<Remote>,
     cache: Cache,
@@ -139,31 +148,42 @@ pub struct Fs {
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
     lists: Flights<Arc<Directory>>,
+    /// What was last known of the root. A leaf lock.
+    root: Mutex<Option<Attributes>>,
     drafts: Drafts,
     overlay: Overlay,
     leftovers: Leftovers,
     /// Whether the log says already that attributes are shown which the server does not have.
     told: AtomicBool,
+    roots: Arc<Flights<Answer>>,
+    /// What the server lately left without an answer. A leaf lock.
+    unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
     /// What the server last said, and when. A leaf lock.
     space: Mutex<Option<(Space, Instant)>>,
 }
 
 impl Fs {
-    pub fn new(remote: Arc<Remote>, config: Config) -> Arc<Self> {
+    pub fn new(remote: Arc<Remote>, mut config: Config) -> Arc<Self> {
+        // So far away a deadline can still be reckoned with.
+        config.timeout = config.timeout.min(Duration::from_secs(365 * 24 * 3600));
         let limits = Limits {
             entries: config.cache_entries,
             attributes: config.attr_timeout,
             listings: config.dir_timeout,
             absences: config.negative_timeout,
         };
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             cache: Cache::new(limits),
             inodes: Inodes::new(config.root.clone()),
             files: Files::new(),
             reads: Reads::new(remote.clone(), config.window_bytes, config.timeout),
             stats: Flights::new(),
             lists: Flights::new(),
+            roots: Arc::new(Flights::new()),
+            unanswered: Mutex::new(LruCache::new(UNANSWERED)),
             space: Mutex::new(None),
+            root: Mutex::new(None),
             drafts: Drafts::new(config.spool.clone(), config.uploads),
             overlay: Overlay::new(config.cache_entries),
             leftovers: Leftovers::default(),
@@ -312,6 +332,7 @@ impl Fs {
                 // It may have been replaced while we waited.
                 Ok(data) if !file.is_replaced() => {
                     file.show();
+                    file.remember(offset, &data);
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
@@ -387,25 +408,47 @@ impl Fs {
             return Ok((attributes, Instant::now() + self.config.attr_timeout));
         }
         let path = self.live_path(ino)?;
-        let known = self.cache.last_known(&path).filter(|_| ino == Ino::ROOT);
+        let known = match ino {
+            Ino::ROOT => self.root.lock().clone(),
+            _ => None,
+        };
         let answer = match (patience, known) {
-            // umount(8), findmnt and file managers look at the mount's root: a server that is
-            // silent must not hold them up, and the root stays what it is.
             (Patience::Until(deadline), Some(known)) => {
-                let soon = deadline.min(Instant::now() + ROOT_PATIENCE);
-                let answer = self.stat(&path, Patience::Until(soon));
-                answer.unwrap_or_else(|error| {
-                    log::debug!("{path}: {error}");
-                    Answer::Present(known, Instant::now())
-                })
+                self.stat_known_root(&path, known, deadline)
             }
             _ => self.stat(&path, patience)?,
         };
         match answer {
+            // Another kind of file has taken the name: the kernel has to look it up once more.
+            Answer::Present(attributes, _) if self.inodes.kind(ino) != Some(attributes.kind) => {
+                Err(Error::Stale)
+            }
             Answer::Present(attributes, until) => Ok((attributes, until)),
             Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
             Answer::Unknown => Err(Error::WouldWait),
         }
+    }
+
+    /// umount(8), findmnt and file managers look at the mount's root: a server that is silent must
+    /// not hold them up, and the root stays what it is. The question itself is given all the time:
+    /// over a slow link it would otherwise be asked, and cut off, again and again.
+    fn stat_known_root(&self, path: &RemotePath, known: Attributes, deadline: Instant) -> Answer {
+        let soon = deadline.min(Instant::now() + ROOT_PATIENCE);
+        let tick = self.cache.begin(Instant::now()).tick();
+        let (fs, root) = (self.this.clone(), path.clone());
+        let fetch = move || {
+            let failed = |error: String| Err(remote::Error::Failed(error));
+            let Some(fs) = fs.upgrade() else {
+                return failed("unmounted".to_owned());
+            };
+            let answer = fs.stat(&root, Patience::Until(deadline));
+            answer.or_else(|error| failed(error.to_string()))
+        };
+        let answer = self.roots.launch(path, tick, soon, fetch);
+        answer.unwrap_or_else(|error| {
+            log::debug!("{path}: {error}");
+            Answer::Present(known, Instant::now())
+        })
     }
 
     /// What there is at `path`. Never [`Answer::Unknown`] for those who wait.
@@ -414,9 +457,14 @@ impl Fs {
         if known != Answer::Unknown {
             return Ok(known);
         }
+        if let Some((cause, at)) = self.unanswered.lock().get(path)
+            && at.elapsed() < SILENCE
+        {
+            return Err(Error::remote(path, cause.clone()));
+        }
         let deadline = patience.deadline()?;
         let before = self.cache.last_known(path);
-        if before.is_none() && self.remote.prefers_listings() {
+        if self.remote.stats_by_listing(path, before.as_ref()) {
             let listed = self.stat_by_listing(path, deadline);
             if listed != Answer::Unknown {
                 return Ok(listed);
@@ -433,14 +481,15 @@ impl Fs {
             fetched
         });
         match fetched {
-            Ok(attributes) => Ok(Answer::Present(
-                attributes,
-                ticket.at() + self.config.attr_timeout,
-            )),
-            Err(remote::Error::NotFound) => {
-                Ok(Answer::Absent(ticket.at() + self.config.negative_timeout))
+            Ok(attributes) => Ok(Answer::Present(attributes, self.cache.expiry(ticket, true))),
+            Err(remote::Error::NotFound) => Ok(Answer::Absent(self.cache.expiry(ticket, false))),
+            Err(cause) => {
+                if let remote::Error::TimedOut(_) = cause {
+                    let silence = (cause.clone(), Instant::now());
+                    self.unanswered.lock().put(path.clone(), silence);
+                }
+                Err(Error::remote(path, cause))
             }
-            Err(cause) => Err(Error::remote(path, cause)),
         }
     }
 
@@ -448,23 +497,50 @@ impl Fs {
     /// file where the server has no good way to do so, and answers for its neighbours too.
     fn stat_by_listing(&self, path: &RemotePath, deadline: Instant) -> Answer {
         let Some((parent, name)) = path.parent().zip(path.name()) else {
+            return self.stat_root(path, deadline);
+        };
+        let cut = self.cache.listing(&parent, Instant::now());
+        if let Some(cut) = cut.filter(|listing| !listing.is_complete())
+            && self.cache.told_in(&cut, &parent, &name) == Answer::Unknown
+        {
+            // The next listing would be cut short too.
+            return Answer::Unknown;
+        }
+        // The directory may be closed to listings only.
+        let Ok(directory) = self.fetch_listing(&parent, deadline) else {
             return Answer::Unknown;
         };
-        match self.list(&parent, Patience::Until(deadline)) {
-            Ok(directory) => {
-                let now = Instant::now();
-                self.cache.attributes_in(&directory, &parent, &name, now)
-            }
-            // The directory may be closed to listings only.
-            Err(_) => Answer::Unknown,
+        let told = self.cache.told_in(&directory, &parent, &name);
+        if directory.entries().len() >= self.config.cache_entries {
+            // Too many to be kept: at least what was asked for is.
+            let found = match &told {
+                Answer::Present(attributes, _) => Some(attributes),
+                Answer::Absent(_) => None,
+                Answer::Unknown => return told,
+            };
+            self.cache.insert(directory.ticket(), path, found);
         }
+        told
+    }
+
+    /// The server's root, where only its own listing tells of it.
+    fn stat_root(&self, path: &RemotePath, deadline: Instant) -> Answer {
+        let Ok(directory) = self.fetch_listing(path, deadline) else {
+            return Answer::Unknown;
+        };
+        let until = self.cache.expiry(directory.ticket(), true);
+        let own = self.cache.last_known(path);
+        own.map_or(Answer::Unknown, |own| Answer::Present(own, until))
     }
 
     fn list(&self, path: &RemotePath, patience: Patience) -> Result<Arc<Directory>, Error> {
         if let Some(directory) = self.cache.listing(path, Instant::now()) {
             return Ok(directory);
         }
-        let deadline = patience.deadline()?;
+        self.fetch_listing(path, patience.deadline()?)
+    }
+
+    fn fetch_listing(&self, path: &RemotePath, deadline: Instant) -> Result<Arc<Directory>, Error> {
         let ticket = self.cache.begin(Instant::now());
         let fetched = self.lists.join(path, ticket.tick(), deadline, || {
             let fetched = self.remote.list(path, deadline);

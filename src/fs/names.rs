@@ -1,4 +1,5 @@
-//! The names of an open directory, from an offset on. Must not know the kernel or the server.
+//! The names of an open directory, as readdir and readdirplus hand them out: `.`, `..`, then the
+//! snapshot's entries in their order. Must not know where the snapshot comes from.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -37,6 +37,7 @@ fn of_remote(cause: &remote::Error) -> Errno {
         remote::Error::NoSpace(_) => Errno::ENOSPC,
         remote::Error::Quota(_) => Errno::EDQUOT,
         remote::Error::InvalidName => Errno::EINVAL,
+        remote::Error::PathTooLong => Errno::ENAMETOOLONG,
         remote::Error::Unsupported(_) => Errno::EOPNOTSUPP,
         remote::Error::Changed | remote::Error::Failed(_) => Errno::EIO,
         remote::Error::TimedOut(_) => Errno::ETIMEDOUT,

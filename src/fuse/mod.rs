@@ -4,6 +4,7 @@
 //! fuser's threads never wait for the network here: what memory cannot answer goes to workers,
 //! metadata and reads apart, so that stalled reads never hold up a stat. Must not know FTP.
 
+mod answer;
 mod errno;
 mod killed;
 mod request;
@@ -17,18 +18,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
-    OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 
 use crate::fs::{
     Access, Attr, BLOCK_SIZE, Changes, Data, Entry, Error, Fs, Ino, Leftover, Lookup, NAME_MAX,
     Names, Opened, Patience,
 };
-use crate::remote::{FileKind, Space};
+use crate::remote::Space;
+use answer::{answer_lookup, answer_readdirplus, file_attr, file_type};
 use killed::Watch;
 use request::{Refuse, Request, What};
 use workers::Workers;
@@ -762,64 +764,6 @@ fn open_flags(opened: &Opened, access: Access) -> FopenFlags {
 /// Permission bits alone.
 fn permissions(mode: u32) -> u16 {
     (mode & 0o7777) as u16
-}
-
-fn answer_lookup(reply: ReplyEntry, lookup: Lookup) {
-    match lookup {
-        Lookup::Found(entry) => {
-            reply.entry(&entry.ttl, &file_attr(&entry.attr), Generation(0));
-        }
-        Lookup::Absent(Duration::ZERO) => reply.error(Errno::ENOENT),
-        Lookup::Absent(ttl) => {
-            // An entry with inode number 0 is an absence that the kernel may remember.
-            let nothing = file_attr(&Attr::bare(Ino(0), FileKind::File));
-            reply.entry(&ttl, &nothing, Generation(0));
-        }
-    }
-}
-
-fn answer_readdirplus(mut reply: ReplyDirectoryPlus, names: Names) {
-    names.each_plus(|listed, entry| {
-        let (attr, ttl) = match entry {
-            Some(entry) => (entry.attr, entry.ttl),
-            // The kernel takes only the number and the type of `.` and `..`.
-            None => (Attr::bare(listed.ino, listed.kind), Duration::ZERO),
-        };
-        let (ino, name) = (INodeNo(listed.ino.0), OsStr::from_bytes(listed.name));
-        let attr = file_attr(&attr);
-        reply.add(ino, listed.next, name, &ttl, &attr, Generation(0))
-    });
-    reply.ok();
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino.0),
-        size: attr.size,
-        blocks: attr.blocks,
-        atime: attr.time,
-        mtime: attr.time,
-        ctime: attr.time,
-        crtime: attr.time,
-        kind: file_type(attr.kind),
-        perm: attr.mode,
-        nlink: attr.links,
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        blksize: BLOCK_SIZE,
-        flags: 0,
-    }
-}
-
-fn file_type(kind: FileKind) -> FileType {
-    match kind {
-        FileKind::File => FileType::RegularFile,
-        FileKind::Directory => FileType::Directory,
-        FileKind::Symlink => FileType::Symlink,
-        // Of the special files the one that nothing here mistakes for its own: opening it is ENXIO.
-        FileKind::Other => FileType::Socket,
-    }
 }
 
 macro_rules! refuse {

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirEntryExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -38,6 +41,7 @@ struct Mount {
     served: TempDir,
     point: TempDir,
     server: Option<Server>,
+    proxy: Proxy,
     session: Option<BackgroundSession>,
     watchdog: Option<Sender<()>>,
 }
@@ -78,9 +82,10 @@ impl Mount {
             .try_init();
         let config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
         let server = Server::start(config).unwrap();
+        let proxy = Proxy::new(server.local_addr());
         let client = client::Config {
             host: "127.0.0.1".to_owned(),
-            port: server.local_addr().port(),
+            port: proxy.port,
             security: Security::Implicit,
             user: b"user".to_vec(),
             password: Secret::new("password"),
@@ -132,6 +137,7 @@ impl Mount {
             served,
             point,
             server: Some(server),
+            proxy,
             session: Some(session),
         }
     }
@@ -423,6 +429,65 @@ fn what_appears_and_disappears_is_seen_in_time() {
 }
 
 #[test]
+fn a_file_that_became_a_link_is_shown_as_one() {
+    let mount = Mount::new();
+    fs::write(mount.there("target"), "hello").unwrap();
+    fs::write(mount.there("name"), "old").unwrap();
+    let before = fs::symlink_metadata(mount.here("name")).unwrap();
+    let open = File::open(mount.here("name")).unwrap();
+    fs::remove_file(mount.there("name")).unwrap();
+    symlink("target", mount.there("name")).unwrap();
+    thread::sleep(2 * BELIEF);
+    // By the inode that the kernel still has.
+    assert_eq!(errno(open.metadata()), libc::ESTALE);
+    let after = fs::symlink_metadata(mount.here("name")).unwrap();
+    assert!(after.file_type().is_symlink());
+    assert_ne!(after.ino(), before.ino());
+    assert_eq!(fs::read_to_string(mount.here("name")).unwrap(), "hello");
+    fs::remove_file(mount.there("name")).unwrap();
+    fs::write(mount.there("name"), "new").unwrap();
+    thread::sleep(2 * BELIEF);
+    assert_eq!(fs::read_to_string(mount.here("name")).unwrap(), "new");
+}
+
+#[test]
+fn a_look_at_many_directories_costs_one_listing() {
+    const KNOWN: Duration = Duration::from_secs(2);
+    let listed_longer = |config: &mut Config| {
+        config.attr_timeout = KNOWN;
+        config.dir_timeout = 30 * KNOWN;
+    };
+    let too_many_to_keep = |config: &mut Config| {
+        config.attr_timeout = KNOWN;
+        config.cache_entries = 55;
+    };
+    let changes: [fn(&mut Config); 2] = [listed_longer, too_many_to_keep];
+    for (change, allowed) in changes.into_iter().zip([20, 80]) {
+        let mount = Mount::with(4, change);
+        let names: Vec<_> = (0..60).map(|i| format!("d{i}")).collect();
+        for name in &names {
+            fs::create_dir(mount.there(name)).unwrap();
+        }
+        let look = || {
+            let before = mount.proxy.requests();
+            for name in &names[..15] {
+                assert!(fs::metadata(mount.here(name)).unwrap().is_dir());
+            }
+            mount.proxy.requests() - before
+        };
+        let cold = look();
+        thread::sleep(KNOWN);
+        let again = look();
+        assert!(
+            cold <= allowed && again <= allowed,
+            "cold {cold}, again {again}"
+        );
+        let hot = look();
+        assert!(hot <= 3, "{hot}");
+    }
+}
+
+#[test]
 fn nothing_can_be_changed() {
     let mount = Mount::new();
     fs::write(mount.there("file"), "hello").unwrap();
@@ -457,7 +522,7 @@ fn growth_is_read_on() {
             .append(true)
             .open(mount.there("log"))
             .unwrap();
-        io::Write::write_all(&mut grown, &all[read.len()..end]).unwrap();
+        grown.write_all(&all[read.len()..end]).unwrap();
         drop(grown);
         thread::sleep(2 * BELIEF);
         file.read_to_end(&mut read).unwrap();
@@ -577,4 +642,186 @@ fn without_its_server_a_mount_fails_in_time_and_learns_nothing() {
     assert_ne!(error.kind(), ErrorKind::NotFound);
     // A directory is not empty because its server is away.
     assert!(fs::read_dir(mount.point.path()).is_err());
+}
+
+#[test]
+fn a_silent_server_costs_one_timeout_and_its_recovery_nothing() {
+    let timeout = Duration::from_secs(2);
+    let mount = Mount::with(4, |config| config.timeout = timeout);
+    fs::create_dir(mount.there("dir")).unwrap();
+    fs::write(mount.there("dir/file"), "hello").unwrap();
+    let path = mount.here("dir/file");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+    thread::sleep(2 * BELIEF);
+    mount.proxy.hold();
+    let begun = Instant::now();
+    assert_eq!(errno(fs::metadata(&path)), libc::ETIMEDOUT);
+    // Not twice, though the kernel asks twice.
+    assert!(
+        begun.elapsed() < timeout + timeout / 2,
+        "{:?}",
+        begun.elapsed()
+    );
+    mount.proxy.go_on();
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+}
+
+#[test]
+fn a_program_that_waits_for_a_silent_server_can_be_killed() {
+    let mount = Mount::new();
+    mount.proxy.hold();
+    let mut stat = Command::new("stat")
+        .arg(mount.here("file"))
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(stat.try_wait().unwrap(), None);
+    let begun = Instant::now();
+    stat.kill().unwrap();
+    stat.wait().unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    mount.proxy.go_on();
+}
+
+#[test]
+fn what_is_known_is_told_while_others_wait() {
+    let mount = Mount::with(4, |config| {
+        config.attr_timeout = Duration::from_secs(60);
+        config.dir_timeout = Duration::from_secs(60);
+    });
+    fs::write(mount.there("known"), "hello").unwrap();
+    assert_eq!(fs::read_dir(mount.point.path()).unwrap().count(), 1);
+    assert!(fs::metadata(mount.here("known")).is_ok());
+    mount.proxy.hold();
+    thread::scope(|scope| {
+        for i in 0..40 {
+            let path = mount.here(&format!("known/or/not{i}"));
+            scope.spawn(move || fs::metadata(path));
+        }
+        for i in 0..40 {
+            let path = mount.here(&format!("unknown{i}"));
+            scope.spawn(move || fs::metadata(path));
+        }
+        thread::sleep(Duration::from_millis(500));
+        let begun = Instant::now();
+        assert_eq!(fs::metadata(mount.here("known")).unwrap().len(), 5);
+        assert_eq!(fs::read_dir(mount.point.path()).unwrap().count(), 1);
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            begun.elapsed()
+        );
+        mount.proxy.go_on();
+    });
+}
+
+#[test]
+fn the_root_is_told_while_a_slow_answer_is_under_way_and_no_session_is_lost() {
+    let mount = Mount::new();
+    assert!(fs::metadata(mount.point.path()).is_ok());
+    fs::write(mount.there("file"), "hello").unwrap();
+    assert_eq!(fs::read_dir(mount.point.path()).unwrap().count(), 1);
+    thread::sleep(2 * BELIEF);
+    let connected = mount.proxy.connections();
+    mount.proxy.hold();
+    for _ in 0..2 {
+        let begun = Instant::now();
+        assert!(fs::metadata(mount.point.path()).unwrap().is_dir());
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_millis(1900), "{waited:?}");
+    }
+    mount.proxy.go_on();
+    thread::sleep(2 * BELIEF);
+    assert!(fs::metadata(mount.point.path()).unwrap().is_dir());
+    assert_eq!(fs::read_to_string(mount.here("file")).unwrap(), "hello");
+    assert_eq!(mount.proxy.connections(), connected);
+}
+
+/// A TCP proxy before the server's control port, which can hold back everything for a while.
+struct Proxy {
+    port: u16,
+    holding: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
+    connections: Arc<AtomicUsize>,
+    /// How often something went to the server.
+    requests: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    fn new(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let proxy = Self {
+            port,
+            holding: Arc::new(AtomicBool::new(false)),
+            ended: Arc::new(AtomicBool::new(false)),
+            connections: Arc::new(AtomicUsize::new(0)),
+            requests: Arc::new(AtomicUsize::new(0)),
+        };
+        let (holding, ended) = (proxy.holding.clone(), proxy.ended.clone());
+        let (connections, requests) = (proxy.connections.clone(), proxy.requests.clone());
+        thread::spawn(move || {
+            for inward in listener.incoming() {
+                if ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                let inward = inward.unwrap();
+                connections.fetch_add(1, Ordering::SeqCst);
+                let Ok(outward) = TcpStream::connect(server) else {
+                    continue;
+                };
+                let back = (outward.try_clone().unwrap(), inward.try_clone().unwrap());
+                let answers = Arc::new(AtomicUsize::new(0));
+                let counts = [requests.clone(), answers];
+                for ((mut from, mut to), count) in [(inward, outward), back].into_iter().zip(counts)
+                {
+                    let holding = holding.clone();
+                    thread::spawn(move || {
+                        let mut bytes = [0; 16 << 10];
+                        while let Ok(read @ 1..) = from.read(&mut bytes) {
+                            count.fetch_add(1, Ordering::SeqCst);
+                            while holding.load(Ordering::SeqCst) {
+                                thread::sleep(Duration::from_millis(5));
+                            }
+                            if to.write_all(&bytes[..read]).is_err() {
+                                break;
+                            }
+                        }
+                        let _ = to.shutdown(Shutdown::Write);
+                    });
+                }
+            }
+        });
+        proxy
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    fn hold(&self) {
+        self.holding.store(true, Ordering::SeqCst);
+    }
+
+    fn go_on(&self) {
+        self.holding.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.go_on();
+        self.ended.store(true, Ordering::SeqCst);
+        // Wakes the listener.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
 }

@@ -86,7 +86,12 @@ pub struct Negotiation {
     state: State,
     /// The first one: after REIN, an explicit server sends none.
     greeting: Option<Reply>,
+    /// 120 replies in a row so far.
+    delays: u8,
 }
+
+/// 120 replies in a row, at most: a server that only ever says "wait" is not there.
+const MAX_DELAYS: u8 = 4;
 
 /// What is awaited.
 #[derive(Debug)]
@@ -113,6 +118,7 @@ impl Negotiation {
             login,
             state: State::New,
             greeting: None,
+            delays: 0,
         }
     }
 
@@ -157,9 +163,24 @@ impl Negotiation {
         Step::Send(vec![Command::Rein])
     }
 
+    /// This implicit server has shown that it needs PBSZ 0 and PROT P: after REIN too.
+    pub fn send_prot(&mut self) {
+        self.login.implicit_needs_prot = true;
+    }
+
+    /// Whether PBSZ 0 and PROT P are part of the login.
+    pub fn sends_prot(&self) -> bool {
+        self.login.security == Security::Explicit || self.login.implicit_needs_prot
+    }
+
     fn next_step(&mut self, reply: Reply) -> Result<Step, NegotiationError> {
         let code = reply.code.as_u16();
-        if code == 421 {
+        self.delays = if code == 120 {
+            self.delays.saturating_add(1)
+        } else {
+            0
+        };
+        if code == 421 || self.delays > MAX_DELAYS {
             return Err(NegotiationError::Unavailable(reply));
         }
         match &mut self.state {

@@ -159,6 +159,9 @@ pub struct ReplyParser {
     /// The lines so far of a reply of several lines, and what they count against the limit.
     partial: Option<Reply>,
     size: usize,
+    /// The server ends its lines by CRLF: a lone LF is part of a name in a listing (vsftpd and
+    /// ProFTPD send names raw), and must not end a line, or a name could forge a reply.
+    crlf: bool,
     failed: Option<ReplyError>,
 }
 
@@ -181,6 +184,7 @@ impl ReplyParser {
             scanned: 0,
             partial: None,
             size: 0,
+            crlf: false,
             failed: None,
         }
     }
@@ -204,7 +208,8 @@ impl ReplyParser {
 
     /// The next complete reply, if there is one. After an error the connection is unusable, and
     /// the same error comes again.
-    /// Telnet IAC sequences are not interpreted; a bare LF ends a line as CRLF does.
+    /// Telnet IAC sequences are not interpreted; a bare LF ends a line as CRLF does, until the
+    /// first CRLF.
     #[expect(clippy::should_implement_trait, reason = "None here means: not yet")]
     pub fn next(&mut self) -> Result<Option<Reply>, ReplyError> {
         if let Some(error) = self.failed {
@@ -264,8 +269,11 @@ impl ReplyParser {
 
     /// The next whole line without its end.
     fn next_line(&mut self) -> Result<Option<Vec<u8>>, ReplyError> {
-        let end = self.buffer[self.scanned..].iter().position(|&b| b == b'\n');
-        let end = end.map(|at| self.scanned + at);
+        let ends_line = |at: usize| {
+            let ends = self.buffer[at] == b'\n';
+            ends && (!self.crlf || (at > self.consumed && self.buffer[at - 1] == b'\r'))
+        };
+        let end = (self.scanned..self.buffer.len()).find(|&at| ends_line(at));
         let line = &self.buffer[self.consumed..end.unwrap_or(self.buffer.len())];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.len() > Self::MAX_LINE {
@@ -275,6 +283,7 @@ impl ReplyParser {
             self.scanned = self.buffer.len();
             return Ok(None);
         };
+        self.crlf |= self.buffer[..end].ends_with(b"\r");
         let line = line.to_vec();
         self.consumed = end + 1;
         self.scanned = end + 1;

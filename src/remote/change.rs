@@ -62,7 +62,11 @@ pub(super) fn rmdir(
             let listing = super::listing::list(session, path, deadline)?;
             let empty = listing.is_ok_and(|l| l.entries.is_empty() && l.complete);
             let words = format!("RMD: {reply}");
-            Ok(Err(if empty { Error::Denied(words) } else { Error::NotEmpty }))
+            Ok(Err(if empty {
+                Error::Denied(words)
+            } else {
+                Error::NotEmpty
+            }))
         }
     }
 }
@@ -173,9 +177,27 @@ pub(super) fn set_modified(
 ) -> Outcome<()> {
     let name = Pathname::from(path);
     let ways = [
-        ("MFMT", Command::Mfmt { time: when, path: name.clone() }),
-        ("MDTM", Command::MdtmSet { time: when, path: name.clone() }),
-        ("SITE UTIME", Command::Site(Site::Utime { time: when, path: name.clone() })),
+        (
+            "MFMT",
+            Command::Mfmt {
+                time: when,
+                path: name.clone(),
+            },
+        ),
+        (
+            "MDTM",
+            Command::MdtmSet {
+                time: when,
+                path: name.clone(),
+            },
+        ),
+        (
+            "SITE UTIME",
+            Command::Site(Site::Utime {
+                time: when,
+                path: name.clone(),
+            }),
+        ),
     ];
     let mut words = "no way to set a time".to_owned();
     for (way, command) in ways {
@@ -217,12 +239,21 @@ pub(super) fn set_mode(
     mode: u16,
     deadline: Instant,
 ) -> Outcome<()> {
-    let chmod = Command::Site(Site::Chmod { mode, path: path.into() });
+    let chmod = Command::Site(Site::Chmod {
+        mode,
+        path: path.into(),
+    });
     let mut reply = session.execute(&chmod, deadline)?;
     let unknown = |reply: &Reply| matches!(reply.code.as_u16(), 500..=504);
     if unknown(&reply) && session.features().has("MFF") {
         let facts = format!("UNIX.mode=0{mode:o};");
-        reply = session.execute(&Command::Mff { facts, path: path.into() }, deadline)?;
+        reply = session.execute(
+            &Command::Mff {
+                facts,
+                path: path.into(),
+            },
+            deadline,
+        )?;
     }
     if reply.code.is_completion() {
         return Ok(Ok(()));
@@ -247,9 +278,14 @@ pub(super) fn symlink(
         return Ok(Err(Error::Exists));
     };
     if !plain(target) || !plain(&link_name) {
-        return Ok(Err(Error::Unsupported("SITE SYMLINK of a name with spaces".to_owned())));
+        return Ok(Err(Error::Unsupported(
+            "SITE SYMLINK of a name with spaces".to_owned(),
+        )));
     }
-    let make = Command::Site(Site::Symlink { target: target.clone(), link: link_name });
+    let make = Command::Site(Site::Symlink {
+        target: target.clone(),
+        link: link_name,
+    });
     let mut replies = session.pipeline(&[Command::Cwd((&parent).into()), make], deadline)?;
     let Some(reply) = replies.pop() else {
         return Ok(Err(Error::Failed("SITE SYMLINK: no reply".to_owned())));
@@ -292,7 +328,9 @@ pub(super) fn refused_in_parent<T>(
         552 => return Ok(Err(Error::Quota(words))),
         _ => {}
     }
-    let Some(parent) = path.parent() else { return Ok(Err(Error::Denied(words))) };
+    let Some(parent) = path.parent() else {
+        return Ok(Err(Error::Denied(words)));
+    };
     Ok(Err(match look(session, &parent, deadline)? {
         Ok(found) if found.kind == FileKind::Directory => Error::Denied(words),
         Ok(_) => Error::NotDirectory,

@@ -26,8 +26,19 @@ pub struct Download {
     tail: Vec<u8>,
 }
 
+/// Bytes that were read of a file, and its version then. Growth looks like replacement by a longer
+/// file where a server tells no `unique` fact (vsftpd): these bytes must still be there.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    pub version: Version,
+    /// Where the bytes are in the file.
+    pub offset: u64,
+    /// Few: at most 4 KiB are of use.
+    pub bytes: Vec<u8>,
+}
+
 enum Stream {
-    Open(client::Download),
+    Open(Box<client::Download>),
     Parked(Parked),
     Closed,
     /// The end was reached and verified.
@@ -40,6 +51,7 @@ impl Download {
         path: &RemotePath,
         offset: u64,
         expected: Option<Version>,
+        proof: Option<Proof>,
         deadline: Instant,
     ) -> Result<Self, Error> {
         let mut download = Self {
@@ -53,8 +65,33 @@ impl Download {
             stream: Stream::Closed,
             tail: Vec::new(),
         };
-        download.reopen(expected, deadline)?;
-        Ok(download)
+        let Some(proof) = proof else {
+            download.begin(expected, deadline)?;
+            return Ok(download);
+        };
+        if proof.offset + proof.bytes.len() as u64 == offset {
+            download.tail = proof.bytes;
+            download.begin(expected, deadline)?;
+            return Ok(download);
+        }
+        download.begin(expected, deadline)?;
+        if download.version == proof.version {
+            return Ok(download);
+        }
+        let version = download.version;
+        drop(download);
+        // A stream of its own for the proof, then the one that is wanted, of the same version.
+        let end = proof.offset + proof.bytes.len() as u64;
+        let proven = Some(Proof { version, ..proof });
+        drop(Self::open(
+            pool,
+            path,
+            end,
+            Some(version),
+            proven,
+            deadline,
+        )?);
+        Self::open(pool, path, offset, Some(version), None, deadline)
     }
 
     /// The version that is read: what SIZE and MDTM said when the stream was opened last.
@@ -78,13 +115,13 @@ impl Download {
                     return Ok(0);
                 }
                 Stream::Open(open) if open.should_yield() => {
-                    self.stream = Stream::Parked(self.pool.park(open));
+                    self.stream = Stream::Parked(self.pool.park(*open));
                     // Whoever waits takes it now; then it is our turn to wait.
                     std::thread::yield_now();
                     continue;
                 }
                 Stream::Open(open) => Some(open),
-                Stream::Parked(parked) => self.pool.unpark(&parked),
+                Stream::Parked(parked) => self.pool.unpark(&parked).map(Box::new),
                 Stream::Closed => None,
             };
             let Some(mut open) = open else {
@@ -133,9 +170,20 @@ impl Download {
     /// session when it needs one; a later `read` then opens it again at the offset.
     pub fn park(&mut self) {
         self.stream = match std::mem::replace(&mut self.stream, Stream::Closed) {
-            Stream::Open(open) => Stream::Parked(self.pool.park(open)),
+            Stream::Open(open) => Stream::Parked(self.pool.park(*open)),
             other => other,
         };
+    }
+
+    /// Opens it for the first time; what is lost while doing so is tried once more.
+    fn begin(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
+        match self.reopen(expected, deadline) {
+            Err(Error::Failed(why)) if Instant::now() < deadline => {
+                log::debug!("{}: {why}; trying once more", self.path);
+                self.reopen(expected, deadline)
+            }
+            result => result,
+        }
     }
 
     /// SIZE, MDTM, REST and RETR in one write, on a session of the transfer lane.
@@ -193,7 +241,7 @@ impl Download {
             }
         }
         self.version = version;
-        self.stream = Stream::Open(open);
+        self.stream = Stream::Open(Box::new(open));
         Ok(())
     }
 
@@ -203,16 +251,9 @@ impl Download {
         offset: u64,
         deadline: Instant,
     ) -> Result<Started, client::Error> {
-        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
-        let lease = self.pool.acquire(Lane::Transfer, deadline)?;
-        match client::Download::start(lease, ask, &self.path, offset, half) {
-            Err(error) if error.is_transient() => {
-                log::debug!("{}: {error}; trying once more", self.path);
-                let lease = self.pool.acquire(Lane::Transfer, deadline)?;
-                client::Download::start(lease, ask, &self.path, offset, deadline)
-            }
-            result => result,
-        }
+        self.pool.start(Lane::Transfer, deadline, |lease, bound| {
+            client::Download::start(lease, ask, &self.path, offset, bound)
+        })
     }
 
     fn remember(&mut self, bytes: &[u8]) {
@@ -231,7 +272,7 @@ impl Drop for Download {
     fn drop(&mut self) {
         let open = match std::mem::replace(&mut self.stream, Stream::Ended) {
             Stream::Open(open) => Some(open),
-            Stream::Parked(parked) => self.pool.unpark(&parked),
+            Stream::Parked(parked) => self.pool.unpark(&parked).map(Box::new),
             Stream::Closed | Stream::Ended => None,
         };
         if let Some(open) = open {

@@ -3,21 +3,27 @@
 //! write): it proves that the directory is there, and keeps names out of the way of servers that
 //! expand patterns (`[`, `*`) or read options (`-`) in arguments.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 use std::time::{Instant, UNIX_EPOCH};
 
-use crate::client::{self, Session};
+use crate::client::{self, Listed, Session};
 use crate::proto::{
     Command, Entry, Facts, Kind, ListError, Modify, Name, Pathname, Precision, RemotePath, Reply,
     parse_list_line, parse_mlsx_line, split_lines,
 };
 
 use super::meaning::{self, Error, says};
-use super::{Attributes, FileKind, Listing, time};
+use super::{Attributes, FileKind, Listing, number, time};
 
 /// What came of a request: the server's meaning, or a failure of the session.
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
+
+/// The longest name that is shown, bytes: one of more than 1024 makes the kernel refuse the whole
+/// directory, and any over 255 could not be looked up.
+pub const NAME_MAX: usize = 255;
+/// Entries of one listing: 64 MiB of the shortest lines would be nine million, in gigabytes.
+const ENTRIES: usize = 2_000_000;
 
 /// A directory as the server lists it, before times are made exact.
 struct Raw {
@@ -25,17 +31,28 @@ struct Raw {
     complete: bool,
 }
 
-/// Lists a directory.
+/// Lists a directory. The server's root always says something of itself.
 pub(super) fn list(
     session: &mut Session,
     path: &RemotePath,
     deadline: Instant,
 ) -> Outcome<Listing> {
+    let mut outcome = entries(session, path, deadline)?;
+    if let Ok(listing) = &mut outcome
+        && path.is_root()
+    {
+        listing.own.get_or_insert_with(unknown_root);
+    }
+    Ok(outcome)
+}
+
+fn entries(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Listing> {
     let profile = session.profile();
-    if !profile.mlst_missing && !profile.mlsd_refused {
-        if let Some(outcome) = by_mlsd(session, path, deadline)? {
-            return Ok(outcome);
-        }
+    if !profile.mlst_missing
+        && !profile.mlsd_refused
+        && let Some(outcome) = by_mlsd(session, path, deadline)?
+    {
+        return Ok(outcome);
     }
     match by_stat_or_list(session, path, deadline)? {
         Ok(raw) => exact(session, path, raw, deadline).map(Ok),
@@ -116,7 +133,7 @@ fn by_mlsd(
     // the links. It costs no round trip: it goes along.
     let mut prelude = vec![Command::Cwd(path.into())];
     if session.profile().mlsd_hides_links != Some(false) {
-        prelude.push(here(false));
+        prelude.extend([here(false), Command::Noop]);
     }
     let (replies, outcome) = session.list(&prelude, Command::Mlsd(None), deadline)?;
     if let Some(cwd) = replies.first().filter(|reply| !reply.code.is_completion()) {
@@ -124,7 +141,10 @@ fn by_mlsd(
             session, path, "CWD", cwd, deadline,
         )?)));
     }
-    let (bytes, last) = match outcome {
+    if let Some(noop) = replies.get(2) {
+        in_step(session, noop)?;
+    }
+    let listed = match outcome {
         Ok(listed) => listed,
         Err(reply) if matches!(reply.code.as_u16(), 500 | 502 | 504) => {
             session.learn(|p| p.mlsd_refused = true);
@@ -136,8 +156,8 @@ fn by_mlsd(
             )?)));
         }
     };
-    let mut raw = parse(&bytes, parse_mlsx_line);
-    raw.complete &= !says(&last, &["truncated"]);
+    let mut raw = parse(&listed.bytes, parse_mlsx_line);
+    raw.complete &= is_whole(&listed);
     show_links(session, &mut raw, replies.get(1));
     let link = raw
         .entries
@@ -151,7 +171,7 @@ fn by_mlsd(
         let hides = told.is_none_or(|attributes| attributes.kind != FileKind::Symlink);
         session.learn(|p| p.mlst_hides_links = Some(hides));
     }
-    Ok(Some(Ok(finished(raw, 0))))
+    Ok(Some(Ok(exact(session, path, raw, deadline)?)))
 }
 
 /// Puts the links that STAT shows in place of what MLSD shows for them, and learns whether
@@ -237,8 +257,9 @@ fn names(raw: &Raw) -> Vec<&[u8]> {
 
 /// `None` where the server has no STAT for directories.
 fn by_stat(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Option<Raw>> {
-    let replies = session.pipeline(&[Command::Cwd(path.into()), here(true)], deadline)?;
-    let [cwd, stat] = &replies[..] else {
+    let commands = [Command::Cwd(path.into()), here(true), Command::Noop];
+    let replies = session.pipeline(&commands, deadline)?;
+    let [cwd, stat, noop] = &replies[..] else {
         return Ok(Ok(None));
     };
     if !cwd.code.is_completion() {
@@ -248,7 +269,21 @@ fn by_stat(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outco
         session.learn(|p| p.stat_faithful = Some(false));
         return Ok(Ok(None));
     }
+    in_step(session, noop)?;
     Ok(Ok(Some(parse_stat(stat))))
+}
+
+/// After a STAT listing, the reply to NOOP must be that, and nothing may be left over: a name
+/// with CRLF in it can look like the end of the listing, and like replies.
+fn in_step(session: &mut Session, noop: &Reply) -> Result<(), client::Error> {
+    if noop.code.as_u16() == 200 && session.is_in_step() {
+        return Ok(());
+    }
+    session.learn(|p| {
+        p.stat_faithful = Some(false);
+        p.mlsd_hides_links = Some(false);
+    });
+    Err(session.out_of_step("STAT"))
 }
 
 /// 211, 212 and 213 carry listings; 211 is also the answer to a bare STAT.
@@ -269,84 +304,108 @@ fn parse_stat(reply: &Reply) -> Raw {
 }
 
 fn by_list(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Raw> {
-    loop {
-        let all = !session.profile().list_all_refused;
-        let cwd = [Command::Cwd(path.into())];
-        let (replies, outcome) = session.list(&cwd, Command::List { all, path: None }, deadline)?;
-        if let Some(cwd) = replies.first().filter(|reply| !reply.code.is_completion()) {
-            return meaning::of_refusal(session, path, "CWD", cwd, deadline).map(Err);
+    if session.profile().list_all_refused {
+        return list_with(session, path, false, deadline);
+    }
+    let refused = match list_with(session, path, true, deadline)? {
+        Err(error @ (Error::Denied(_) | Error::Unsupported(_) | Error::Failed(_))) => error,
+        done => return Ok(done),
+    };
+    // pyftpdlib takes `-a` for a name. It may also be the directory that is refused.
+    let listed = list_with(session, path, false, deadline)?;
+    if listed.is_err() {
+        return Ok(Err(refused));
+    }
+    session.learn(|p| p.list_all_refused = true);
+    Ok(listed)
+}
+
+fn list_with(
+    session: &mut Session,
+    path: &RemotePath,
+    all: bool,
+    deadline: Instant,
+) -> Outcome<Raw> {
+    let cwd = [Command::Cwd(path.into())];
+    let (replies, outcome) = session.list(&cwd, Command::List { all, path: None }, deadline)?;
+    if let Some(cwd) = replies.first().filter(|reply| !reply.code.is_completion()) {
+        return meaning::of_refusal(session, path, "CWD", cwd, deadline).map(Err);
+    }
+    match outcome {
+        // vsftpd: "226 Transfer done (but failed to open directory)."
+        Ok(listed) if says(&listed.reply, &["failed to open directory"]) => {
+            Ok(Err(Error::Denied(format!("LIST: {}", listed.reply))))
         }
-        match outcome {
-            Ok((bytes, last)) => {
-                // vsftpd: "226 Transfer done (but failed to open directory)."
-                if says(&last, &["failed to open directory"]) {
-                    return Ok(Err(Error::Denied(format!("LIST: {last}"))));
-                }
-                let now = SystemTime::now();
-                let mut raw = parse(&bytes, |line| parse_list_line(line, now));
-                raw.complete &= !says(&last, &["truncated"]);
-                return Ok(Ok(raw));
-            }
-            Err(reply) if all && reply.code.is_permanent() => {
-                log::debug!("LIST -a is refused ({reply}); trying LIST");
-                session.learn(|p| p.list_all_refused = true);
-            }
-            // 450 for an empty directory, on some.
-            Err(reply) if reply.code.as_u16() == 450 && says(&reply, &["no files"]) => {
-                return Ok(Ok(Raw {
-                    entries: Vec::new(),
-                    complete: true,
-                }));
-            }
-            Err(reply) => {
-                return meaning::of_refusal(session, path, "LIST", &reply, deadline).map(Err);
-            }
+        Ok(listed) => {
+            let now = SystemTime::now();
+            let mut raw = parse(&listed.bytes, |line| parse_list_line(line, now));
+            raw.complete &= is_whole(&listed);
+            Ok(Ok(raw))
         }
+        // 450 for an empty directory, on some.
+        Err(reply) if reply.code.as_u16() == 450 && says(&reply, &["no files"]) => Ok(Ok(Raw {
+            entries: Vec::new(),
+            complete: true,
+        })),
+        Err(reply) if reply.code.is_transient() => Ok(Err(Error::Failed(format!("LIST: {reply}")))),
+        // Not `of_refusal`: that may list this directory to find out.
+        Err(reply) => Ok(Err(Error::Denied(format!("LIST: {reply}")))),
     }
 }
 
-/// Asks MDTM for every file whose time a listing gives to the minute or the day only. Other
-/// kinds keep the listing's, moved to UTC by what the files show.
+/// Pure-FTPd says so where it left names out; and what no close_notify ends may lack its tail.
+fn is_whole(listed: &Listed) -> bool {
+    listed.clean && !says(&listed.reply, &["truncated"])
+}
+
+/// Asks MDTM for every file whose time a listing gives to the minute or the day only, and SIZE
+/// for every file without one. Other kinds keep the listing's time, moved to UTC by what the
+/// files show.
 fn exact(
     session: &mut Session,
     path: &RemotePath,
     mut raw: Raw,
     deadline: Instant,
 ) -> Result<Listing, client::Error> {
-    let inexact = |entry: &Entry| {
-        entry.facts.kind == Some(Kind::File)
-            && entry
-                .facts
-                .modify
-                .is_some_and(|m| m.precision != Precision::Second)
-    };
     let mut places = Vec::new();
     let mut commands = Vec::new();
-    for (place, entry) in raw
-        .entries
-        .iter()
-        .enumerate()
-        .filter(|(_, entry)| inexact(entry))
-    {
-        if let Ok(name) = Name::parse(&entry.name) {
+    for (place, entry) in raw.entries.iter().enumerate() {
+        if !matches!(entry.facts.kind, Some(Kind::File) | None) {
+            continue;
+        }
+        let Ok(name) = Name::parse(&entry.name).map(|name| path.join(&name)) else {
+            continue;
+        };
+        if !super::fits(&name) {
+            continue;
+        }
+        let inexact = |m: Modify| m.precision != Precision::Second;
+        if entry.facts.modify.is_some_and(inexact) {
             places.push(place);
-            commands.push(Command::Mdtm((&path.join(&name)).into()));
+            commands.push(Command::Mdtm((&name).into()));
+        }
+        if entry.facts.size.is_none() {
+            places.push(place);
+            commands.push(Command::Size((&name).into()));
         }
     }
     let replies = session.pipeline(&commands, deadline)?;
     let mut offset = session.profile().listing_offset;
-    for (place, reply) in places.into_iter().zip(&replies) {
-        let Some(entry) = raw.entries.get_mut(place) else {
+    for ((place, command), reply) in places.into_iter().zip(&commands).zip(&replies) {
+        let Some(Entry { facts, .. }) = raw.entries.get_mut(place) else {
             continue;
         };
-        if let (Some(exact), Some(listed)) = (time(reply), entry.facts.modify) {
-            if offset.is_none() {
-                offset = zone(listed, exact);
+        match (command, facts.modify) {
+            (Command::Size(_), _) => facts.size = number(reply),
+            (_, Some(listed)) => {
+                let Some(time) = time(reply) else { continue };
+                offset = offset.or_else(|| zone(listed, time));
+                facts.modify = Some(Modify {
+                    time,
+                    precision: Precision::Second,
+                });
             }
-            entry.facts.modify = Some(Modify {
-                time: exact,
-                precision: Precision::Second,
-            });
+            (_, None) => {}
         }
     }
     if let Some(offset) = offset {
@@ -381,16 +440,23 @@ fn parse_lines<'a>(
         entries: Vec::new(),
         complete: true,
     };
+    let mut unknown = Dropped::default();
     for line in lines {
         match parse(line) {
+            Ok(_) if raw.entries.len() >= ENTRIES => {
+                log::warn!("a listing is cut short after {ENTRIES} entries");
+                raw.complete = false;
+                break;
+            }
             Ok(entry) => raw.entries.push(entry),
             Err(ListError::NotAnEntry) => {}
             Err(ListError::Unknown) => {
-                log::warn!("a listing line was not understood: {}", line.escape_ascii());
+                unknown.add(line);
                 raw.complete = false;
             }
         }
     }
+    unknown.log("lines that were not understood");
     raw
 }
 
@@ -401,7 +467,8 @@ fn finished(raw: Raw, offset: i64) -> Listing {
         own: None,
         complete: raw.complete,
     };
-    let mut seen: HashMap<Name, usize> = HashMap::with_capacity(raw.entries.len());
+    let mut seen: HashSet<Name> = HashSet::with_capacity(raw.entries.len());
+    let mut dropped = Dropped::default();
     for entry in raw.entries {
         let attributes = Attributes::new(&entry.facts, offset);
         match (entry.facts.kind, &entry.name[..]) {
@@ -412,19 +479,69 @@ fn finished(raw: Raw, offset: i64) -> Listing {
             }
             (Some(Kind::Parent), _) | (_, b"..") => {}
             (_, bytes) => match Name::parse(bytes) {
-                Ok(name) => {
-                    if seen.insert(name.clone(), listing.entries.len()).is_none() {
+                Ok(name) if bytes.len() <= NAME_MAX => {
+                    if seen.insert(name.clone()) {
                         listing.entries.push((name, attributes));
                     }
                 }
-                Err(error) => {
-                    log::warn!(
-                        "a name in a listing is dropped: {}: {error}",
-                        bytes.escape_ascii()
-                    );
-                }
+                Ok(_) | Err(_) => dropped.add(bytes),
             },
         }
     }
+    dropped.log("names that cannot be shown");
     listing
+}
+
+/// What is left out of one listing: counted, and logged in one line, however much a server sends.
+#[derive(Default)]
+struct Dropped {
+    count: usize,
+    first: Vec<u8>,
+}
+
+impl Dropped {
+    fn add(&mut self, bytes: &[u8]) {
+        if self.count == 0 {
+            self.first = bytes[..bytes.len().min(NAME_MAX)].to_vec();
+        }
+        self.count += 1;
+    }
+
+    fn log(&self, what: &str) {
+        if self.count > 0 {
+            let Self { count, first } = self;
+            log::warn!(
+                "a listing has {what}: {count}, the first is {}",
+                first.escape_ascii()
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mlsx(text: &str) -> Listing {
+        finished(parse(text.as_bytes(), parse_mlsx_line), 0)
+    }
+
+    #[test]
+    fn names_too_long_for_the_kernel_are_left_out_and_their_neighbours_shown() {
+        let (fits, long) = ("f".repeat(NAME_MAX), "l".repeat(NAME_MAX + 1));
+        let listing = mlsx(&format!(
+            "type=file; {long}\r\ntype=file; {fits}\r\ntype=file; a/b\r\n"
+        ));
+        assert!(listing.complete);
+        let names: Vec<_> = listing.entries.iter().map(|(n, _)| n.as_bytes()).collect();
+        assert_eq!(names, [fits.as_bytes()]);
+    }
+
+    #[test]
+    fn a_listing_of_many_short_lines_is_cut_and_said_to_be() {
+        let lines = std::iter::repeat_n(&b"a=; x"[..], ENTRIES + 1);
+        let cut = parse_lines(lines, parse_mlsx_line);
+        assert!(!cut.complete);
+        assert_eq!(cut.entries.len(), ENTRIES);
+    }
 }

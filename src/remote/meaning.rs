@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use crate::client::{self, Session};
-use crate::proto::{Command, RemotePath, Reply};
+use crate::proto::{RemotePath, Reply};
 
 use super::{FileKind, listing};
 
@@ -29,6 +29,9 @@ pub enum Error {
     Quota(String),
     #[error("the file name cannot be carried by FTP")]
     InvalidName,
+    /// Longer than servers bear in a command.
+    #[error("the path is too long for an FTP command")]
+    PathTooLong,
     #[error("the server cannot do this: {0}")]
     Unsupported(String),
     /// The file was replaced while it was read.
@@ -66,7 +69,8 @@ pub(super) fn of_refusal(
         450 | 550 | 553 | 501 => {}
         _ => return Ok(Error::Failed(words)),
     }
-    if says(
+    if says_of(
+        path,
         reply,
         &[
             "no such file",
@@ -99,13 +103,22 @@ fn kind(
     if path.is_root() {
         return Ok(Ok(FileKind::Directory));
     }
-    if refused != "MLST" && !session.profile().mlst_missing {
-        let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
-        if let Some(attributes) = listing::parse_mlst(&reply) {
-            return Ok(Ok(attributes.kind));
-        }
+    if refused != "MLST"
+        && let Some(Ok(told)) = super::by_mlst(session, path, deadline)?
+    {
+        return Ok(Ok(told.kind));
     }
     Ok(listing::find(session, path, deadline)?.map(|found| found.kind))
+}
+
+/// The same of a reply that may quote the path: a file's name proves nothing.
+fn says_of(path: &RemotePath, reply: &Reply, phrases: &[&str]) -> bool {
+    let mut text = reply.text().to_ascii_lowercase();
+    let name = path.name().map(|name| name.to_string());
+    for quoted in [Some(path.to_string()), name].into_iter().flatten() {
+        text = text.replace(&quoted.to_ascii_lowercase(), "");
+    }
+    phrases.iter().any(|phrase| text.contains(phrase))
 }
 
 /// Whether the reply's text has one of these phrases (lower case).

@@ -16,7 +16,8 @@ use crate::client::{self, Lane, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
 
 pub use attributes::{Attributes, FileKind, Listing, Version};
-pub use download::Download;
+pub use download::{Download, Proof};
+pub use listing::NAME_MAX;
 pub use meaning::Error;
 pub use temporary::{Temporaries, Temporary};
 pub use upload::{Publication, Published, Upload};
@@ -37,14 +38,20 @@ impl Remote {
     /// Connects the first session, so that a wrong password, certificate or host shows now.
     pub fn connect(config: client::Config, deadline: Instant) -> Result<Self, client::Error> {
         let pool = Pool::connect(config, deadline)?;
-        Ok(Self { pool, temporaries: Temporaries::new(mount_id()) })
+        Ok(Self {
+            pool,
+            temporaries: Temporaries::new(mount_id()),
+        })
     }
 
-    /// Whether a file that is not known yet is to be looked up in its directory's listing: this
-    /// server has no MLST, or its MLST is not known to show symbolic links as such.
-    pub fn prefers_listings(&self) -> bool {
+    /// Whether [`Remote::stat`] would fetch a whole listing to tell of `path`: this server has no
+    /// MLST, or its MLST is not known to show symbolic links as such. The caller may have better
+    /// use for that listing.
+    pub fn stats_by_listing(&self, path: &RemotePath, known: Option<&Attributes>) -> bool {
         let profile = self.pool.profile();
-        profile.mlst_missing || profile.mlst_hides_links != Some(false)
+        let is_file = known.is_some_and(|k| k.kind == FileKind::File);
+        let by_mlst = path.is_root() || profile.mlst_hides_links == Some(false);
+        !is_file && (profile.mlst_missing || !by_mlst)
     }
 
     /// One file's attributes, exactly as a listing would show them. `known`: what was known of it
@@ -55,6 +62,7 @@ impl Remote {
         known: Option<&Attributes>,
         deadline: Instant,
     ) -> Result<Attributes, Error> {
+        check(path)?;
         self.metadata(deadline, |session, deadline| {
             stat(session, path, known, deadline)
         })
@@ -62,6 +70,7 @@ impl Remote {
 
     /// A directory's entries with exact times. `NotDirectory`, `NotFound`.
     pub fn list(&self, path: &RemotePath, deadline: Instant) -> Result<Listing, Error> {
+        check(path)?;
         self.metadata(deadline, |session, deadline| {
             listing::list(session, path, deadline)
         })
@@ -75,15 +84,18 @@ impl Remote {
     }
 
     /// Starts reading at `offset`. With `expected`: `Changed` where the file is no longer that
-    /// version; growth alone is no change.
+    /// version; growth alone is no change. With a proof: neither where the file is another
+    /// version by now and its bytes are not the same.
     pub fn download(
         &self,
         path: &RemotePath,
         offset: u64,
         expected: Option<Version>,
+        proof: Option<Proof>,
         deadline: Instant,
     ) -> Result<Download, Error> {
-        Download::open(&self.pool, path, offset, expected, deadline)
+        check(path)?;
+        Download::open(&self.pool, path, offset, expected, proof, deadline)
     }
 
     /// Free space where the server tells it (AVBL); that it does not is known without asking.
@@ -99,6 +111,7 @@ impl Remote {
 
     /// Makes a directory. `Exists`, `NotFound` (its parent), `Denied`.
     pub fn mkdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        check(path)?;
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::mkdir(session, path, again, deadline)
         })
@@ -106,6 +119,7 @@ impl Remote {
 
     /// Removes an empty directory. `NotFound`, `NotDirectory`, `NotEmpty`, `Denied`.
     pub fn rmdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        check(path)?;
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::rmdir(session, path, again, deadline)
         })
@@ -113,6 +127,7 @@ impl Remote {
 
     /// Removes a file or a symbolic link. `NotFound`, `IsDirectory`, `Denied`.
     pub fn unlink(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        check(path)?;
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::unlink(session, path, again, deadline)
         })
@@ -126,6 +141,8 @@ impl Remote {
         to: &RemotePath,
         deadline: Instant,
     ) -> Result<(), Error> {
+        check(from)?;
+        check(to)?;
         let aside = self.temporaries.beside(to);
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::rename(session, from, to, &aside, again, deadline)
@@ -171,16 +188,12 @@ impl Remote {
 
     /// Begins to send a file's whole content to `path`, which is created or emptied.
     pub fn store(&self, path: &RemotePath, deadline: Instant) -> Result<Upload, Error> {
+        check(path)?;
         Upload::store(&self.pool, path, deadline)
     }
 
     /// Begins to append to a file of exactly `size` bytes; else `Changed`.
-    pub fn append(
-        &self,
-        path: &RemotePath,
-        size: u64,
-        deadline: Instant,
-    ) -> Result<Upload, Error> {
+    pub fn append(&self, path: &RemotePath, size: u64, deadline: Instant) -> Result<Upload, Error> {
         Upload::append(&self.pool, path, size, deadline)
     }
 
@@ -245,18 +258,12 @@ fn stat(
     known: Option<&Attributes>,
     deadline: Instant,
 ) -> Result<Result<Attributes, Error>, client::Error> {
-    let profile = session.profile();
     let is_file = known.is_some_and(|k| k.kind == FileKind::File);
-    let tells_links = profile.mlst_hides_links == Some(false);
-    if !profile.mlst_missing && (tells_links || is_file || path.is_root()) {
-        let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
-        if let Some(attributes) = listing::parse_mlst(&reply) {
-            return Ok(Ok(attributes));
-        }
-        if !matches!(reply.code.as_u16(), 500 | 502 | 504) && !reply.code.is_completion() {
-            return meaning::of_refusal(session, path, "MLST", &reply, deadline).map(Err);
-        }
-        session.learn(|p| p.mlst_missing = true);
+    let tells_links = session.profile().mlst_hides_links == Some(false);
+    if (tells_links || is_file || path.is_root())
+        && let Some(told) = by_mlst(session, path, deadline)?
+    {
+        return Ok(told);
     }
     if let Some(known) = known.filter(|_| is_file) {
         let name = Pathname::from(path);
@@ -272,7 +279,52 @@ fn stat(
             }));
         }
     }
-    listing::find(session, path, deadline)
+    let found = listing::find(session, path, deadline)?;
+    // A listing that was cut short, or that is not permitted, leaves the question to MLST.
+    if matches!(found, Err(Error::Failed(_) | Error::Denied(_)))
+        && let Some(told) = by_mlst(session, path, deadline)?
+    {
+        return Ok(told);
+    }
+    Ok(found)
+}
+
+/// `None` where the server has no working MLST.
+fn by_mlst(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Result<Option<Result<Attributes, Error>>, client::Error> {
+    if session.profile().mlst_missing {
+        return Ok(None);
+    }
+    let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
+    if let Some(attributes) = listing::parse_mlst(&reply) {
+        return Ok(Some(Ok(attributes)));
+    }
+    if matches!(reply.code.as_u16(), 500 | 502 | 504) || reply.code.is_completion() {
+        session.learn(|p| p.mlst_missing = true);
+        return Ok(None);
+    }
+    let error = meaning::of_refusal(session, path, "MLST", &reply, deadline)?;
+    Ok(Some(Err(error)))
+}
+
+/// The longest path that goes into a command: lines over 2000 bytes are dropped, answered twice,
+/// or end the connection, depending on the server.
+const PATH_MAX: usize = 1900;
+
+fn check(path: &RemotePath) -> Result<(), Error> {
+    if fits(path) {
+        Ok(())
+    } else {
+        Err(Error::PathTooLong)
+    }
+}
+
+/// Whether a path fits into a command.
+fn fits(path: &RemotePath) -> bool {
+    path.as_bytes().len() <= PATH_MAX
 }
 
 /// The number of a 213 reply (SIZE, AVBL).

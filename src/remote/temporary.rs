@@ -28,13 +28,19 @@ pub struct Temporary {
 impl Temporaries {
     /// `mount`: an id that no other mount of the server is likely to have.
     pub fn new(mount: u32) -> Self {
-        Self { mount, next: AtomicU32::new(0) }
+        Self {
+            mount,
+            next: AtomicU32::new(0),
+        }
     }
 
     /// A new name in the directory of `path`.
     pub fn beside(&self, path: &RemotePath) -> RemotePath {
         let directory = path.parent().unwrap_or_else(RemotePath::root);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_secs();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{:08x}-{now:x}-{number:x}", self.mount);
         match Name::parse(name.as_bytes()) {
@@ -53,7 +59,9 @@ impl Temporaries {
 impl Temporary {
     /// `None` for names that are none of ours.
     pub fn parse(name: &Name) -> Option<Self> {
-        let rest = std::str::from_utf8(name.as_bytes()).ok()?.strip_prefix(PREFIX)?;
+        let rest = std::str::from_utf8(name.as_bytes())
+            .ok()?
+            .strip_prefix(PREFIX)?;
         let mut parts = rest.split('-');
         let (mount, made, number) = (parts.next()?, parts.next()?, parts.next()?);
         if mount.len() != 8 || parts.next().is_some() {
@@ -87,8 +95,14 @@ mod tests {
     #[test]
     fn other_names_are_not_taken_for_temporary_ones() {
         for name in [
-            ".ftpsfs-", ".ftpsfs", ".ftpsfs-1-2-3", ".ftpsfs-000000ab-x-1", ".ftpsfs-000000ab-1",
-            "ftpsfs-000000ab-1-1", ".ftpsfs-000000ab-1-1-1", ".ftpsfs-000000ab-1-1.txt",
+            ".ftpsfs-",
+            ".ftpsfs",
+            ".ftpsfs-1-2-3",
+            ".ftpsfs-000000ab-x-1",
+            ".ftpsfs-000000ab-1",
+            "ftpsfs-000000ab-1-1",
+            ".ftpsfs-000000ab-1-1-1",
+            ".ftpsfs-000000ab-1-1.txt",
         ] {
             let name = Name::parse(name.as_bytes()).expect("a name");
             assert_eq!(Temporary::parse(&name), None, "{name}");

@@ -43,7 +43,14 @@ impl Upload {
         path: &RemotePath,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        Self::start(pool, path, &[], || Command::Stor(path.into()), None, deadline)
+        Self::start(
+            pool,
+            path,
+            &[],
+            || Command::Stor(path.into()),
+            None,
+            deadline,
+        )
     }
 
     /// APPE, where the file has `size` bytes now; else [`Error::Changed`].
@@ -53,7 +60,14 @@ impl Upload {
         size: u64,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        Self::start(pool, path, &[], || Command::Appe(path.into()), Some(size), deadline)
+        Self::start(
+            pool,
+            path,
+            &[],
+            || Command::Appe(path.into()),
+            Some(size),
+            deadline,
+        )
     }
 
     /// REST and STOR: overwrites from `offset` on, and keeps what lies behind; only for servers
@@ -66,7 +80,14 @@ impl Upload {
         deadline: Instant,
     ) -> Result<Self, Error> {
         let rest = [Command::Rest(offset)];
-        Self::start(pool, path, &rest, || Command::Stor(path.into()), Some(size), deadline)
+        Self::start(
+            pool,
+            path,
+            &rest,
+            || Command::Stor(path.into()),
+            Some(size),
+            deadline,
+        )
     }
 
     fn start(
@@ -77,8 +98,8 @@ impl Upload {
         expected: Option<u64>,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let attempt = |bound: Instant| -> Result<Result<Self, Error>, client::Error> {
-            let mut lease = pool.acquire(Lane::Transfer, deadline)?;
+        // An append that may have begun is not begun again: its size is asked first.
+        pool.start(Lane::Transfer, deadline, |mut lease, bound| {
             if let Some(expected) = expected {
                 let size = lease.execute(&Command::Size(path.into()), bound)?;
                 if number(&size) != Some(expected) {
@@ -93,25 +114,18 @@ impl Upload {
                     stream.give_up();
                     Ok(Err(Error::Unsupported(format!("REST: {rest}"))))
                 }
-                (Ok(stream), _) => {
-                    Ok(Ok(Self { pool: pool.clone(), path: path.clone(), verb, stream }))
-                }
+                (Ok(stream), _) => Ok(Ok(Self {
+                    pool: pool.clone(),
+                    path: path.clone(),
+                    verb,
+                    stream,
+                })),
                 (Err(reply), _) => {
                     let error = refusal(pool, path, verb, &reply, deadline)?;
                     Ok(Err(error))
                 }
             }
-        };
-        let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
-        let result = match attempt(half) {
-            // An append that may have begun is not begun again: its size is asked first.
-            Err(error) if error.is_transient() => {
-                log::debug!("{path}: {error}; trying once more");
-                attempt(deadline)
-            }
-            result => result,
-        };
-        result?
+        })?
     }
 
     /// Bytes handed over so far.
@@ -131,7 +145,12 @@ impl Upload {
 
     /// Awaits the server's word that it has everything.
     pub fn finish(self, deadline: Instant) -> Result<(), Error> {
-        let Self { pool, path, verb, stream } = self;
+        let Self {
+            pool,
+            path,
+            verb,
+            stream,
+        } = self;
         match stream.finish(deadline) {
             Ok(lease) => {
                 drop::<Lease>(lease);
@@ -178,7 +197,7 @@ pub(super) fn try_patch(
     };
     upload.write(b"abc", deadline)?;
     upload.finish(deadline)?;
-    let mut download = Download::open(pool, scratch, 0, None, deadline)?;
+    let mut download = Download::open(pool, scratch, 0, None, None, deadline)?;
     let mut content = Vec::new();
     let mut chunk = [0; 64];
     while content.len() < chunk.len() {
@@ -239,7 +258,9 @@ pub(super) fn publish(
         let ask = [Command::Size(temporary.into())];
         let wrong = |reply: &Reply| {
             let size = publication.size;
-            Error::Failed(format!("{path}: the server has not all of its {size} bytes: {reply}"))
+            Error::Failed(format!(
+                "{path}: the server has not all of its {size} bytes: {reply}"
+            ))
         };
         if publication.replaces || again {
             let replies = session.pipeline(&ask, deadline)?;
@@ -260,7 +281,10 @@ pub(super) fn publish(
         commands.extend([Command::Rnfr(temporary.into()), Command::Rnto(name.clone())]);
         let mfmt = session.features().has("MFMT");
         if let Some(time) = publication.modified.filter(|_| mfmt) {
-            commands.push(Command::Mfmt { time, path: name.clone() });
+            commands.push(Command::Mfmt {
+                time,
+                path: name.clone(),
+            });
         }
         if let Some(mode) = publication.mode {
             commands.push(Command::Site(Site::Chmod { mode, path: name }));
@@ -279,12 +303,14 @@ pub(super) fn publish(
             }
         }
         let done = |at: usize| rest.get(at).is_some_and(|reply| reply.code.is_completion());
-        let mut published = Published { modified: mfmt && done(0), mode: false };
+        let mut published = Published {
+            modified: mfmt && done(0),
+            mode: false,
+        };
         let after_time = usize::from(mfmt && publication.modified.is_some());
         published.mode = publication.mode.is_some() && done(after_time);
         if let Some(modified) = publication.modified.filter(|_| !mfmt) {
-            published.modified =
-                change::set_modified(session, path, modified, deadline)?.is_ok();
+            published.modified = change::set_modified(session, path, modified, deadline)?.is_ok();
         }
         Ok(Ok(published))
     })

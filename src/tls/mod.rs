@@ -4,6 +4,6 @@ mod stream;
 mod trust;
 
 pub use stream::{Handshake, Stream};
-pub(crate) use stream::{wait, wait_any};
+pub(crate) use stream::{in_time, wait, wait_any};
 pub(crate) use trust::provider;
 pub use trust::{Fingerprint, RefusedCertificate, SessionTls, Trust, TrustError, TrustOptions};

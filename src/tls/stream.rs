@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,6 +18,9 @@ const RECORD_HEADER: usize = 5;
 const MAX_RECORD: usize = RECORD_HEADER + (16 << 10) + 2048;
 /// Received at once: several records a system call.
 const RECEIVE_BUFFER: usize = 128 << 10;
+/// Records in a row that may bring no data (tickets, key updates, empty ones): a server sends a
+/// handful. rustls bounds those of a handshake by itself.
+const MAX_SILENT_RECORDS: usize = 64;
 /// Encrypted per round of a long write.
 const WRITE_CHUNK: usize = 64 << 10;
 
@@ -27,6 +30,8 @@ pub struct Stream {
     tcp: TcpStream,
     tls: Option<rustls::Connection>,
     received: Received,
+    /// Bounds each single wait.
+    patience: Option<Duration>,
 }
 
 /// Bytes from the socket that nobody took yet. Allocated at first use, grown to the long size
@@ -58,7 +63,21 @@ impl Stream {
             tcp,
             tls: None,
             received: Received::default(),
+            patience: None,
         })
+    }
+
+    /// From now on each single wait ends (`TimedOut`) after that much silence, whatever the
+    /// deadline; `None` leaves it to the deadline alone.
+    pub fn set_patience(&mut self, patience: Option<Duration>) {
+        self.patience = patience;
+    }
+
+    /// When a wait that begins now ends at the latest.
+    pub fn patient_until(&self, deadline: Instant) -> Instant {
+        self.patience
+            .and_then(|patience| Instant::now().checked_add(patience))
+            .map_or(deadline, |silence| silence.min(deadline))
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -90,6 +109,7 @@ impl Stream {
     ) -> io::Result<()> {
         self.begin_tls(tls);
         loop {
+            in_time(deadline)?;
             match self.handshake()? {
                 Handshake::Complete => return Ok(()),
                 Handshake::Pending { wants_write: true } => self.await_writable(deadline)?,
@@ -171,6 +191,7 @@ impl Stream {
             return Ok(Some(0));
         }
         let mut filled = 0;
+        let mut silent = 0;
         loop {
             let Some(tls) = &mut self.tls else {
                 if self.received.is_empty() && !self.received.fin && !self.receive_now()? {
@@ -189,6 +210,12 @@ impl Stream {
                 return Ok(Some(filled));
             }
             if self.received.record()?.is_some() {
+                silent += 1;
+                if filled == 0 && silent > MAX_SILENT_RECORDS {
+                    return Err(not_tls(
+                        "the peer sends TLS records without data, on and on",
+                    ));
+                }
                 self.feed_record()?;
             } else if filled > 0 {
                 return Ok(Some(filled));
@@ -290,11 +317,13 @@ impl Stream {
     }
 
     fn await_readable(&self, deadline: Instant) -> io::Result<()> {
-        wait(self.tcp.as_fd(), PollFlags::POLLIN, deadline)
+        let until = self.patient_until(deadline);
+        wait(self.tcp.as_fd(), PollFlags::POLLIN, until)
     }
 
     fn await_writable(&self, deadline: Instant) -> io::Result<()> {
-        wait(self.tcp.as_fd(), PollFlags::POLLOUT, deadline)
+        let until = self.patient_until(deadline);
+        wait(self.tcp.as_fd(), PollFlags::POLLOUT, until)
     }
 }
 
@@ -361,6 +390,17 @@ impl AsFd for Stream {
     }
 }
 
+/// An error once the deadline is past: for loops that a peer which keeps sending could hold up.
+pub(crate) fn in_time(deadline: Instant) -> io::Result<()> {
+    if Instant::now() < deadline {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        "no answer within the deadline",
+    ))
+}
+
 /// Waits until one of `events` (or an error or hang-up) is there.
 pub(crate) fn wait(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> io::Result<()> {
     wait_any(&mut [PollFd::new(fd, events)], deadline)
@@ -369,13 +409,8 @@ pub(crate) fn wait(fd: BorrowedFd<'_>, events: PollFlags, deadline: Instant) -> 
 /// Waits until something is there for one of several descriptors.
 pub(crate) fn wait_any(fds: &mut [PollFd<'_>], deadline: Instant) -> io::Result<()> {
     loop {
+        in_time(deadline)?;
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "no answer within the deadline",
-            ));
-        }
         // Rounded up, so that the last fraction of a millisecond does not spin.
         let millis = left.as_millis().saturating_add(1);
         let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);

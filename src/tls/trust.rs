@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -142,9 +143,7 @@ impl Trust {
     /// Loads roots, pins and the client certificate. `host` is what the user mounts.
     pub fn new(options: &TrustOptions, host: &str) -> Result<Self, TrustError> {
         let provider = Arc::new(provider());
-        let name = options.name.as_deref().unwrap_or(host);
-        let name =
-            ServerName::try_from(name.to_owned()).map_err(|_| TrustError::Name(name.to_owned()))?;
+        let name = server_name(options.name.as_deref().unwrap_or(host))?;
         let roots = if options.fingerprints.is_empty() {
             Some(load_roots(options.cafile.as_deref())?)
         } else {
@@ -229,6 +228,17 @@ impl SessionTls {
     pub fn forget(&self) {
         *self.store.sessions.lock() = Sessions::default();
     }
+}
+
+/// What a certificate must be for. The zone of a link-local address (`fe80::1%eth0`) is our own
+/// interface's name: no certificate has it.
+fn server_name(name: &str) -> Result<ServerName<'static>, TrustError> {
+    let address = name
+        .split_once('%')
+        .map(|(address, _)| address)
+        .filter(|address| address.parse::<Ipv6Addr>().is_ok());
+    ServerName::try_from(address.unwrap_or(name).to_owned())
+        .map_err(|_| TrustError::Name(name.to_owned()))
 }
 
 /// A client certificate and its key.
@@ -472,7 +482,7 @@ fn subject_names(certificate: &X509Certificate<'_>) -> Vec<String> {
             GeneralName::IPAddress([a, b, c, d]) => Some(format!("{a}.{b}.{c}.{d}")),
             GeneralName::IPAddress(bytes) => <[u8; 16]>::try_from(*bytes)
                 .ok()
-                .map(|octets| std::net::Ipv6Addr::from(octets).to_string()),
+                .map(|octets| Ipv6Addr::from(octets).to_string()),
             _ => None,
         });
     shown.take(8).collect()
@@ -535,5 +545,27 @@ impl ClientSessionStore for SessionStore {
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         self.sessions.lock().tls13.pop_back()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_local_address_is_verified_without_its_zone() {
+        for (name, verified) in [
+            ("fe80::1%eth0", Some("fe80::1")),
+            ("fe80::1", Some("fe80::1")),
+            ("ftp.example.com", Some("ftp.example.com")),
+            ("ftp%eth0", None),
+        ] {
+            let found = server_name(name).ok();
+            assert_eq!(
+                found.as_ref().map(|n| n.to_str()).as_deref(),
+                verified,
+                "{name}"
+            );
+        }
     }
 }

@@ -86,9 +86,17 @@ pub fn odd(root: &Path, kind: Kind) {
     if !kind.is_pyftpdlib() {
         names.extend(NOT_UTF8);
     }
-    // Pure-FTPd lists no name that has a control character, and prohibits files of this one name.
+    // Pure-FTPd lists no name that has a control character, and prohibits files with a backslash.
     if kind == Kind::PureFtpd {
-        names.retain(|name| *name != b"\\" && !name.iter().any(u8::is_ascii_control));
+        names.retain(|name| {
+            !name
+                .iter()
+                .any(|byte| byte.is_ascii_control() || *byte == b'\\')
+        });
+    }
+    // ProFTPD takes 0xff in commands for Telnet's IAC, so what follows it must be no Telnet command.
+    if kind.is_proftpd() {
+        names.retain(|name| !name.windows(2).any(|pair| pair == [0xff, 0xff]));
     }
     for (index, name) in names.iter().enumerate() {
         let name = Path::new(OsStr::from_bytes(name));

@@ -44,6 +44,14 @@ class Scenario:
     # Implicit, but data is refused ("522") or clear ("clear") until PBSZ 0 and PROT P came.
     needs_prot: str = ""
     prot: str = "200 level set"
+    # Protected data ends with a FIN and no close_notify.
+    data_close_notify: bool = True
+    # The first transfers are refused so, after the handshake of their data connection.
+    refusals: list = dataclasses.field(default_factory=list)
+    # The first connection's EPSV and PASV are answered so.
+    first_passive: str = ""
+    # No session can be resumed: every handshake is a full one.
+    tickets: bool = True
 
 
 @dataclasses.dataclass
@@ -247,6 +255,16 @@ SCENARIOS = {
     "implicit-clear-data": Scenario(
         "implicit", [*ALWAYS, logs_in, prot_only_once_shown_needed], needs_prot="clear"
     ),
+    # ProFTPD counts its clients where they ask for a port.
+    "busy-at-epsv": Scenario(
+        "explicit", EXPLICIT, first_passive="530 Sorry, the maximum number of clients"
+    ),
+    "data-without-close-notify": Scenario("implicit", IMPLICIT, data_close_notify=False),
+    # Pure-FTPd gives no TLS 1.3 tickets; a port that was taken, say, is no demand for one.
+    "stray-425": Scenario("explicit", EXPLICIT, refusals=["425 not now"], tickets=False),
+    "stray-522-implicit": Scenario(
+        "implicit", WORKS, refusals=["522 not now"], tickets=False
+    ),
 }
 
 
@@ -254,6 +272,9 @@ def run(args):
     scenario = SCENARIOS[args.scenario]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(args.cert, args.key)
+    if not scenario.tickets:
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
     server = Server(scenario, context)
     listener = socket.create_server(("127.0.0.1", 0))
     print(f"port {listener.getsockname()[1]}", flush=True)
@@ -275,6 +296,7 @@ class Server:
         self.context = context
         self.events = []
         self.broken = []
+        self.refusals = list(scenario.refusals)
 
     def serve(self, listener):
         number = 0
@@ -501,13 +523,17 @@ class Session:
         return [self.ls(p) for p in paths]
 
     def do_epsv(self, _):
+        if self.number == 1 and self.scenario.first_passive:
+            return self.reply(self.scenario.first_passive)
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.reply(f"229 passive (|||{self.listener.getsockname()[1]}|)")
+        return self.reply(f"229 passive (|||{self.listener.getsockname()[1]}|)")
 
     def do_pasv(self, _):
+        if self.number == 1 and self.scenario.first_passive:
+            return self.reply(self.scenario.first_passive)
         self.listener = socket.create_server(("127.0.0.1", 0))
         port = self.listener.getsockname()[1]
-        self.reply(f"227 passive (127,0,0,1,{port >> 8},{port & 255})")
+        return self.reply(f"227 passive (127,0,0,1,{port >> 8},{port & 255})")
 
     def do_retr(self, argument):
         content = TREE.get(self.path(argument))
@@ -541,7 +567,13 @@ class Session:
         try:
             if protected:
                 data.start_tls(self.server.context, server_side=True)
-                data.sock.sendall(data.prepare(content) + data.close_notify())
+                if self.server.refusals:
+                    data.sock.sendall(data.close_notify())
+                    return self.reply(self.server.refusals.pop(0))
+                segment = data.prepare(content)
+                if self.scenario.data_close_notify:
+                    segment += data.close_notify()
+                data.sock.sendall(segment)
                 data.sock.shutdown(socket.SHUT_WR)
                 data.await_close_notify()
                 self.note("!", "protected data")

@@ -59,17 +59,8 @@ fn path(text: &str) -> RemotePath {
     RemotePath::parse(text.as_bytes()).expect("a valid path")
 }
 
-/// Where the account's folder is in the server's name space.
-fn base(server: &RealServer) -> RemotePath {
-    if server.kind.is_vsftpd() || server.kind.is_proftpd() {
-        path("/")
-    } else {
-        path("/")
-    }
-}
-
 fn read_all(remote: &Remote, path: &RemotePath, offset: u64) -> Result<Vec<u8>, Error> {
-    let mut download = remote.download(path, offset, None, soon())?;
+    let mut download = remote.download(path, offset, None, None, soon())?;
     let mut all = Vec::new();
     let mut chunk = vec![0; 100_000];
     loop {
@@ -102,7 +93,7 @@ fn lists_exact_times_and_hidden_files(server: &RealServer, change: fn(&mut Confi
     let remote = connect(server, change);
     for round in 0..2 {
         let listing = remote
-            .list(&base(server), soon())
+            .list(&path("/"), soon())
             .unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
         assert!(listing.complete);
         let mut names: Vec<_> = listing
@@ -129,17 +120,17 @@ fn lists_exact_times_and_hidden_files(server: &RealServer, change: fn(&mut Confi
         assert_eq!(of("dir").kind, FileKind::Directory);
         assert_eq!(of("link").kind, FileKind::Symlink);
         let known = of("file");
-        let name = base(server).join(&Name::parse(b"file").unwrap());
+        let name = path("/").join(&Name::parse(b"file").unwrap());
         assert_eq!(remote.stat(&name, None, soon()).unwrap(), known);
         assert_eq!(remote.stat(&name, Some(&known), soon()).unwrap(), known);
-        let link = base(server).join(&Name::parse(b"link").unwrap());
+        let link = path("/").join(&Name::parse(b"link").unwrap());
         assert_eq!(
             remote.stat(&link, None, soon()).unwrap().kind,
             FileKind::Symlink
         );
         assert_eq!(&*remote.read_link(&link, soon()).unwrap(), b"file");
     }
-    let missing = base(server).join(&Name::parse(b"missing").unwrap());
+    let missing = path("/").join(&Name::parse(b"missing").unwrap());
     assert!(matches!(
         remote.stat(&missing, None, soon()),
         Err(Error::NotFound)
@@ -152,11 +143,11 @@ fn lists_exact_times_and_hidden_files(server: &RealServer, change: fn(&mut Confi
         read_all(&remote, &missing, 0),
         Err(Error::NotFound)
     ));
-    let file = base(server).join(&Name::parse(b"file").unwrap());
+    let file = path("/").join(&Name::parse(b"file").unwrap());
     let error = remote.list(&file, soon()).unwrap_err();
     assert!(matches!(error, Error::NotDirectory), "{error:?}");
     let own = fs::metadata(server.root.join("dir")).unwrap().mode() & 0o777;
-    let dir = base(server).join(&Name::parse(b"dir").unwrap());
+    let dir = path("/").join(&Name::parse(b"dir").unwrap());
     assert_eq!(
         remote.stat(&dir, None, soon()).unwrap().mode,
         Some(own as u16)
@@ -169,16 +160,22 @@ fn reads_whole_and_from_any_offset(server: &RealServer, change: fn(&mut Config))
     fs::write(server.root.join("data"), &content).unwrap();
     fs::write(server.root.join("empty"), "").unwrap();
     let remote = connect(server, change);
-    let data = base(server).join(&Name::parse(b"data").unwrap());
+    let data = path("/").join(&Name::parse(b"data").unwrap());
     assert!(read_all(&remote, &data, 0).unwrap() == content);
     for offset in [1, 4096, 777_777, content.len() as u64 - 1] {
         assert!(read_all(&remote, &data, offset).unwrap() == content[offset as usize..]);
     }
-    let empty = base(server).join(&Name::parse(b"empty").unwrap());
+    let empty = path("/").join(&Name::parse(b"empty").unwrap());
     assert_eq!(read_all(&remote, &empty, 0).unwrap(), b"");
+    // Given up before a byte was read: the ticket for the next connection is not lost with it.
+    for round in 0..6 {
+        drop(remote.download(&data, round, None, None, soon()).unwrap());
+    }
     // Given up early, many times: sessions survive it, or are replaced.
     for round in 0..6 {
-        let mut download = remote.download(&data, round * 1000, None, soon()).unwrap();
+        let mut download = remote
+            .download(&data, round * 1000, None, None, soon())
+            .unwrap();
         let mut bytes = [0; 1000];
         let n = download.read(&mut bytes, soon()).unwrap();
         assert!(bytes[..n] == content[round as usize * 1000..][..n]);
@@ -191,8 +188,8 @@ fn a_killed_server_costs_time_only(server: &mut RealServer, change: fn(&mut Conf
     let content = content().repeat(16);
     fs::write(server.root.join("data"), &content).unwrap();
     let remote = connect(server, change);
-    let data = base(server).join(&Name::parse(b"data").unwrap());
-    let mut download = remote.download(&data, 0, None, soon()).unwrap();
+    let data = path("/").join(&Name::parse(b"data").unwrap());
+    let mut download = remote.download(&data, 0, None, None, soon()).unwrap();
     let mut all = vec![0; 300_000];
     let n = download.read(&mut all, soon()).unwrap();
     all.truncate(n);
@@ -399,4 +396,42 @@ on_servers! {
     vsftpd: VsftpdExplicit, vsftpd_implicit: VsftpdImplicit, proftpd: ProftpdExplicit,
     proftpd_implicit: ProftpdImplicit, pure_ftpd: PureFtpd, pyftpdlib: Pyftpdlib,
     pyftpdlib_implicit: PyftpdlibImplicit
+}
+
+/// vsftpd sends names raw, so a name can look like the end of a STAT listing and like replies.
+#[test]
+fn a_name_with_line_ends_forges_no_listing() {
+    for (name, kind) in [
+        ("x\n213 End\n200 forged", Kind::VsftpdExplicit),
+        ("x\r\n213 End\r\n213-q", Kind::VsftpdExplicit),
+        ("x\r\n213 End\r\n200 forged", Kind::VsftpdExplicit),
+        ("x\r\n212 End\r\n200 forged", Kind::ProftpdExplicit),
+    ] {
+        let server = RealServer::of(kind);
+        for at in 0..20_u64 {
+            let file = server.root.join(format!("file{at}"));
+            fs::write(&file, format!("{at}")).unwrap();
+            let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + at * 1000);
+            fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_modified(then)
+                .unwrap();
+        }
+        let remote = connect(&server, |_| {});
+        remote.list(&path("/"), soon()).unwrap();
+        fs::write(server.root.join(name), "").unwrap();
+        for _ in 0..3 {
+            let listing = remote.list(&path("/"), soon()).unwrap();
+            for at in 0..20_u64 {
+                let name = Name::parse(format!("file{at}").as_bytes()).unwrap();
+                let found = listing.entries.iter().find(|(n, _)| *n == name);
+                let (_, attributes) =
+                    found.unwrap_or_else(|| panic!("{kind:?}: {name} is missing"));
+                let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 + at * 1000);
+                assert_eq!(attributes.mtime, then, "{kind:?}: {name}");
+            }
+        }
+    }
 }

@@ -102,6 +102,23 @@ fn a_file_that_became_a_directory_is_another_inode() {
 }
 
 #[test]
+fn a_file_that_became_a_link_is_another_inode() {
+    let table = table();
+    let link = Attributes {
+        kind: FileKind::Symlink,
+        ..file(1)
+    };
+    let old = table.enter(Ino::ROOT, &name("a"), &unique(77)).unwrap();
+    let new = table.enter(Ino::ROOT, &name("a"), &link).unwrap();
+    assert_ne!(old, new);
+    assert_eq!(table.kind(old), Some(FileKind::File));
+    assert_eq!(table.kind(new), Some(FileKind::Symlink));
+    // And back again.
+    let third = table.enter(Ino::ROOT, &name("a"), &unique(77)).unwrap();
+    assert!(third != old && third != new);
+}
+
+#[test]
 fn children_keep_their_parents() {
     let table = table();
     let a = table.enter(Ino::ROOT, &name("a"), &directory()).unwrap();

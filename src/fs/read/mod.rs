@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::proto::RemotePath;
-use crate::remote::{self, Remote, Version};
+use crate::remote::{self, Proof, Remote, Version};
 use memory::Memory;
 use stream::{Stop, Stream};
 pub use window::Data;
@@ -47,6 +47,8 @@ pub(super) struct Target {
     /// Moves on when we ourselves replace or rename the file: streams of earlier ones are of no
     /// use then.
     pub epoch: u64,
+    /// What was seen of it, where only that tells growth from replacement.
+    pub proof: Option<Proof>,
 }
 
 /// The streams of one open file; dropping it ends them.
@@ -143,10 +145,7 @@ impl Reader {
                 Ok(data) => return Ok(data),
                 Err(Stop::WouldWait) => return Err(Failure::WouldWait),
                 Err(Stop::TimedOut) => return Err(Failure::TimedOut),
-                Err(Stop::Failed(error)) => {
-                    self.remove(&stream);
-                    return Err(Failure::Remote(error));
-                }
+                Err(Stop::Failed(error)) => return Err(Failure::Remote(error)),
                 Err(Stop::Gone) => match deadline {
                     None => return Err(Failure::WouldWait),
                     Some(deadline) if deadline <= Instant::now() => return Err(Failure::TimedOut),
@@ -187,11 +186,6 @@ impl Reader {
         let stream = self.reads.start(target, offset);
         streams.push(stream.clone());
         stream
-    }
-
-    fn remove(&self, stream: &Arc<Stream>) {
-        self.streams.lock().retain(|s| !Arc::ptr_eq(s, stream));
-        stream.close();
     }
 
     /// Ends all streams.

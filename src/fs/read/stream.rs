@@ -25,7 +25,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const SHORTAGE: Duration = Duration::from_millis(50);
 /// What was fetched is handed over after that, even if nobody waits for it yet.
 const HANDOVER: Duration = Duration::from_millis(200);
-/// How long a failure is news: later reads try again.
+/// How long a failure answers reads, also those that come after it: what failed to be read ahead
+/// the kernel asks for once more, and would wait twice. Later reads try again.
 const NEWS: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -194,7 +195,13 @@ impl Pump {
     fn pump(&self, target: &Target, offset: u64) -> Result<(), remote::Error> {
         let Reads { remote, .. } = &*self.reads;
         let deadline = self.deadline();
-        let mut download = remote.download(&target.path, offset, Some(target.version), deadline)?;
+        let mut download = remote.download(
+            &target.path,
+            offset,
+            Some(target.version),
+            target.proof.clone(),
+            deadline,
+        )?;
         while let Some((mut buffer, limit)) = self.next_buffer(&mut download) {
             let (filled, end) = self.fill(&mut download, &mut buffer[..limit])?;
             let mut state = self.stream.state.lock();

@@ -292,6 +292,7 @@ impl Fs {
             path: self.inodes.path(file.ino).ok_or_else(gone)?,
             version,
             epoch,
+            proof: None,
         };
         let at = |place: u64| usize::try_from(place - offset).unwrap_or(usize::MAX);
         let mut here = offset;

@@ -239,7 +239,7 @@ impl Fs {
     ) -> Result<bool, Stop> {
         let mut download = self
             .remote
-            .download(path, range.start, None, clock.deadline())?;
+            .download(path, range.start, None, None, clock.deadline())?;
         let mut theirs = vec![0; CHUNK];
         let mut ours = vec![0; CHUNK];
         let mut at = range.start;
@@ -323,7 +323,7 @@ impl Fs {
         while at < end {
             let open = |at, clock: &Clock| {
                 self.remote
-                    .download(&path, at, Some(version), clock.deadline())
+                    .download(&path, at, Some(version), None, clock.deadline())
             };
             let mut download = open(at, clock)?;
             while at < end {

@@ -239,6 +239,11 @@ fn greetings() {
         };
         assert_eq!(greeted("220-Welcome\r\n220 to us\r\n"), Ok(220));
         assert_eq!(greeted("120 In five minutes\r\n220 Now\r\n"), Ok(220));
+        let forever = "120 1\r\n120 2\r\n120 3\r\n120 4\r\n120 5\r\n120 6\r\n";
+        assert_eq!(
+            greeted(forever),
+            Err(NegotiationError::Unavailable(Reply::new(120, "5")))
+        );
         for refusal in ["421 Too many\r\n", "530 Banned\r\n", "500 OOPS\r\n"] {
             let expected = replies(refusal).remove(0);
             assert_eq!(
@@ -367,6 +372,19 @@ fn rein_on_implicit_negotiates_tls_and_is_greeted_again() {
             [&["REIN".to_owned(), "(clear)".to_owned()], &before[..]].concat()
         );
     }
+}
+
+#[test]
+fn rein_on_implicit_keeps_to_prot_once_it_was_needed() {
+    let mut wire = Wire::new(login(Security::Implicit));
+    wire.connect(agreeable(Security::Implicit)).expect("ready");
+    assert!(!wire.machine.sends_prot());
+    wire.machine.send_prot();
+    let before = wire.trace.len();
+    wire.reinitialize(agreeable(Security::Implicit))
+        .expect("ready again");
+    let again = wire.trace[before..].join(" | ");
+    assert!(again.contains("PBSZ 0 | PROT P"), "{again}");
 }
 
 #[test]

@@ -304,3 +304,15 @@ proptest! {
         let _ = (parse_257(&reply), reply.to_string(), reply.encode());
     }
 }
+
+#[test]
+fn a_line_feed_in_a_name_ends_no_line_and_forges_no_reply() {
+    let mut parser = ReplyParser::new();
+    parser
+        .push(b"213-Status follows:\r\n-rw-r--r-- x\n213 End\n200 forged\r\n213 End of status\r\n");
+    let reply = parser.next().unwrap().unwrap();
+    assert_eq!(reply.lines.len(), 3);
+    assert_eq!(reply.lines[1], b"-rw-r--r-- x\n213 End\n200 forged");
+    assert_eq!(parser.next().unwrap(), None);
+    assert!(parser.is_empty());
+}

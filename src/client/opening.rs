@@ -1,0 +1,125 @@
+//! [`Opening`] and [`Driver`]: a connection on its way from TCP connect, or from REIN, to ready.
+
+use std::time::{Duration, Instant};
+
+use crate::proto::{Command, Negotiation, NegotiationError, Ready, Step};
+use crate::tls::{SessionTls, in_time};
+
+use super::control::Control;
+use super::{Error, Server};
+
+/// A server that promised to take TLS down after REIN has this long.
+const REIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection on its way to be a session.
+pub(super) struct Opening {
+    pub(super) control: Control,
+    pub(super) negotiation: Negotiation,
+    pub(super) tls: SessionTls,
+    pub(super) explicit_silence: bool,
+}
+
+impl Opening {
+    pub(super) fn negotiate(&mut self, step: Step, deadline: Instant) -> Result<Ready, Error> {
+        let Self {
+            control,
+            negotiation,
+            tls,
+            ..
+        } = self;
+        let mut driver = Driver {
+            control,
+            negotiation,
+            tls,
+        };
+        driver.run(step, deadline).map_err(|error| match error {
+            Error::TimedOut { .. } if self.explicit_silence && !self.control.stream.is_tls() => {
+                Error::TimedOut {
+                    during: "the greeting (a server that is silent here may want implicit TLS)"
+                        .to_owned(),
+                }
+            }
+            error => error,
+        })
+    }
+}
+
+/// Performs the steps of a [`Negotiation`]: connecting, reconnecting and REIN all come here.
+pub(super) struct Driver<'a> {
+    pub(super) control: &'a mut Control,
+    pub(super) negotiation: &'a mut Negotiation,
+    pub(super) tls: &'a SessionTls,
+}
+
+impl Driver<'_> {
+    pub(super) fn run(&mut self, mut step: Step, deadline: Instant) -> Result<Ready, Error> {
+        let mut during = "the greeting";
+        loop {
+            in_time(deadline).map_err(|e| Error::io(during, &e))?;
+            step = match step {
+                Step::Ready(ready) => return Ok(*ready),
+                Step::StartTls => {
+                    self.start_tls(deadline)?;
+                    self.negotiation.on_tls_started()
+                }
+                Step::StopTls => {
+                    let soon = deadline.min(Instant::now() + REIN_TIMEOUT);
+                    self.control
+                        .stream
+                        .stop_tls(soon)
+                        .map_err(|e| Error::io("REIN", &e))?;
+                    self.negotiation.on_tls_stopped()
+                }
+                Step::Send(commands) => {
+                    self.control.send(&commands, deadline)?;
+                    during = commands.last().map_or(during, Command::verb);
+                    self.await_reply(during, deadline)?
+                }
+                Step::Await => self.await_reply(during, deadline)?,
+            };
+        }
+    }
+
+    fn await_reply(&mut self, during: &str, deadline: Instant) -> Result<Step, Error> {
+        let reply = self.control.raw_reply(during, deadline)?;
+        Ok(self.negotiation.on_reply(reply)?)
+    }
+
+    fn start_tls(&mut self, deadline: Instant) -> Result<(), Error> {
+        if !self.control.parser.is_empty() || !self.control.stream.unread().is_empty() {
+            return Err(Error::Protocol(
+                "clear text was injected before TLS".to_owned(),
+            ));
+        }
+        self.tls.forget();
+        let connection = self
+            .tls
+            .connection()
+            .map_err(|e| Error::Tls(e.to_string()))?;
+        let result = self.control.stream.start_tls(connection, deadline);
+        result.map_err(|error| match self.control.clear_words() {
+            Some(words) if words.starts_with("421") => Error::Busy(words),
+            Some(words) => Error::Tls(format!(
+                "the server does not speak TLS here, it says: {words}"
+            )),
+            None => Error::io("the TLS handshake", &error),
+        })
+    }
+}
+
+impl Server {
+    /// Tells a server at its limit from one that refuses us.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let busy = match &error {
+            Error::Negotiation(NegotiationError::Unavailable(reply)) => reply,
+            // ProFTPD counts its clients at PASS: "530 Sorry, the maximum number of clients".
+            Error::Negotiation(NegotiationError::Login(reply))
+                if reply.text().to_ascii_lowercase().contains("maximum") =>
+            {
+                reply
+            }
+            _ => return error,
+        };
+        Error::Busy(busy.to_string())
+    }
+}
