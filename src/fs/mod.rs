@@ -423,7 +423,12 @@ impl Fs {
             Answer::Present(attributes, _) if self.inodes.kind(ino) != Some(attributes.kind) => {
                 Err(Error::Stale)
             }
-            Answer::Present(attributes, until) => Ok((attributes, until)),
+            Answer::Present(attributes, until) => {
+                if ino == Ino::ROOT {
+                    *self.root.lock() = Some(attributes.clone());
+                }
+                Ok((attributes, until))
+            }
             Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
             Answer::Unknown => Err(Error::WouldWait),
         }

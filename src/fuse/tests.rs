@@ -775,6 +775,10 @@ impl Proxy {
                 let Ok(outward) = TcpStream::connect(server) else {
                     continue;
                 };
+                // Small answers must not wait for each other.
+                for side in [&inward, &outward] {
+                    side.set_nodelay(true).unwrap();
+                }
                 let back = (outward.try_clone().unwrap(), inward.try_clone().unwrap());
                 let answers = Arc::new(AtomicUsize::new(0));
                 let counts = [requests.clone(), answers];
