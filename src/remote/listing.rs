@@ -389,7 +389,20 @@ fn exact(
             commands.push(Command::Size((&name).into()));
         }
     }
+    if commands.is_empty() {
+        let offset = session.profile().listing_offset.unwrap_or(0);
+        return if session.is_in_step() {
+            Ok(finished(raw, offset))
+        } else {
+            Err(session.out_of_step("a listing"))
+        };
+    }
+    // The last is no file's: where a name in a STAT listing forged replies, it gets a wrong one.
+    commands.push(Command::Noop);
     let replies = session.pipeline(&commands, deadline)?;
+    if let Some(noop) = replies.last() {
+        in_step(session, noop)?;
+    }
     let mut offset = session.profile().listing_offset;
     for ((place, command), reply) in places.into_iter().zip(&commands).zip(&replies) {
         let Some(Entry { facts, .. }) = raw.entries.get_mut(place) else {
