@@ -42,6 +42,9 @@ pub(super) struct OpenFile {
     pub reader: Reader,
     /// The content that is being read. A leaf lock.
     content: Mutex<Content>,
+    /// How many seconds later a download's time is than a listing's: some servers keep their
+    /// clocks in two zones. A leaf lock.
+    slip: Mutex<i64>,
     /// What was read of it last. A leaf lock.
     proof: Mutex<Option<Proof>>,
     /// Whether the server holds another content by now.
@@ -101,6 +104,7 @@ impl Files {
                     ino,
                     reader: reader(),
                     content: Mutex::new(content),
+                    slip: Mutex::new(0),
                     proof: Mutex::new(None),
                     replaced: AtomicBool::new(false),
                     seen: AtomicBool::new(false),
@@ -188,7 +192,12 @@ impl OpenFile {
     /// The content to read; `None` where it is no longer to be had.
     pub fn version(&self) -> Option<Version> {
         let replaced = self.replaced.load(Ordering::Relaxed);
-        (!replaced).then(|| self.content.lock().version)
+        (!replaced).then(|| self.downloaded_as())
+    }
+
+    fn downloaded_as(&self) -> Version {
+        let slip = *self.slip.lock();
+        self.content.lock().version.later(slip)
     }
 
     pub fn handles(&self) -> usize {
@@ -208,7 +217,7 @@ impl OpenFile {
         }
         let from = bytes.len().saturating_sub(PROOF);
         let (offset, bytes) = (offset + from as u64, bytes[from..].to_vec());
-        let now = self.content.lock().version;
+        let now = self.downloaded_as();
         let mut proof = self.proof.lock();
         // What the reader sees is the version that the file had when reading began: what it grew
         // to has to be proven each time.
@@ -235,6 +244,21 @@ impl OpenFile {
         *self.content.lock() = Content::of(attributes);
         *self.proof.lock() = None;
         self.replaced.store(false, Ordering::Relaxed);
+        true
+    }
+
+    /// A listing, fetched just now, insists on what is known of the file, but downloads say that
+    /// it is another version: `told`. Nothing was read through it yet, so the two merely differ
+    /// in their clocks. Whether it can be so.
+    pub fn reconcile(&self, listed: &Attributes, told: Version) -> bool {
+        let listed = listed.version();
+        let known = self.content.lock().version;
+        let read = self.proof.lock().is_some() || self.replaced.load(Ordering::Relaxed);
+        if read || listed != known || told.size != known.size {
+            return false;
+        }
+        *self.slip.lock() = told.seconds_after(&listed);
+        self.reader.close();
         true
     }
 
@@ -281,10 +305,7 @@ impl OpenDirectory {
 impl Content {
     fn of(attributes: &Attributes) -> Self {
         Self {
-            version: Version {
-                size: attributes.size,
-                mtime: attributes.mtime,
-            },
+            version: attributes.version(),
             unique: attributes.unique,
         }
     }

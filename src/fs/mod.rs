@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use crate::cache::{Answer, Cache, Directory, Limits};
 use crate::proto::{Name, PathError, RemotePath};
 pub use crate::remote::NAME_MAX;
-use crate::remote::{self, Attributes, FileKind, Remote, Space};
+use crate::remote::{self, Attributes, FileKind, Remote, Space, Version};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use error::Error;
 use files::{Files, OpenFile};
@@ -101,6 +101,9 @@ const SPACE_TTL: Duration = Duration::from_secs(30);
 const SPACE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a caller waits for news of the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often one read follows a file that is replaced again and again.
+const CHANGES: usize = 3;
 
 /// How long, and of how many paths, it is remembered that the server did not answer. A program
 /// that names a path would otherwise wait twice: where the kernel fails to confirm what it knew
@@ -274,8 +277,10 @@ impl Fs {
     ) -> Result<Data, Error> {
         let file = self.files.file(handle).ok_or(Error::Stale)?;
         let path = self.live_path(file.ino)?;
+        let mut changes = 0;
         loop {
-            let read = match file.version() {
+            let version = file.version();
+            let read = match version {
                 None => Err(Failure::Remote(remote::Error::Changed)),
                 Some(version) => {
                     let target = Target {
@@ -296,7 +301,11 @@ impl Fs {
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
-                    self.go_over(&file, &path, patience)?;
+                    changes += 1;
+                    if changes > CHANGES {
+                        return Err(Error::remote(&path, remote::Error::Changed));
+                    }
+                    self.go_over(&file, version, &path, patience)?;
                 }
                 Err(Failure::WouldWait) => return Err(Error::WouldWait),
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
@@ -307,16 +316,37 @@ impl Fs {
 
     /// The server holds another content than was known when the file was opened: what is known
     /// of it is learned anew, and the handle goes over to it if nobody has seen the old content.
-    fn go_over(&self, file: &OpenFile, path: &RemotePath, patience: Patience) -> Result<(), Error> {
-        patience.deadline()?;
+    /// `failed`: the version that is not there.
+    fn go_over(
+        &self,
+        file: &OpenFile,
+        failed: Option<Version>,
+        path: &RemotePath,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let deadline = patience.deadline()?;
+        let went_over = || file.version().is_some_and(|now| Some(now) != failed);
+        if went_over() {
+            return Ok(()); // By another read.
+        }
         self.cache.changed(path);
-        file.give_up();
-        if let Answer::Present(attributes, _) = self.stat(path, patience)?
-            && attributes.kind == FileKind::File
-            && file.adopt(&attributes)
+        if let Answer::Present(now, _) = self.stat(path, patience)?
+            && now.kind == FileKind::File
         {
+            if failed == Some(now.version()) {
+                let told = self.remote.version(path, now.version(), deadline);
+                let told = told.map_err(|cause| Error::remote(path, cause))?;
+                if file.reconcile(&now, told) {
+                    return Ok(());
+                }
+            } else if file.adopt(&now) {
+                return Ok(());
+            }
+        }
+        if went_over() {
             return Ok(());
         }
+        file.give_up();
         Err(Error::remote(path, remote::Error::Changed))
     }
 

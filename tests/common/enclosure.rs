@@ -61,13 +61,17 @@ impl Enclosure {
             namespace = fs::read_link(&link).unwrap_or_else(|_| own.clone());
             namespace != own || !matches!(outer.try_wait(), Ok(None))
         });
-        let enclosure = Self { outer, namespace };
-        assert!(
-            entered && enclosure.namespace != own,
-            "unshare does not work here: {}",
-            fs::read_to_string(log).unwrap_or_default()
-        );
-        enclosure
+        if !entered || namespace == own {
+            // Before there is an enclosure: dropped with our own namespace, it would kill every
+            // process of this machine.
+            let _ = outer.kill();
+            let _ = outer.wait();
+            panic!(
+                "unshare does not work here: {}",
+                fs::read_to_string(log).unwrap_or_default()
+            );
+        }
+        Self { outer, namespace }
     }
 
     /// Every process of the server, whatever it has forked.
