@@ -151,7 +151,7 @@ impl Files {
         drop(table);
         if last {
             // At once, even if a read still holds the file.
-            file.reader.close();
+            file.reader.end();
         }
         Some(file.ino)
     }
@@ -183,7 +183,7 @@ impl Files {
     pub fn close_all(&self) {
         let table = std::mem::take(&mut *self.table.lock());
         for file in table.files.values() {
-            file.reader.close();
+            file.reader.end();
         }
     }
 }

@@ -6,8 +6,10 @@
 use super::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,14 +18,16 @@ use std::time::Duration;
 pub struct Enclosure {
     /// `unshare`, which waits for the namespace's first process.
     outer: Child,
-    namespace: PathBuf,
+    /// Its process namespace. Held open, so that no later namespace gets the same number.
+    _namespace: File,
+    number: u64,
 }
 
 impl Enclosure {
     /// Starts `command` with `accounts` (`passwd`, `group`, `shadow`, `pam.d`) in place of those in /etc, and its
     /// output appended to `log`.
     pub fn start(accounts: &Path, command: &Command, log: &Path) -> Self {
-        let output = fs::File::options()
+        let output = File::options()
             .create(true)
             .append(true)
             .open(log)
@@ -54,31 +58,34 @@ impl Enclosure {
             .stderr(output);
         let mut outer = outer.spawn().expect("start setpriv and unshare");
         let link = format!("/proc/{}/ns/pid_for_children", outer.id());
-        let mut namespace = PathBuf::new();
-        let own = fs::read_link("/proc/self/ns/pid").expect("read our namespace");
-        let entered = wait_until(Duration::from_secs(10), || {
+        let own = namespace("/proc/self/ns/pid")
+            .expect("see our own namespace")
+            .1;
+        let mut entered = None;
+        wait_until(Duration::from_secs(20), || {
             // Unreadable for the moment between unshare(2) and the first fork.
-            namespace = fs::read_link(&link).unwrap_or_else(|_| own.clone());
-            namespace != own || !matches!(outer.try_wait(), Ok(None))
+            entered = namespace(&link).ok().filter(|(_, number)| *number != own);
+            entered.is_some() || !matches!(outer.try_wait(), Ok(None))
         });
-        if !entered || namespace == own {
-            // Before there is an enclosure: dropped with our own namespace, it would kill every
-            // process of this machine.
+        // Only what is in a namespace of its own may ever be signalled: ours has the whole machine in it.
+        let Some((held, number)) = entered else {
             let _ = outer.kill();
             let _ = outer.wait();
-            panic!(
-                "unshare does not work here: {}",
-                fs::read_to_string(log).unwrap_or_default()
-            );
+            let said = fs::read_to_string(log).unwrap_or_default();
+            panic!("unshare does not work here: {said}");
+        };
+        Self {
+            outer,
+            _namespace: held,
+            number,
         }
-        Self { outer, namespace }
     }
 
     /// Every process of the server, whatever it has forked.
     pub fn members(&self) -> Vec<Pid> {
         let inside = |pid: &i32| {
-            fs::read_link(format!("/proc/{pid}/ns/pid"))
-                .is_ok_and(|namespace| namespace == self.namespace)
+            fs::metadata(format!("/proc/{pid}/ns/pid"))
+                .is_ok_and(|about| about.ino() == self.number)
         };
         let processes = fs::read_dir("/proc").expect("read /proc").flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -114,6 +121,13 @@ impl Drop for Enclosure {
             self.members()
         );
     }
+}
+
+/// A process namespace, held open, and its number.
+fn namespace(link: &str) -> io::Result<(File, u64)> {
+    let held = File::open(link)?;
+    let number = held.metadata()?.ino();
+    Ok((held, number))
 }
 
 /// A command that runs a program in a mount namespace of its own.
