@@ -175,8 +175,21 @@ impl Download {
         };
     }
 
-    /// SIZE, MDTM, REST and RETR in one write, on a session of the transfer lane.
+    /// Opens the stream at the offset, once more where the first connection did not last until
+    /// the bytes known were read again: vsftpd refuses a TLS session that is not resumed (522)
+    /// only after its 150.
     fn reopen(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
+        match self.try_reopen(expected, deadline) {
+            Err(Error::Failed(why)) if !self.tail.is_empty() && Instant::now() < deadline => {
+                log::debug!("{}: {why}; trying once more", self.path);
+                self.try_reopen(expected, deadline)
+            }
+            done => done,
+        }
+    }
+
+    /// SIZE, MDTM, REST and RETR in one write, on a session of the transfer lane.
+    fn try_reopen(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
         let ask = ask_version(&self.path);
         // Bytes read already are read again where growth has to be told from replacement.
         let back = self.tail.len() as u64;
