@@ -7,6 +7,7 @@
 //!
 //! Must not know how entries are fetched. One leaf mutex, held for memory work only.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,7 +121,7 @@ impl Cache {
     ) -> Answer {
         let inner = &mut *self.inner.lock();
         let child = path.join(name);
-        let listed = inner.listed(directory, path, name, &child);
+        let listed = inner.listed(directory, directory.ticket, path, name, &child);
         let own = inner.own(&child);
         self.newest(own, listed, Some(now))
     }
@@ -129,7 +130,7 @@ impl Cache {
     pub fn told_in(&self, directory: &Directory, path: &RemotePath, name: &Name) -> Answer {
         let inner = &mut *self.inner.lock();
         let child = path.join(name);
-        let listed = inner.listed(directory, path, name, &child);
+        let listed = inner.listed(directory, directory.ticket, path, name, &child);
         let own = inner.own(&child);
         self.newest(own, listed, None)
     }
@@ -137,9 +138,16 @@ impl Cache {
     /// The listing of `path`, complete or not, while it is fresh.
     pub fn listing(&self, path: &RemotePath, now: Instant) -> Option<Arc<Directory>> {
         let inner = &mut *self.inner.lock();
-        let directory = inner.items.get(path)?.listing.clone()?;
+        if !inner.holds_listing(path) {
+            return None;
+        }
+        let item = inner.items.get_mut(path)?;
+        let before = item.weight();
+        let directory = item.listing.as_mut()?.merged();
+        let after = item.weight();
+        inner.weight = inner.weight - before + after;
         let fresh = now < directory.ticket.at + self.limits.listings;
-        (fresh && inner.holds(directory.ticket, path)).then_some(directory)
+        fresh.then_some(directory)
     }
 
     /// Keeps what a fetch told of `path`; `None` says that there is no such file. Refused
@@ -174,9 +182,13 @@ impl Cache {
         if item
             .listing
             .as_ref()
-            .is_none_or(|l| l.ticket.at <= directory.ticket.at)
+            .is_none_or(|l| l.directory.ticket.at <= directory.ticket.at)
         {
-            item.listing = Some(directory);
+            item.listing = Some(Listed {
+                tick: directory.ticket.tick,
+                directory,
+                edits: BTreeMap::new(),
+            });
         }
         let after = item.weight();
         inner.weight = inner.weight - before + after;
@@ -196,7 +208,10 @@ impl Cache {
     /// Says that the file at `path` was created, removed, replaced or altered: nothing fetched
     /// before is believed any more of it, of what lies below it, and of its parent.
     pub fn changed(&self, path: &RemotePath) {
-        let inner = &mut *self.inner.lock();
+        self.change(&mut self.inner.lock(), path);
+    }
+
+    fn change(&self, inner: &mut Inner, path: &RemotePath) {
         inner.tick += 1;
         let tick = inner.tick;
         inner.change(path).subtree = tick;
@@ -210,6 +225,34 @@ impl Cache {
                 inner.forgotten = change.own.max(change.subtree);
             }
         }
+    }
+
+    /// Says what we ourselves made of `path`: `None`, that it is gone. As [`Cache::changed`], but a
+    /// listing of its parent goes on to be believed, with this one name changed in it.
+    pub fn note(&self, path: &RemotePath, made: Option<&Attributes>, now: Instant) {
+        let inner = &mut *self.inner.lock();
+        let place = path.parent().zip(path.name());
+        let held = match &place {
+            Some((parent, _)) => inner.holds_listing(parent),
+            None => false,
+        };
+        self.change(inner, path);
+        let tick = inner.tick;
+        if held
+            && let Some((parent, name)) = place
+            && let Some(item) = inner.items.get_mut(&parent)
+            && let Some(listed) = &mut item.listing
+        {
+            listed.tick = tick;
+            if listed.edits.insert(name, made.cloned()).is_none() {
+                inner.weight += 1;
+            }
+        }
+        inner.item(path).own = Some(Own {
+            found: made.cloned(),
+            ticket: Ticket { tick, at: now },
+        });
+        inner.evict(self.limits.entries);
     }
 
     /// The newer word of two, if it may still be believed. The older one never stands in for a
@@ -256,6 +299,28 @@ impl Directory {
         }
     }
 
+    /// The same with some names changed (`None`: gone), as of `ticket`.
+    fn edited(&self, edits: BTreeMap<Name, Option<Attributes>>, ticket: Ticket) -> Self {
+        let stays = |(name, _): &&(Name, Attributes)| !edits.contains_key(name);
+        let mut entries: Vec<_> = self.entries.iter().filter(stays).cloned().collect();
+        let made = edits.into_iter();
+        entries.extend(made.filter_map(|(name, made)| Some((name, made?))));
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Self {
+            entries: entries.into(),
+            complete: self.complete,
+            ticket,
+        }
+    }
+
+    /// The same with some files shown otherwise, or beside those listed.
+    pub fn overlaid(&self, shown: BTreeMap<Name, Attributes>) -> Self {
+        let edits = shown
+            .into_iter()
+            .map(|(name, attributes)| (name, Some(attributes)));
+        self.edited(edits.collect(), self.ticket)
+    }
+
     /// Sorted by name, each name once.
     pub fn entries(&self) -> &[(Name, Attributes)] {
         &self.entries
@@ -293,7 +358,31 @@ struct Inner {
 #[derive(Default)]
 struct Item {
     own: Option<Own>,
-    listing: Option<Arc<Directory>>,
+    listing: Option<Listed>,
+}
+
+/// A listing, and what we ourselves have changed in the directory since.
+struct Listed {
+    directory: Arc<Directory>,
+    /// With the edits it is as of this tick.
+    tick: u64,
+    edits: BTreeMap<Name, Option<Attributes>>,
+}
+
+impl Listed {
+    /// The listing with the edits, which are part of it from now on.
+    fn merged(&mut self) -> Arc<Directory> {
+        if !self.edits.is_empty() {
+            let edits = std::mem::take(&mut self.edits);
+            let old = &self.directory;
+            let ticket = Ticket {
+                tick: self.tick,
+                at: old.ticket.at,
+            };
+            self.directory = Arc::new(old.edited(edits, ticket));
+        }
+        self.directory.clone()
+    }
 }
 
 /// One word about a path: what it is, or that it is not there.
@@ -312,7 +401,8 @@ struct Change {
 
 impl Item {
     fn weight(&self) -> usize {
-        1 + self.listing.as_ref().map_or(0, |l| l.entries.len())
+        let listed = |l: &Listed| l.directory.entries.len() + l.edits.len();
+        1 + self.listing.as_ref().map_or(0, listed)
     }
 }
 
@@ -350,19 +440,40 @@ impl Inner {
     /// What the kept listing of its parent says of `path`.
     fn listed_in_parent(&mut self, path: &RemotePath) -> Option<Own> {
         let (parent, name) = (path.parent()?, path.name()?);
-        let directory = self.items.get(&parent)?.listing.clone()?;
-        self.listed(&directory, &parent, &name, path)
+        let listed = self.items.get(&parent)?.listing.as_ref()?;
+        // What we changed has an entry of its own, unless that had to go; then nothing is known.
+        let ticket = Ticket {
+            tick: listed.tick,
+            at: listed.directory.ticket.at,
+        };
+        if listed.edits.contains_key(&name) {
+            return None;
+        }
+        let directory = listed.directory.clone();
+        self.listed(&directory, ticket, &parent, &name, path)
+    }
+
+    /// Whether the kept listing of `path` still tells all its names.
+    fn holds_listing(&mut self, path: &RemotePath) -> bool {
+        let Some(listed) = self.items.get(path).and_then(|item| item.listing.as_ref()) else {
+            return false;
+        };
+        let ticket = Ticket {
+            tick: listed.tick,
+            at: listed.directory.ticket.at,
+        };
+        self.holds(ticket, path)
     }
 
     /// What a listing of `parent` says of `name`, which is `path`.
     fn listed(
         &self,
         directory: &Directory,
+        ticket: Ticket,
         parent: &RemotePath,
         name: &Name,
         path: &RemotePath,
     ) -> Option<Own> {
-        let ticket = directory.ticket;
         let found = directory.find(name);
         // Where another name of the directory changed, what is listed of this one still stands,
         // but the names are no longer complete.

@@ -53,8 +53,9 @@ impl Bench {
     fn reaching(&self) -> String {
         let port = self.server.local_addr().port();
         format!(
-            "implicit,port={port},fingerprint={}",
-            self.server.fingerprint()
+            "implicit,port={port},fingerprint={},state_dir={}",
+            self.server.fingerprint(),
+            self.path("state").display()
         )
     }
 

@@ -412,3 +412,46 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_we_made_ourselves_is_known_and_the_listing_goes_on() {
+    let cache = cache(100);
+    let now = Instant::now();
+    let before = cache.begin(now);
+    let directory = Directory::new(listing(&["a", "b"], 7, true), before);
+    assert!(cache.insert_listing(&path("/d"), Arc::new(directory)));
+    cache.note(&path("/d/c"), Some(&attributes(3)), now);
+    cache.note(&path("/d/a"), None, now);
+    assert!(
+        matches!(cache.attributes(&path("/d/c"), now), Answer::Present(a, _) if a == attributes(3))
+    );
+    assert!(matches!(
+        cache.attributes(&path("/d/a"), now),
+        Answer::Absent(_)
+    ));
+    assert!(matches!(
+        cache.attributes(&path("/d/b"), now),
+        Answer::Present(..)
+    ));
+    assert!(matches!(
+        cache.attributes(&path("/d/new"), now),
+        Answer::Absent(_)
+    ));
+    let names = |directory: Arc<Directory>| {
+        let names = directory.entries().iter().map(|(n, _)| n.clone());
+        names.collect::<Vec<_>>()
+    };
+    let listed = cache.listing(&path("/d"), now).expect("it is still known");
+    assert_eq!(names(listed), [name("b"), name("c")]);
+    cache.note(&path("/d/a"), Some(&attributes(9)), now);
+    let listed = cache.listing(&path("/d"), now).expect("it is still known");
+    assert_eq!(names(listed), [name("a"), name("b"), name("c")]);
+    // A fetch that began before is refused, and a change by others ends the listing.
+    let late = Directory::new(listing(&["a", "b"], 7, true), before);
+    assert!(!cache.insert_listing(&path("/d"), Arc::new(late)));
+    cache.changed(&path("/d/b"));
+    assert!(cache.listing(&path("/d"), now).is_none());
+    cache.note(&path("/d/b"), None, now);
+    assert!(cache.listing(&path("/d"), now).is_none());
+    assert_eq!(cache.attributes(&path("/d/new"), now), Answer::Unknown);
+}

@@ -1,5 +1,6 @@
 //! Why a file system operation failed. Knows no errno: that is the kernel door's table.
 
+use super::spool::SpoolError;
 use crate::proto::RemotePath;
 use crate::remote;
 
@@ -25,6 +26,23 @@ pub enum Error {
     /// The kernel named an inode or a handle that does not exist (any more).
     #[error("no such inode or handle")]
     Stale,
+    #[error("the file exists")]
+    AlreadyExists,
+    /// What FTP, this server or `attrs=strict` does not allow.
+    #[error("not permitted: {0}")]
+    NotPermitted(String),
+    #[error("{0}")]
+    Invalid(&'static str),
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+    /// The local disk, or `spool_size=`.
+    #[error("{0}")]
+    NoSpace(String),
+    #[error("no file can be that large")]
+    TooLarge,
+    /// The spool failed.
+    #[error("spool: {0}")]
+    Spool(String),
     #[error("not a symbolic link")]
     NotALink,
     /// A device, socket or pipe on the server.
@@ -53,5 +71,17 @@ impl Error {
             _ => return false,
         };
         matches!(cause, remote::Error::NotFound)
+    }
+}
+
+impl From<SpoolError> for Error {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            SpoolError::NoSpace(_) => Self::NoSpace(error.to_string()),
+            SpoolError::TooLarge => Self::TooLarge,
+            SpoolError::PathTooLong => Self::NameTooLong,
+            SpoolError::Gone => Self::Stale,
+            error => Self::Spool(error.to_string()),
+        }
     }
 }

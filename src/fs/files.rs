@@ -5,8 +5,7 @@
 //! content or not at all; new handles get a state of their own. What a file is written through
 //! belongs into [`OpenFile`] too: there is one for each inode.
 //!
-//! Must not know the kernel or the cache. Lock order: the table, then a file's content. Neither is
-//! held when streams are closed.
+//! Must not know the kernel or the cache. The table's lock is a leaf.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,9 +14,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::Ino;
-use super::read::Reader;
+use super::read::{Reader, Target};
 use crate::cache::Directory;
-use crate::remote::{Attributes, Proof, Version};
+use crate::proto::RemotePath;
+use crate::remote::{Attributes, Proof};
 
 /// Bytes kept of what was read last.
 const PROOF: usize = 4 << 10;
@@ -29,11 +29,26 @@ pub(super) struct Files {
 
 #[derive(Default)]
 struct Table {
-    files: HashMap<u64, Arc<OpenFile>>,
+    files: HashMap<u64, Handle>,
     directories: HashMap<u64, Arc<OpenDirectory>>,
     /// The state that the next handle of an inode shares.
     by_inode: HashMap<Ino, Arc<OpenFile>>,
     last: u64,
+}
+
+struct Handle {
+    file: Arc<OpenFile>,
+    writer: bool,
+}
+
+/// A handle that was closed.
+pub(super) struct Closed {
+    /// What it held.
+    pub ino: Ino,
+    /// It could write.
+    pub writer: bool,
+    /// The file has no other.
+    pub last: bool,
 }
 
 /// What the handles of one file share.
@@ -59,11 +74,12 @@ pub(super) struct OpenDirectory {
     snapshot: Mutex<Snapshot>,
 }
 
-/// What identifies a file's content.
-#[derive(Clone, Copy, Debug)]
+/// A file's content, by what identifies it.
+#[derive(Clone, Debug)]
 struct Content {
-    version: Version,
-    unique: Option<u64>,
+    attributes: Attributes,
+    /// See [`Target`].
+    epoch: u64,
 }
 
 /// What a look at the server showed of a file that is open.
@@ -89,18 +105,28 @@ impl Files {
         }
     }
 
-    /// A new handle of a file.
-    pub fn open(&self, ino: Ino, attributes: &Attributes, reader: impl FnOnce() -> Reader) -> u64 {
-        let content = Content::of(attributes);
+    /// A new handle of a file. `ours`: what is known of it comes from what we write ourselves, and
+    /// tells nothing of what the server holds.
+    pub fn open(
+        &self,
+        ino: Ino,
+        attributes: &Attributes,
+        writer: bool,
+        ours: bool,
+        reader: impl FnOnce() -> Reader,
+    ) -> u64 {
         let mut table = self.table.lock();
         let shared = table.by_inode.get(&ino).cloned();
         let (file, other) = match shared {
-            Some(file) if file.observe(content) == Observed::Same => (file, None),
+            Some(file) if ours || file.observe(attributes) == Observed::Same => (file, None),
             other => {
                 let file = Arc::new(OpenFile {
                     ino,
                     reader: reader(),
-                    content: Mutex::new(content),
+                    content: Mutex::new(Content {
+                        attributes: attributes.clone(),
+                        epoch: 0,
+                    }),
                     proof: Mutex::new(None),
                     replaced: AtomicBool::new(false),
                     seen: AtomicBool::new(false),
@@ -113,7 +139,7 @@ impl Files {
         file.handles.fetch_add(1, Ordering::Relaxed);
         table.last += 1;
         let handle = table.last;
-        table.files.insert(handle, file);
+        table.files.insert(handle, Handle { file, writer });
         drop(table);
         if let Some(other) = other {
             other.reader.close();
@@ -122,23 +148,34 @@ impl Files {
     }
 
     pub fn file(&self, handle: u64) -> Option<Arc<OpenFile>> {
-        self.table.lock().files.get(&handle).cloned()
+        let table = self.table.lock();
+        Some(table.files.get(&handle)?.file.clone())
     }
 
     /// Takes note of what the server now says of a file that may be open.
     pub fn observe(&self, ino: Ino, attributes: &Attributes) {
-        let file = self.table.lock().by_inode.get(&ino).cloned();
-        if let Some(file) = file
-            && file.observe(Content::of(attributes)) != Observed::Same
+        if let Some(file) = self.of(ino)
+            && file.observe(attributes) != Observed::Same
         {
             file.reader.close();
         }
     }
 
-    /// Ends a handle; the inode that it held.
-    pub fn close(&self, handle: u64) -> Option<Ino> {
+    /// What the handles of an open file share; of handles whose content was replaced, it is
+    /// another.
+    pub fn of(&self, ino: Ino) -> Option<Arc<OpenFile>> {
+        self.table.lock().by_inode.get(&ino).cloned()
+    }
+
+    /// All files that are open.
+    pub fn all(&self) -> Vec<Arc<OpenFile>> {
+        self.table.lock().by_inode.values().cloned().collect()
+    }
+
+    /// Ends a handle.
+    pub fn close(&self, handle: u64) -> Option<Closed> {
         let mut table = self.table.lock();
-        let file = table.files.remove(&handle)?;
+        let Handle { file, writer } = table.files.remove(&handle)?;
         let last = file.handles.fetch_sub(1, Ordering::Relaxed) == 1;
         let current = table.by_inode.get(&file.ino);
         if last && current.is_some_and(|f| Arc::ptr_eq(f, &file)) {
@@ -149,7 +186,11 @@ impl Files {
             // At once, even if a read still holds the file.
             file.reader.close();
         }
-        Some(file.ino)
+        Some(Closed {
+            ino: file.ino,
+            writer,
+            last,
+        })
     }
 
     pub fn open_directory(&self, ino: Ino, directory: Arc<Directory>) -> u64 {
@@ -178,27 +219,29 @@ impl Files {
     /// Ends all reading.
     pub fn close_all(&self) {
         let table = std::mem::take(&mut *self.table.lock());
-        for file in table.files.values() {
-            file.reader.close();
+        for handle in table.files.values() {
+            handle.file.reader.close();
         }
     }
 }
 
 impl OpenFile {
-    /// The content to read; `None` where it is no longer to be had.
-    pub fn version(&self) -> Option<Version> {
+    /// The content to read, which is at `path`; `None` where it is no longer to be had.
+    pub fn target(&self, path: &RemotePath) -> Option<Target> {
         let replaced = self.replaced.load(Ordering::Relaxed);
-        (!replaced).then(|| self.content.lock().version)
-    }
-
-    pub fn handles(&self) -> usize {
-        self.handles.load(Ordering::Relaxed)
-    }
-
-    /// What was seen of the content; none is needed where `unique` tells files apart.
-    pub fn proof(&self) -> Option<Proof> {
-        let known = self.content.lock().unique.is_some();
-        self.proof.lock().clone().filter(|_| !known)
+        (!replaced).then(|| {
+            let content = self.content.lock();
+            Target {
+                path: path.clone(),
+                version: content.attributes.version(),
+                epoch: content.epoch,
+                proof: self
+                    .proof
+                    .lock()
+                    .clone()
+                    .filter(|_| content.attributes.unique.is_none()),
+            }
+        })
     }
 
     /// Takes note of bytes that were read, the last of them.
@@ -208,7 +251,7 @@ impl OpenFile {
         }
         let from = bytes.len().saturating_sub(PROOF);
         let (offset, bytes) = (offset + from as u64, bytes[from..].to_vec());
-        let now = self.content.lock().version;
+        let now = self.content.lock().attributes.version();
         let mut proof = self.proof.lock();
         // What the reader sees is the version that the file had when reading began: what it grew
         // to has to be proven each time.
@@ -218,6 +261,39 @@ impl OpenFile {
             offset,
             bytes,
         });
+    }
+
+    /// Whether the content that it was opened with is no longer to be had.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Relaxed)
+    }
+
+    /// Reads of an older epoch may have found what is no more.
+    pub fn epoch(&self) -> u64 {
+        self.content.lock().epoch
+    }
+
+    /// What was last known of it.
+    pub fn attributes(&self) -> Attributes {
+        self.content.lock().attributes.clone()
+    }
+
+    /// We ourselves made it what it is now on the server, or renamed it (`None`): every byte that is
+    /// read from now on is fetched anew.
+    pub fn renew(&self, attributes: Option<&Attributes>) {
+        let mut content = self.content.lock();
+        content.epoch += 1;
+        if let Some(attributes) = attributes {
+            content.attributes = attributes.clone();
+            self.replaced.store(false, Ordering::Relaxed);
+        }
+        drop(content);
+        *self.proof.lock() = None;
+        self.reader.close();
+    }
+
+    pub fn handles(&self) -> usize {
+        self.handles.load(Ordering::Relaxed)
     }
 
     /// Some of the content is shown from now on: no other may follow.
@@ -232,7 +308,7 @@ impl OpenFile {
             return false;
         }
         self.reader.close();
-        *self.content.lock() = Content::of(attributes);
+        self.content.lock().attributes = attributes.clone();
         *self.proof.lock() = None;
         self.replaced.store(false, Ordering::Relaxed);
         true
@@ -245,17 +321,17 @@ impl OpenFile {
     }
 
     /// Compares with what the server now says. Unless it is the same, the reader is to be closed.
-    fn observe(&self, now: Content) -> Observed {
+    fn observe(&self, now: &Attributes) -> Observed {
         if self.replaced.load(Ordering::Relaxed) {
             return Observed::Replaced;
         }
         let mut content = self.content.lock();
-        let before = std::mem::replace(&mut *content, now);
-        if !before.continues_as(&now) {
+        let before = std::mem::replace(&mut content.attributes, now.clone());
+        if !continues_as(&before, now) {
             self.replaced.store(true, Ordering::Relaxed);
             return Observed::Replaced;
         }
-        if before.version != now.version && now.unique.is_none() {
+        if before.version() != now.version() && now.unique.is_none() {
             return Observed::Grown;
         }
         Observed::Same
@@ -278,31 +354,18 @@ impl OpenDirectory {
     }
 }
 
-impl Content {
-    fn of(attributes: &Attributes) -> Self {
-        Self {
-            version: Version {
-                size: attributes.size,
-                mtime: attributes.mtime,
-            },
-            unique: attributes.unique,
-        }
-    }
-
-    /// Whether `now` is the same content, or has grown from it. A file that only grew was also
-    /// written later.
-    fn continues_as(&self, now: &Self) -> bool {
-        let same_file = match (self.unique, now.unique) {
-            (Some(then), Some(now)) => then == now,
-            _ => true,
-        };
-        let (then, now) = (self.version, now.version);
-        let same_content = match now.size == then.size {
-            true => now.mtime == then.mtime,
-            false => now.size > then.size && now.mtime >= then.mtime,
-        };
-        same_file && same_content
-    }
+/// Whether `now` is the same content as `then`, or has grown from it. A file that only grew was
+/// also written later.
+fn continues_as(then: &Attributes, now: &Attributes) -> bool {
+    let same_file = match (then.unique, now.unique) {
+        (Some(then), Some(now)) => then == now,
+        _ => true,
+    };
+    let same_content = match now.size == then.size {
+        true => now.mtime == then.mtime,
+        false => now.size > then.size && now.mtime >= then.mtime,
+    };
+    same_file && same_content
 }
 
 #[cfg(test)]
@@ -311,24 +374,25 @@ mod tests {
 
     use super::*;
 
-    fn content(size: u64, seconds: u64, unique: Option<u64>) -> Content {
+    fn content(size: u64, seconds: u64, unique: Option<u64>) -> Attributes {
         let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        Content {
-            version: Version { size, mtime },
+        Attributes {
+            mtime,
             unique,
+            ..super::super::tests::file(size)
         }
     }
 
     #[test]
     fn growth_is_no_change() {
         let then = content(10, 100, Some(1));
-        assert!(then.continues_as(&then));
-        assert!(then.continues_as(&content(11, 100, Some(1))));
-        assert!(then.continues_as(&content(11, 101, Some(1))));
-        assert!(then.continues_as(&content(11, 101, None)));
-        assert!(!then.continues_as(&content(10, 101, Some(1))));
-        assert!(!then.continues_as(&content(9, 101, Some(1))));
-        assert!(!then.continues_as(&content(11, 99, Some(1))));
-        assert!(!then.continues_as(&content(11, 101, Some(2))));
+        assert!(continues_as(&then, &then));
+        assert!(continues_as(&then, &content(11, 100, Some(1))));
+        assert!(continues_as(&then, &content(11, 101, Some(1))));
+        assert!(continues_as(&then, &content(11, 101, None)));
+        assert!(!continues_as(&then, &content(10, 101, Some(1))));
+        assert!(!continues_as(&then, &content(9, 101, Some(1))));
+        assert!(!continues_as(&then, &content(11, 99, Some(1))));
+        assert!(!continues_as(&then, &content(11, 101, Some(2))));
     }
 }

@@ -46,6 +46,18 @@ struct Node {
     dependents: usize,
     /// The content that the kernel's page cache may hold.
     cached: Option<Stamp>,
+    /// What becomes of its path.
+    standing: Standing,
+}
+
+/// Whether a node still has a name in its directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    Named,
+    /// Unlinked, but still on the server under a name that nobody else knows.
+    Aside(Name),
+    /// Unlinked, and nowhere on the server.
+    Gone,
 }
 
 impl Inodes {
@@ -98,6 +110,83 @@ impl Inodes {
         number(&self.nodes.lock(), &self.root, parent, name, attributes)
     }
 
+    /// The node that is called `name` in `parent`, where it is live.
+    pub fn child(&self, parent: Ino, name: &Name) -> Option<Ino> {
+        self.nodes.lock().get(&parent)?.children.get(name).copied()
+    }
+
+    /// Whether a live node has lost its name.
+    pub fn is_unlinked(&self, ino: Ino) -> bool {
+        let nodes = self.nodes.lock();
+        nodes
+            .get(&ino)
+            .is_some_and(|n| n.standing != Standing::Named)
+    }
+
+    /// Where an unlinked file was set aside on the server.
+    pub fn aside(&self, ino: Ino) -> Option<RemotePath> {
+        let nodes = self.nodes.lock();
+        match nodes.get(&ino)?.standing {
+            Standing::Aside(_) => path(&nodes, &self.root, ino),
+            Standing::Named | Standing::Gone => None,
+        }
+    }
+
+    /// A name was removed: whoever holds its node keeps it. With `aside` the file is still on the
+    /// server, in the same directory under that name.
+    pub fn unlink(&self, parent: Ino, name: &Name, aside: Option<Name>) {
+        let nodes = &mut *self.nodes.lock();
+        let Some(parent) = nodes.get_mut(&parent) else {
+            return;
+        };
+        if let Some(ino) = parent.children.remove(name)
+            && let Some(node) = nodes.get_mut(&ino)
+        {
+            node.standing = aside.map_or(Standing::Gone, Standing::Aside);
+        }
+    }
+
+    /// A file that was set aside was removed for good.
+    pub fn vanish(&self, ino: Ino) {
+        if let Some(node) = self.nodes.lock().get_mut(&ino) {
+            node.standing = Standing::Gone;
+        }
+    }
+
+    /// `name` in `parent` is now `to_name` in `to`: its node goes along, and with it all below. What
+    /// was called so before has no name any more.
+    pub fn rename(&self, parent: Ino, name: &Name, to: Ino, to_name: &Name) {
+        let nodes = &mut *self.nodes.lock();
+        let moved = match nodes.get_mut(&parent) {
+            Some(node) => node.children.remove(name),
+            None => None,
+        };
+        let replaced = match nodes.get_mut(&to) {
+            Some(node) => node.children.remove(to_name),
+            None => None,
+        };
+        if let Some(replaced) = replaced.and_then(|ino| nodes.get_mut(&ino)) {
+            replaced.standing = Standing::Gone;
+        }
+        let Some(ino) = moved else { return };
+        if !nodes.contains_key(&to) {
+            // The kernel holds the directory that it names: this cannot be.
+            return;
+        }
+        if let Some(node) = nodes.get_mut(&ino) {
+            node.parent = to;
+            node.name = Some(to_name.clone());
+        }
+        if let Some(node) = nodes.get_mut(&to) {
+            node.children.insert(to_name.clone(), ino);
+            node.dependents += 1;
+        }
+        if let Some(node) = nodes.get_mut(&parent) {
+            node.dependents -= 1;
+        }
+        reap(nodes, parent);
+    }
+
     /// Counts one more lookup of a live node.
     pub fn hold(&self, ino: Ino) -> bool {
         match self.nodes.lock().get_mut(&ino) {
@@ -116,23 +205,7 @@ impl Inodes {
         if let Some(node) = nodes.get_mut(&ino) {
             node.lookups = node.lookups.saturating_sub(count);
         }
-        let mut ino = ino;
-        while ino != Ino::ROOT
-            && let Some(node) = nodes.get(&ino)
-            && node.lookups == 0
-            && node.dependents == 0
-            && let Some(node) = nodes.remove(&ino)
-        {
-            if let Some(parent) = nodes.get_mut(&node.parent) {
-                parent.dependents -= 1;
-                if let Some(name) = &node.name
-                    && parent.children.get(name) == Some(&ino)
-                {
-                    parent.children.remove(name);
-                }
-            }
-            ino = node.parent;
-        }
+        reap(nodes, ino);
     }
 
     /// Notes the content about to be read through the kernel's page cache; whether that may keep
@@ -155,7 +228,28 @@ impl Node {
             children: HashMap::new(),
             dependents: 0,
             cached: None,
+            standing: Standing::Named,
         }
+    }
+}
+
+/// Removes a node that nobody needs any more, and its parent where that was kept by it alone.
+fn reap(nodes: &mut HashMap<Ino, Node>, mut ino: Ino) {
+    while ino != Ino::ROOT
+        && let Some(node) = nodes.get(&ino)
+        && node.lookups == 0
+        && node.dependents == 0
+        && let Some(node) = nodes.remove(&ino)
+    {
+        if let Some(parent) = nodes.get_mut(&node.parent) {
+            parent.dependents -= 1;
+            if let Some(name) = &node.name
+                && parent.children.get(name) == Some(&ino)
+            {
+                parent.children.remove(name);
+            }
+        }
+        ino = node.parent;
     }
 }
 
@@ -163,7 +257,11 @@ fn path(nodes: &HashMap<Ino, Node>, root: &RemotePath, ino: Ino) -> Option<Remot
     let mut names = Vec::new();
     let mut node = nodes.get(&ino)?;
     while let Some(name) = &node.name {
-        names.push(name);
+        names.push(match &node.standing {
+            Standing::Named => name,
+            Standing::Aside(name) => name,
+            Standing::Gone => return None,
+        });
         node = nodes.get(&node.parent)?;
     }
     let join = |path: RemotePath, name: &&Name| path.join(name);

@@ -8,15 +8,21 @@
 //! stream; all others (inode table, handles, cache, flights) are leaves.
 
 mod attr;
+mod attributes;
+mod change;
 mod error;
 mod files;
 mod flights;
 mod inodes;
+mod leftovers;
 mod names;
+mod overlay;
 mod read;
 pub mod spool;
+mod write;
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,16 +32,22 @@ use parking_lot::Mutex;
 use crate::cache::{Answer, Cache, Directory, Limits};
 use crate::proto::{Name, PathError, RemotePath};
 pub use crate::remote::NAME_MAX;
-use crate::remote::{self, Attributes, FileKind, Remote, Space};
+use crate::remote::{self, Attributes, FileKind, Remote, Space, Temporary};
 pub use attr::{Attr, BLOCK_SIZE};
+pub use attributes::Changes;
 pub use error::Error;
 use files::{Files, OpenFile};
 use flights::Flights;
 pub use inodes::Ino;
 use inodes::Inodes;
+use leftovers::Leftovers;
 pub use names::{DirEntry, Names};
+use overlay::Overlay;
 pub use read::Data;
-use read::{Failure, Reader, Reads, Target};
+use read::{Failure, Reads};
+use spool::Spool;
+use write::Drafts;
+pub use write::{Access, Leftover, TempName};
 
 /// What the user's options say about the file system.
 #[derive(Clone, Debug)]
@@ -61,6 +73,20 @@ pub struct Config {
     pub cache_entries: usize,
     /// How many bytes all read-ahead together may hold.
     pub window_bytes: usize,
+    /// Where files lie that are being written; `None`: nothing is ever written.
+    pub spool: Option<Spool>,
+    /// `attrs=strict`: what the server cannot store is refused.
+    pub strict: bool,
+    /// `upload=direct`: files are uploaded under their own names at once.
+    pub direct: bool,
+    /// `temp_dir=`: where on the server temporary names are; `None`: beside the file.
+    pub temp_dir: Option<RemotePath>,
+    /// `temp_name=`: what temporary names look like.
+    pub temp_name: Option<TempName>,
+    /// How many uploads may be under way at a time.
+    pub uploads: usize,
+    /// `min_rate=`: what a transfer must keep on average, bytes per second.
+    pub min_rate: u64,
 }
 
 /// How long the caller waits for an operation.
@@ -99,6 +125,8 @@ const PLENTY: u64 = 1 << 50;
 /// How long free space is believed, and how long df waits for it.
 const SPACE_TTL: Duration = Duration::from_secs(30);
 const SPACE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end of a mount waits for uploads.
+const FAREWELL: Duration = Duration::from_secs(60);
 /// How long a caller waits for news of the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -120,6 +148,13 @@ pub struct Fs {
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
     lists: Flights<Arc<Directory>>,
+    /// What was last known of the root. A leaf lock.
+    root: Mutex<Option<Attributes>>,
+    drafts: Drafts,
+    overlay: Overlay,
+    leftovers: Leftovers,
+    /// Whether the log says already that attributes are shown which the server does not have.
+    told: AtomicBool,
     roots: Arc<Flights<Answer>>,
     /// What the server lately left without an answer. A leaf lock.
     unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
@@ -148,6 +183,11 @@ impl Fs {
             roots: Arc::new(Flights::new()),
             unanswered: Mutex::new(LruCache::new(UNANSWERED)),
             space: Mutex::new(None),
+            root: Mutex::new(None),
+            drafts: Drafts::new(config.spool.clone(), config.uploads),
+            overlay: Overlay::new(config.cache_entries),
+            leftovers: Leftovers::default(),
+            told: AtomicBool::new(false),
             remote,
             config,
         })
@@ -155,6 +195,11 @@ impl Fs {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Refuses where nothing is ever written.
+    pub fn check_writable(&self) -> Result<(), Error> {
+        self.drafts.spool().map(drop)
     }
 
     /// The path of a live inode, for messages.
@@ -166,6 +211,12 @@ impl Fs {
     pub fn lookup(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<Lookup, Error> {
         let name = parse_name(name)?;
         let path = self.live_path(parent)?.join(&name);
+        let draft = self.inodes.child(parent, &name);
+        let draft = draft.and_then(|ino| self.drafts.of(ino));
+        if let Some(attributes) = draft.and_then(|draft| draft.attributes().ok()) {
+            let entry = self.enter(parent, &name, &attributes, self.config.attr_timeout)?;
+            return Ok(Lookup::Found(entry));
+        }
         let (attributes, until) = match self.stat(&path, patience)? {
             Answer::Present(attributes, until) => (attributes, until),
             Answer::Absent(until) => return Ok(Lookup::Absent(remaining(until))),
@@ -183,9 +234,10 @@ impl Fs {
     /// An inode's attributes, and how long they may be believed.
     pub fn getattr(&self, ino: Ino, patience: Patience) -> Result<(Attr, Duration), Error> {
         let (attributes, until) = self.attributes(ino, patience)?;
-        self.files.observe(ino, &attributes);
-        let attr = attr::show(&self.config, ino, &attributes);
-        Ok((attr, remaining(until)))
+        if self.drafts.of(ino).is_none() {
+            self.files.observe(ino, &attributes);
+        }
+        Ok((self.show(ino, &attributes), remaining(until)))
     }
 
     /// A symbolic link's target.
@@ -206,6 +258,7 @@ impl Fs {
     /// Opens a directory: a handle on what it holds now.
     pub fn opendir(&self, ino: Ino, patience: Patience) -> Result<u64, Error> {
         let directory = self.list(&self.live_path(ino)?, patience)?;
+        let directory = self.with_drafts(ino, directory);
         self.hold(ino)?;
         Ok(self.files.open_directory(ino, directory))
     }
@@ -224,6 +277,7 @@ impl Fs {
             Some(directory) => directory,
             None => {
                 let directory = self.list(&path, patience)?;
+                let directory = self.with_drafts(open.ino, directory);
                 open.rewind(directory.clone());
                 directory
             }
@@ -243,27 +297,6 @@ impl Fs {
         }
     }
 
-    /// Opens a file for reading.
-    pub fn open(&self, ino: Ino, patience: Patience) -> Result<Opened, Error> {
-        let (attributes, _) = self.attributes(ino, patience)?;
-        match attributes.kind {
-            FileKind::File => {}
-            FileKind::Directory => {
-                let path = self.live_path(ino)?;
-                return Err(Error::remote(&path, remote::Error::IsDirectory));
-            }
-            FileKind::Symlink | FileKind::Other => return Err(Error::NotAFile),
-        }
-        self.hold(ino)?;
-        let reader = || Reader::new(&self.reads);
-        let handle = self.files.open(ino, &attributes, reader);
-        let keep_cache = self.inodes.caches(ino, (attributes.size, attributes.mtime));
-        if keep_cache && let Some(file) = self.files.file(handle) {
-            file.show();
-        }
-        Ok(Opened { handle, keep_cache })
-    }
-
     /// Reads up to `len` bytes at `offset`, fewer only at the end of the file.
     pub fn read(
         &self,
@@ -273,24 +306,31 @@ impl Fs {
         patience: Patience,
     ) -> Result<Data, Error> {
         let file = self.files.file(handle).ok_or(Error::Stale)?;
-        let path = self.live_path(file.ino)?;
         loop {
-            let read = match file.version() {
+            let draft = self.drafts.of(file.ino).filter(|_| !file.is_replaced());
+            if let Some(draft) = draft {
+                match self.read_draft(&file, &draft, offset, len, patience) {
+                    // It is on the server now, and no longer here.
+                    Err(Error::Stale) if !self.drafts.is(&draft) => continue,
+                    read => return read,
+                }
+            }
+            let path = self.live_path(file.ino)?;
+            let epoch = file.epoch();
+            let read = match file.target(&path) {
                 None => Err(Failure::Remote(remote::Error::Changed)),
-                Some(version) => {
-                    let target = Target {
-                        version,
-                        path: path.clone(),
-                        proof: file.proof(),
-                    };
+                Some(target) => {
                     let deadline = patience.deadline().ok();
                     let reader = &file.reader;
                     reader.read(&target, offset, len, file.handles(), deadline)
                 }
             };
             match read {
+                // It was uploaded, renamed or begun to be written while we waited.
+                Ok(_) | Err(Failure::Remote(_))
+                    if file.epoch() != epoch || self.drafts.of(file.ino).is_some() => {}
                 // It may have been replaced while we waited.
-                Ok(data) if file.version().is_some() => {
+                Ok(data) if !file.is_replaced() => {
                     file.show();
                     file.remember(offset, &data);
                     return Ok(data);
@@ -320,12 +360,6 @@ impl Fs {
         Err(Error::remote(path, remote::Error::Changed))
     }
 
-    pub fn release(&self, handle: u64) {
-        if let Some(ino) = self.files.close(handle) {
-            self.inodes.forget(ino, 1);
-        }
-    }
-
     /// Free space: the server's word where it has one, else plenty. A server that does not answer
     /// is no reason for df to fail.
     pub fn statfs(&self, patience: Patience) -> Result<Space, Error> {
@@ -349,14 +383,35 @@ impl Fs {
         Ok(space)
     }
 
-    /// Ends all reading: the mount is gone.
+    /// Ends all reading: the mount is gone. Waits for what is still to be uploaded, up to a bound;
+    /// what is not done then stays in the spool.
     pub fn close(&self) {
         self.files.close_all();
+        self.settle();
+    }
+
+    /// Waits for the uploads that are under way, up to a bound.
+    pub fn settle(&self) {
+        if !self.leftovers.wait(Instant::now() + FAREWELL) {
+            log::warn!("unmounted before everything was uploaded: the rest is kept in the spool");
+        }
     }
 
     fn attributes(&self, ino: Ino, patience: Patience) -> Result<(Attributes, Instant), Error> {
+        let ours = match self.drafts.of(ino).map(|draft| draft.attributes()) {
+            Some(Ok(attributes)) => Some(attributes),
+            // What it was when it lost its name is all there will ever be.
+            _ if self.inodes.is_unlinked(ino) => self.files.of(ino).map(|f| f.attributes()),
+            _ => None,
+        };
+        if let Some(attributes) = ours {
+            return Ok((attributes, Instant::now() + self.config.attr_timeout));
+        }
         let path = self.live_path(ino)?;
-        let known = self.cache.last_known(&path).filter(|_| ino == Ino::ROOT);
+        let known = match ino {
+            Ino::ROOT => self.root.lock().clone(),
+            _ => None,
+        };
         let answer = match (patience, known) {
             (Patience::Until(deadline), Some(known)) => {
                 self.stat_known_root(&path, known, deadline)
@@ -364,16 +419,16 @@ impl Fs {
             _ => self.stat(&path, patience)?,
         };
         match answer {
-            Answer::Present(attributes, _)
-                if ino == Ino::ROOT && attributes.kind != FileKind::Directory =>
-            {
-                Err(Error::remote(&path, remote::Error::NotDirectory))
-            }
             // Another kind of file has taken the name: the kernel has to look it up once more.
             Answer::Present(attributes, _) if self.inodes.kind(ino) != Some(attributes.kind) => {
                 Err(Error::Stale)
             }
-            Answer::Present(attributes, until) => Ok((attributes, until)),
+            Answer::Present(attributes, until) => {
+                if ino == Ino::ROOT {
+                    *self.root.lock() = Some(attributes.clone());
+                }
+                Ok((attributes, until))
+            }
             Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
             Answer::Unknown => Err(Error::WouldWait),
         }
@@ -503,7 +558,11 @@ impl Fs {
                 }
                 Ok(_) | Err(_) => {}
             }
-            let directory = Arc::new(Directory::new(fetched?, ticket));
+            let mut listing = fetched?;
+            listing.entries.retain(|(name, _)| {
+                Temporary::parse(name).is_none() && !self.drafts.hides(&path.join(name))
+            });
+            let directory = Arc::new(Directory::new(listing, ticket));
             if !directory.is_complete() {
                 log::warn!("{path}: the server cut the listing short");
             }
@@ -522,8 +581,14 @@ impl Fs {
     ) -> Result<Entry, Error> {
         let ino = self.inodes.enter(parent, name, attributes);
         let ino = ino.ok_or(Error::Stale)?;
-        self.files.observe(ino, attributes);
-        let attr = attr::show(&self.config, ino, attributes);
+        let draft = self.drafts.of(ino);
+        let attr = match draft.and_then(|draft| draft.attributes().ok()) {
+            Some(ours) => self.show(ino, &ours),
+            None => {
+                self.files.observe(ino, attributes);
+                self.show(ino, attributes)
+            }
+        };
         Ok(Entry { attr, ttl })
     }
 

@@ -1,6 +1,7 @@
 //! The names of an open directory, as readdir and readdirplus hand them out: `.`, `..`, then the
 //! snapshot's entries in their order. Must not know where the snapshot comes from.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -103,5 +104,26 @@ impl Names {
         let from = usize::try_from(self.next.saturating_sub(2)).unwrap_or(usize::MAX);
         let entries = self.directory.entries().iter().enumerate().skip(from);
         entries.map(|(index, entry)| (index as u64 + 3, entry))
+    }
+}
+
+impl Fs {
+    /// A directory as it is with what is being written: files that the server does not have yet,
+    /// and the sizes of those that it has.
+    pub(super) fn with_drafts(&self, ino: Ino, directory: Arc<Directory>) -> Arc<Directory> {
+        let mut shown = BTreeMap::new();
+        for draft in self.drafts.all() {
+            if self.inodes.parent(draft.ino) == Some(ino)
+                && !self.inodes.is_unlinked(draft.ino)
+                && let Some(name) = self.inodes.path(draft.ino).and_then(|path| path.name())
+                && let Ok(attributes) = draft.attributes()
+            {
+                shown.insert(name, attributes);
+            }
+        }
+        match shown.is_empty() {
+            true => directory,
+            false => Arc::new(directory.overlaid(shown)),
+        }
     }
 }

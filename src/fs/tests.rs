@@ -17,6 +17,13 @@ pub(super) fn config() -> Config {
         negative_timeout: Duration::from_secs(10),
         cache_entries: 1000,
         window_bytes: 16 << 20,
+        spool: None,
+        strict: false,
+        direct: false,
+        temp_dir: None,
+        temp_name: None,
+        uploads: 3,
+        min_rate: 0,
     }
 }
 

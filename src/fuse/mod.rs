@@ -13,19 +13,21 @@ mod workers;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
     ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 
 use crate::fs::{
-    Attr, BLOCK_SIZE, Data, Error, Fs, Ino, Lookup, NAME_MAX, Names, Opened, Patience,
+    Access, Attr, BLOCK_SIZE, Changes, Data, Entry, Error, Fs, Ino, Leftover, Lookup, NAME_MAX,
+    Names, Opened, Patience,
 };
 use crate::remote::Space;
 use answer::{answer_lookup, answer_readdirplus, file_attr, file_type};
@@ -33,9 +35,12 @@ use killed::Watch;
 use request::{Refuse, Request, What};
 use workers::Workers;
 
-/// Threads that wait for metadata, and for reads, at most.
+/// Threads that wait for metadata, for reads, and for uploads, at most.
 const METADATA_THREADS: usize = 16;
 const READ_THREADS: usize = 64;
+const UPLOAD_THREADS: usize = 64;
+/// How long what is left to do after a close may wait for a thread.
+const LEFTOVER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The largest write the kernel sends at once, bytes. Read requests grow with it.
 const MAX_WRITE: u32 = 1 << 20;
@@ -47,6 +52,7 @@ pub struct Door {
     fs: Arc<Fs>,
     metadata: Workers,
     reads: Workers,
+    uploads: Workers,
     watch: Watch,
 }
 
@@ -57,6 +63,7 @@ impl Door {
             fs,
             metadata: Workers::new("metadata", METADATA_THREADS),
             reads: Workers::new("read", READ_THREADS),
+            uploads: Workers::new("upload", UPLOAD_THREADS),
             watch: Watch::new(),
         }
     }
@@ -65,10 +72,83 @@ impl Door {
         request.serve(&self.fs, &self.metadata, &self.watch, reply);
     }
 
-    /// Refuses what would change something.
-    fn refuse_change(&self, operation: &'static str, ino: INodeNo, reply: impl Refuse) {
-        log::debug!("{operation} in inode {}: {}", ino.0, Error::ReadOnly);
-        reply.refuse(errno::errno(&Error::ReadOnly));
+    /// A request about a name in a directory.
+    fn serve_name<R: Refuse, T: 'static>(
+        &self,
+        (operation, req): (&'static str, &fuser::Request),
+        (parent, name): (INodeNo, &OsStr),
+        run: impl Fn(&Arc<Fs>, Ino, &[u8], Patience) -> Result<T, Error> + Send + 'static,
+        (answer, undo): (fn(R, T), fn(&Fs, T)),
+        reply: R,
+    ) {
+        let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
+        let request = Request {
+            what: What {
+                operation,
+                ino: parent,
+                name: Some(name.clone().into()),
+            },
+            tid: req.pid(),
+            run: Box::new(move |fs, patience| run(fs, parent, &name, patience)),
+            answer,
+            undo,
+            is_transfer: false,
+        };
+        self.serve(request, reply);
+    }
+
+    /// A request that waits for an upload.
+    fn serve_upload(
+        &self,
+        operation: &'static str,
+        req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        reply: ReplyEmpty,
+    ) {
+        let run = move |fs: &Arc<Fs>, _, patience| fs.flush(fh.0, patience);
+        let answer = |reply: ReplyEmpty, ()| reply.ok();
+        let request = Request {
+            is_transfer: true,
+            ..on_inode(operation, req, ino, run, answer)
+        };
+        request.serve(&self.fs, &self.uploads, &self.watch, reply);
+    }
+
+    /// Has done what a release left to do.
+    fn see_to(&self, leftover: Leftover) {
+        let fs = self.fs.clone();
+        let job = Box::new(move |_| fs.finish(leftover));
+        if self.uploads.submit(Instant::now() + LEFTOVER, job).is_err() {
+            log::error!("no thread for an upload: what was written is kept in the spool");
+            self.fs.drop_leftover(leftover);
+        }
+    }
+
+    /// Answers what needs nothing but memory and the local disk.
+    fn answer<R: Refuse, T>(
+        &self,
+        (operation, ino): (&'static str, INodeNo),
+        run: impl FnOnce(&Fs) -> Result<T, Error>,
+        answer: impl FnOnce(R, T),
+        reply: R,
+    ) {
+        let what = What {
+            operation,
+            ino: Ino(ino.0),
+            name: None,
+        };
+        let answered = catch_unwind(AssertUnwindSafe(|| match run(&self.fs) {
+            Ok(done) => answer(reply, done),
+            Err(error) => {
+                let errno = errno::errno(&error);
+                what.log(&self.fs, &error, errno);
+                reply.refuse(errno);
+            }
+        }));
+        if answered.is_err() {
+            log::error!("a request panicked: this is a defect of ftpsfs");
+        }
     }
 }
 
@@ -105,23 +185,14 @@ impl Filesystem for Door {
     }
 
     fn lookup(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
-        let request = Request {
-            what: What {
-                operation: "lookup",
-                ino: parent,
-                name: Some(name.clone().into()),
-            },
-            tid: req.pid(),
-            run: Box::new(move |fs, patience| fs.lookup(parent, &name, patience)),
-            answer: answer_lookup,
-            undo: |fs, lookup| {
-                if let Lookup::Found(entry) = lookup {
-                    fs.forget(entry.attr.ino, 1);
-                }
-            },
+        let undo = |fs: &Fs, lookup| {
+            if let Lookup::Found(entry) = lookup {
+                fs.forget(entry.attr.ino, 1);
+            }
         };
-        self.serve(request, reply);
+        let run = |fs: &Arc<Fs>, parent, name: &[u8], patience| fs.lookup(parent, name, patience);
+        let how = (answer_lookup as fn(_, _), undo as fn(&Fs, _));
+        self.serve_name(("lookup", req), (parent, name), run, how, reply);
     }
 
     fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
@@ -149,18 +220,16 @@ impl Filesystem for Door {
     }
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.acc_mode() != OpenAccMode::O_RDONLY || flags.0 & libc::O_TRUNC != 0 {
-            return self.refuse_change("open for writing", ino, reply);
-        }
-        let answer = |reply: ReplyOpen, opened: Opened| {
-            // There is nothing to flush.
-            let mut flags = FopenFlags::FOPEN_NOFLUSH;
-            flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-            reply.opened(FileHandle(opened.handle), flags);
+        let access = access_of(flags.0, flags.acc_mode());
+        let answer = |reply: ReplyOpen, (opened, access): (Opened, Access)| {
+            reply.opened(FileHandle(opened.handle), open_flags(&opened, access));
         };
-        let run = |fs: &Arc<Fs>, ino, patience| fs.open(ino, patience);
+        let run = move |fs: &Arc<Fs>, ino, patience| {
+            let opened = fs.open(ino, access, patience)?;
+            Ok((opened, access))
+        };
         let request = Request {
-            undo: |fs, opened: Opened| fs.release(opened.handle),
+            undo: |fs, (opened, _): (Opened, Access)| close_unwanted(fs, opened.handle),
             ..on_inode("open", req, ino, run, answer)
         };
         self.serve(request, reply);
@@ -185,13 +254,13 @@ impl Filesystem for Door {
 
     fn flush(
         &self,
-        _req: &fuser::Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
+        req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        self.serve_upload("close", req, ino, fh, reply);
     }
 
     fn release(
@@ -204,19 +273,21 @@ impl Filesystem for Door {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.fs.release(fh.0);
+        if let Some(leftover) = self.fs.release(fh.0) {
+            self.see_to(leftover);
+        }
         reply.ok();
     }
 
     fn fsync(
         &self,
-        _req: &fuser::Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
+        req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        reply.ok();
+        self.serve_upload("fsync", req, ino, fh, reply);
     }
 
     fn opendir(&self, req: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -304,80 +375,131 @@ impl Filesystem for Door {
 
     fn setattr(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         ino: INodeNo,
-        _mode: Option<u32>,
-        _uid: Option<u32>,
-        _gid: Option<u32>,
-        _size: Option<u64>,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
         _atime: Option<TimeOrNow>,
-        _mtime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.refuse_change("setattr", ino, reply);
+        let changes = Changes {
+            size,
+            mode: mode.map(permissions),
+            uid,
+            gid,
+            modified: mtime.map(|time| match time {
+                TimeOrNow::SpecificTime(time) => time,
+                TimeOrNow::Now => SystemTime::now(),
+            }),
+            through_handle: fh.is_some(),
+        };
+        let answer = |reply: ReplyAttr, (attr, ttl): (Attr, Duration)| {
+            reply.attr(&ttl, &file_attr(&attr));
+        };
+        let run = move |fs: &Arc<Fs>, ino, patience| fs.setattr(ino, changes, patience);
+        let request = Request {
+            is_transfer: size.is_some(),
+            ..on_inode("setattr", req, ino, run, answer)
+        };
+        match size {
+            Some(_) => request.serve(&self.fs, &self.uploads, &self.watch, reply),
+            None => self.serve(request, reply),
+        }
     }
 
     fn mknod(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.refuse_change("mknod", parent, reply);
+        if !matches!(mode & libc::S_IFMT, 0 | libc::S_IFREG) {
+            let run = |fs: &Fs| -> Result<(), Error> {
+                fs.check_writable()?;
+                Err(Error::NotPermitted("FTP has no special files".to_owned()))
+            };
+            return self.answer(("mknod", parent), run, |_: ReplyEntry, ()| {}, reply);
+        }
+        let mode = permissions(mode);
+        let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
+            fs.mknod(parent, name, mode, patience)
+        };
+        self.serve_name(("mknod", req), (parent, name), run, MADE, reply);
     }
 
     fn mkdir(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        self.refuse_change("mkdir", parent, reply);
+        let mode = permissions(mode);
+        let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
+            fs.mkdir(parent, name, mode, patience)
+        };
+        self.serve_name(("mkdir", req), (parent, name), run, MADE, reply);
     }
 
-    fn unlink(&self, _req: &fuser::Request, parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        self.refuse_change("unlink", parent, reply);
+    fn unlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let run = |fs: &Arc<Fs>, parent, name: &[u8], patience| fs.unlink(parent, name, patience);
+        self.serve_name(("unlink", req), (parent, name), run, DONE, reply);
     }
 
-    fn rmdir(&self, _req: &fuser::Request, parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        self.refuse_change("rmdir", parent, reply);
+    fn rmdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let run = |fs: &Arc<Fs>, parent, name: &[u8], patience| fs.rmdir(parent, name, patience);
+        self.serve_name(("rmdir", req), (parent, name), run, DONE, reply);
     }
 
     fn symlink(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         parent: INodeNo,
-        _link_name: &OsStr,
-        _target: &std::path::Path,
+        link_name: &OsStr,
+        target: &std::path::Path,
         reply: ReplyEntry,
     ) {
-        self.refuse_change("symlink", parent, reply);
+        let target = target.as_os_str().as_bytes().to_vec();
+        let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
+            fs.symlink(parent, name, &target, patience)
+        };
+        self.serve_name(("symlink", req), (parent, link_name), run, MADE, reply);
     }
 
     fn rename(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        _flags: RenameFlags,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.refuse_change("rename", parent, reply);
+        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
+        let keep = flags.contains(RenameFlags::RENAME_NOREPLACE);
+        let (to, to_name) = (Ino(newparent.0), newname.as_bytes().to_vec());
+        let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
+            fs.rename((parent, name), (to, &to_name), keep, patience)
+        };
+        self.serve_name(("rename", req), (parent, name), run, DONE, reply);
     }
 
     fn link(
@@ -388,48 +510,91 @@ impl Filesystem for Door {
         _newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.refuse_change("link", newparent, reply);
+        let run = |fs: &Fs| -> Result<(), Error> {
+            fs.check_writable()?;
+            Err(Error::NotPermitted("FTP has no hard links".to_owned()))
+        };
+        self.answer(("link", newparent), run, |_: ReplyEntry, ()| {}, reply);
     }
 
     fn create(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
-        self.refuse_change("create", parent, reply);
+        let mode = permissions(mode);
+        let access = access_of(flags, OpenFlags(flags).acc_mode());
+        let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
+            fs.create(parent, name, mode, access, patience)
+        };
+        let answer = |reply: ReplyCreate, (entry, opened): (Entry, Opened)| {
+            let access = Access {
+                write: true,
+                ..Access::default()
+            };
+            let (attr, handle) = (file_attr(&entry.attr), FileHandle(opened.handle));
+            let flags = open_flags(&opened, access);
+            reply.created(&entry.ttl, &attr, Generation(0), handle, flags);
+        };
+        let undo = |fs: &Fs, (entry, opened): (Entry, Opened)| {
+            close_unwanted(fs, opened.handle);
+            fs.forget(entry.attr.ino, 1);
+        };
+        let how = (answer as fn(_, _), undo as fn(&Fs, _));
+        self.serve_name(("create", req), (parent, name), run, how, reply);
     }
 
     fn write(
         &self,
         _req: &fuser::Request,
         ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.refuse_change("write", ino, reply);
+        // Pages written through mmap stay where they are.
+        let append =
+            flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let run = |fs: &Fs| fs.write(fh.0, data, offset, append);
+        let answer = |reply: ReplyWrite, written: usize| {
+            // No request is larger than MAX_WRITE.
+            reply.written(written as u32);
+        };
+        self.answer(("write", ino), run, answer, reply);
     }
 
     fn fallocate(
         &self,
         _req: &fuser::Request,
         ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.refuse_change("fallocate", ino, reply);
+        if mode != 0 {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
+        let run = |fs: &Fs| {
+            let size = offset.checked_add(length).ok_or(Error::TooLarge)?;
+            fs.allocate(fh.0, size)
+        };
+        self.answer(
+            ("fallocate", ino),
+            run,
+            |reply: ReplyEmpty, ()| reply.ok(),
+            reply,
+        );
     }
 
     // To the rest the answer is ENOSYS: the kernel then helps itself and asks no more. Spelled out
@@ -557,7 +722,48 @@ fn on_inode<R, T>(
         run: Box::new(move |fs, patience| run(fs, ino, patience)),
         answer,
         undo: |_, _| {},
+        is_transfer: false,
     }
+}
+
+/// How a request that gives back nothing is answered, and taken back.
+const DONE: (fn(ReplyEmpty, ()), fn(&Fs, ())) = (|reply, ()| reply.ok(), |_, ()| {});
+
+/// How a request that makes a name is answered, and taken back: the name stays, as it does for
+/// whoever is killed a moment later.
+const MADE: (fn(ReplyEntry, Entry), fn(&Fs, Entry)) = (
+    |reply, entry| reply.entry(&entry.ttl, &file_attr(&entry.attr), Generation(0)),
+    |fs, entry| fs.forget(entry.attr.ino, 1),
+);
+
+/// Closes a handle that its caller did not live to see. Called where waiting is allowed.
+fn close_unwanted(fs: &Fs, handle: u64) {
+    if let Some(leftover) = fs.release(handle) {
+        fs.finish(leftover);
+    }
+}
+
+fn access_of(flags: i32, mode: OpenAccMode) -> Access {
+    let has = |flag: i32| flags & flag != 0;
+    Access {
+        write: mode != OpenAccMode::O_RDONLY || has(libc::O_TRUNC),
+        truncate: has(libc::O_TRUNC),
+        append: has(libc::O_APPEND),
+        exclusive: has(libc::O_EXCL),
+    }
+}
+
+fn open_flags(opened: &Opened, access: Access) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    // Where nothing is written, there is nothing to flush.
+    flags.set(FopenFlags::FOPEN_NOFLUSH, !access.write);
+    flags
+}
+
+/// Permission bits alone.
+fn permissions(mode: u32) -> u16 {
+    (mode & 0o7777) as u16
 }
 
 macro_rules! refuse {

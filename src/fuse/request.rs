@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuser::Errno;
 use parking_lot::Mutex;
@@ -12,6 +12,9 @@ use super::errno::errno;
 use super::killed::{Waiting, Watch};
 use super::workers::{Job, Turn, Workers};
 use crate::fs::{Error, Fs, Ino, Patience};
+
+/// How long a transfer may take, with the wait for its turn.
+const TRANSFER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A reply that can say that it did not work out.
 pub(super) trait Refuse: Send + 'static {
@@ -29,6 +32,8 @@ pub(super) struct Request<R, T> {
     pub answer: fn(R, T),
     /// Takes back what was done for a caller who no longer wants it.
     pub undo: fn(&Fs, T),
+    /// It may take as long as a transfer goes on, and sees to its own deadlines.
+    pub is_transfer: bool,
 }
 
 /// An operation, with as much patience as it is given.
@@ -59,7 +64,11 @@ impl<R: Refuse, T: 'static> Request<R, T> {
     }
 
     fn hand_over(self, fs: Arc<Fs>, workers: &Workers, watch: &Watch, reply: R) {
-        let deadline = Instant::now() + fs.config().timeout;
+        let bound = match self.is_transfer {
+            true => TRANSFER,
+            false => fs.config().timeout,
+        };
+        let deadline = Instant::now() + bound;
         let slot = Arc::new(Slot(Mutex::new(Some(reply))));
         let waiting: Arc<dyn Waiting> = slot.clone();
         watch.add(self.tid, Arc::downgrade(&waiting));
@@ -124,8 +133,12 @@ impl<R: Refuse> Waiting for Slot<R> {
 
 impl What {
     /// Programs look for files that are not there, and try to write, all the time.
-    fn log(&self, fs: &Fs, error: &Error, errno: Errno) {
-        let expected = error.is_not_found() || matches!(error, Error::ReadOnly);
+    pub fn log(&self, fs: &Fs, error: &Error, errno: Errno) {
+        let expected = error.is_not_found()
+            || matches!(
+                error,
+                Error::ReadOnly | Error::NotPermitted(_) | Error::AlreadyExists
+            );
         let level = match expected {
             true => log::Level::Debug,
             false => log::Level::Warn,

@@ -18,9 +18,12 @@ use fuser::{BackgroundSession, MountOption};
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
+mod model;
+mod writes;
+
 use super::*;
 use crate::client;
-use crate::fs::Config;
+use crate::fs::{Config, spool};
 use crate::proto::{RemotePath, Secret, Security};
 use crate::remote::Remote;
 use crate::server::{self, Server, Users};
@@ -34,6 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder, its server, and the mount.
 struct Mount {
+    spool: Option<TempDir>,
     served: TempDir,
     point: TempDir,
     server: Option<Server>,
@@ -43,6 +47,27 @@ struct Mount {
 }
 
 impl Mount {
+    /// One that can be written to.
+    fn writable() -> Self {
+        Self::writable_with(4, |_| {})
+    }
+
+    fn writable_with(max_sessions: usize, change: impl FnOnce(&mut Config)) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let options = spool::Options {
+            limit: 1 << 40,
+            durability: spool::Durability::Process,
+            patience: Duration::ZERO,
+        };
+        let opened = spool::Spool::open(&place.path().join("s"), options, SystemTime::now());
+        let mut mount = Self::with(max_sessions, |config| {
+            config.spool = Some(opened.unwrap().0);
+            change(config);
+        });
+        mount.spool = Some(place);
+        mount
+    }
+
     fn new() -> Self {
         Self::with(4, |_| {})
     }
@@ -91,6 +116,13 @@ impl Mount {
             negative_timeout: BELIEF,
             cache_entries: 100_000,
             window_bytes: 64 << 20,
+            spool: None,
+            strict: false,
+            direct: false,
+            temp_dir: None,
+            temp_name: None,
+            uploads: max_sessions.saturating_sub(1).max(1),
+            min_rate: 0,
         };
         change(&mut config);
         let door = Door::new(Fs::new(Arc::new(remote), config));
@@ -101,6 +133,7 @@ impl Mount {
         let session = fuser::spawn_mount(door, point.path(), &options).unwrap();
         Self {
             watchdog: Some(watchdog(point.path().to_owned())),
+            spool: None,
             served,
             point,
             server: Some(server),
@@ -742,6 +775,10 @@ impl Proxy {
                 let Ok(outward) = TcpStream::connect(server) else {
                     continue;
                 };
+                // Small answers must not wait for each other.
+                for side in [&inward, &outward] {
+                    side.set_nodelay(true).unwrap();
+                }
                 let back = (outward.try_clone().unwrap(), inward.try_clone().unwrap());
                 let answers = Arc::new(AtomicUsize::new(0));
                 let counts = [requests.clone(), answers];

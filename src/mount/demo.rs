@@ -65,6 +65,9 @@ pub fn run(arguments: &DemoArguments) -> Result<(), Failure> {
     checked
 }
 
+/// Where the demo's own mount keeps what is being written.
+const STATE: &str = "state";
+
 /// A folder of our own, with the mount point and the sample in it. Dropped last.
 struct Base {
     directory: PathBuf,
@@ -100,9 +103,11 @@ impl Base {
 }
 
 impl Drop for Base {
-    /// Only the sample goes with all that is in it: what may still be mounted must not be emptied.
+    /// Only what is our own goes with all that is in it: what may still be mounted must not be
+    /// emptied.
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.sample);
+        let _ = fs::remove_dir_all(self.directory.join(STATE));
         let _ = fs::remove_dir(&self.mount_point);
         let _ = fs::remove_dir(&self.directory);
     }
@@ -148,8 +153,9 @@ impl Mounted {
             source: OsString::from(&source),
             directory: point.clone(),
             options: vec![OsString::from(format!(
-                "fingerprint={}",
-                server.fingerprint()
+                "fingerprint={},state_dir=\"{}\"",
+                server.fingerprint(),
+                point.with_file_name(STATE).display()
             ))],
             ..MountArguments::default()
         };

@@ -10,13 +10,14 @@ use std::mem::{self, ManuallyDrop};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sched::{CloneFlags, setns};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::client;
+use crate::fs::spool::{Found, Spool, SpoolError};
 use crate::fs::{self, Config, Fs, Ino, Patience};
 use crate::fuse::Door;
 use crate::remote::{self, FileKind, Remote};
@@ -24,6 +25,7 @@ use crate::remote::{self, FileKind, Remote};
 use super::daemon::Report;
 use super::failure::{Failure, shown};
 use super::mountpoint::{self, Manner};
+use super::plan::Spooling;
 
 /// Everything that a mount needs.
 pub struct Settings {
@@ -32,6 +34,8 @@ pub struct Settings {
     pub namespace: Option<PathBuf>,
     pub client: client::Config,
     pub file_system: Config,
+    /// `None`: read-only.
+    pub spool: Option<Spooling>,
     pub session: fuser::Config,
 }
 
@@ -52,18 +56,70 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
     }
     let point = mountpoint::prepare(&settings.directory, &settings.label)?;
     check_device()?;
-    let deadline = Instant::now() + settings.file_system.timeout;
+    let mut file_system = settings.file_system;
+    let found = match &settings.spool {
+        Some(spooling) => {
+            let (spool, found) = open_spool(spooling)?;
+            file_system.spool = Some(spool);
+            Some(found)
+        }
+        None => None,
+    };
+    let deadline = Instant::now() + file_system.timeout;
     let label = shown(&settings.label);
     let remote = Remote::connect(settings.client, deadline)
         .map_err(|error| cannot_connect(&label, &error))?;
     let remote = Arc::new(remote);
-    let is_whole = settings.file_system.root.is_root();
-    let fs = Fs::new(Arc::clone(&remote), settings.file_system);
+    let is_whole = file_system.root.is_root();
+    let fs = Fs::new(Arc::clone(&remote), file_system);
     let outcome = check_root(&fs, is_whole, deadline)
         .map_err(|reason| Failure::Mount(format!("{label}: {reason}")))
-        .and_then(|()| serve(fs, &label, &point, &settings.session, report));
+        .and_then(|()| serve(fs, &label, &point, &settings.session, report, found));
     shut_down(remote);
     outcome
+}
+
+/// How many mounts of one source may be writable at a time.
+const SPOOLS: usize = 16;
+
+/// Opens the source's spool. Where another mount of it has that, it is one of its own.
+fn open_spool(spooling: &Spooling) -> Result<(Spool, Found), Failure> {
+    let mut refusal = None;
+    for number in 1..=SPOOLS {
+        let mut folder = spooling.folder.clone().into_os_string();
+        if number > 1 {
+            folder.push(format!("+{number}"));
+        }
+        match Spool::open(Path::new(&folder), spooling.options, SystemTime::now()) {
+            Err(error @ SpoolError::AlreadyLocked { .. }) => refusal = Some(error),
+            Ok(opened) => return Ok(opened),
+            Err(error) => {
+                let folder = Path::new(&folder).display();
+                let line =
+                    format!("cannot write: {folder}: {error} (state_dir= says where, or ro)");
+                return Err(Failure::System(line));
+            }
+        }
+    }
+    let why = refusal.map_or(String::new(), |error| error.to_string());
+    Err(Failure::System(format!(
+        "too many mounts of one source: {why}"
+    )))
+}
+
+/// What an earlier mount could not upload is told of, and sent in the background.
+fn take_over(fs: &Arc<Fs>, found: Found) {
+    if let Some(damage) = &found.damage {
+        log::warn!(
+            "the spool was damaged; what was found is in {:?}",
+            damage.rescued
+        );
+    }
+    if found.leftovers.is_empty() {
+        return;
+    }
+    let fs = fs.clone();
+    thread::spawn(move || fs.take_over(found.leftovers));
 }
 
 /// Mounts a file system, and comes back when it is unmounted.
@@ -73,23 +129,36 @@ fn serve(
     point: &Path,
     config: &fuser::Config,
     report: Option<Report>,
+    found: Option<Found>,
 ) -> Result<(), Failure> {
     // From here on a signal must find its way: to die between mounting and serving would leave a
     // dead mount.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| Failure::System(format!("cannot take signals: {error}")))?;
-    let session = fuser::Session::new(Door::new(fs), point, config)
+    let mode = match fs.check_writable() {
+        Ok(()) => "writable",
+        Err(_) => "read-only",
+    };
+    let session = fuser::Session::new(Door::new(Arc::clone(&fs)), point, config)
         .and_then(fuser::Session::spawn)
         .map_err(|error| cannot_mount(point, &error))?;
     let session_end = keep_mounted(session);
     let device = device_at(point);
     speed_up(device.as_deref());
-    end_on_signal(signals, point.to_path_buf(), device.clone());
+    end_on_signal(
+        signals,
+        point.to_path_buf(),
+        device.clone(),
+        Arc::clone(&fs),
+    );
     let name = point.display();
-    log::info!("mounted {label} on {name} (read-only)");
+    log::info!("mounted {label} on {name} ({mode})");
     if let Err(error) = report.map_or(Ok(()), Report::mounted) {
         log::error!("unmounting {name}: nobody waits for it any more: {error}");
         mountpoint::unmount(point, Manner::Lazy)?;
+    }
+    if let Some(found) = found {
+        take_over(&fs, found);
     }
     let failed = match session_end.join() {
         Ok(Ok(())) => {
@@ -186,7 +255,7 @@ fn speed_up(device: Option<&str>) {
 
 /// On the first signal unmounts, out of sight at once; files that are open have a grace period.
 /// A second signal ends the process, and with it whoever still waits for us.
-fn end_on_signal(mut signals: Signals, point: PathBuf, device: Option<String>) {
+fn end_on_signal(mut signals: Signals, point: PathBuf, device: Option<String>, fs: Arc<Fs>) {
     thread::spawn(move || {
         let mut signals = signals.forever();
         let shown = point.display();
@@ -203,8 +272,10 @@ fn end_on_signal(mut signals: Signals, point: PathBuf, device: Option<String>) {
             log::error!("cannot unmount {shown}: {error}");
             std::process::exit(1);
         }
-        thread::spawn(|| {
+        thread::spawn(move || {
             thread::sleep(GRACE);
+            // What is being uploaded has a while longer.
+            fs.settle();
             log::warn!("ending while files are still open");
             std::process::exit(0);
         });

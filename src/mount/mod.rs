@@ -128,6 +128,7 @@ fn settings(
     credentials: credentials::Credentials,
 ) -> Result<live::Settings, Failure> {
     Ok(live::Settings {
+        spool: plan::spool(&source, options, &credentials)?,
         client: plan::client(&source, options, credentials)?,
         file_system: plan::file_system(&source, options),
         session: plan::session(&source, options),

@@ -12,7 +12,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::proto::{Secret, Security};
+use crate::fs::TempName;
+use crate::proto::{RemotePath, Secret, Security};
 use crate::tls::TrustOptions;
 
 use syntax::{Item, UnbalancedQuotes};
@@ -42,6 +43,14 @@ pub struct Options {
     pub cache_entries: usize,
     /// Bytes.
     pub window: u64,
+    /// `None`: the usual place.
+    pub state_dir: Option<PathBuf>,
+    /// Bytes.
+    pub spool_size: u64,
+    pub direct_upload: bool,
+    pub temp_dir: Option<RemotePath>,
+    pub temp_name: Option<TempName>,
+    pub strict_attrs: bool,
     pub uid: Option<u32>,
     pub gid: Option<u32>,
     pub umask: Option<u16>,
@@ -154,6 +163,12 @@ impl Default for Options {
             negative_timeout: Duration::from_secs(2),
             cache_entries: 100_000,
             window: 64 << 20,
+            state_dir: None,
+            spool_size: 32 << 30,
+            direct_upload: false,
+            temp_dir: None,
+            temp_name: None,
+            strict_attrs: false,
             uid: None,
             gid: None,
             umask: None,
@@ -385,6 +400,12 @@ mod tests {
             "negative_timeout=0",
             "cache_entries=1",
             "window=1M",
+            "state_dir=/x",
+            "spool_size=1M",
+            "upload=direct",
+            "temp_dir=/tmp",
+            "temp_name=%.part",
+            "attrs=strict",
             "uid=1",
             "gid=1",
             "umask=0",

@@ -1,6 +1,7 @@
 //! What source and options mean together: the settings of every layer below. Knows no files and
 //! no network.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fuser::{MountOption, SessionACL};
@@ -8,6 +9,7 @@ use nix::unistd::{getegid, geteuid};
 
 use crate::client;
 use crate::fs;
+use crate::fs::spool::{self, Durability, default_state_dir};
 use crate::proto::Security;
 
 use super::credentials::Credentials;
@@ -97,20 +99,59 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
         negative_timeout: options.negative_timeout,
         cache_entries: options.cache_entries,
         window_bytes: options.window as usize,
+        spool: None,
+        strict: options.strict_attrs,
+        direct: options.direct_upload,
+        temp_dir: options.temp_dir.clone(),
+        temp_name: options.temp_name.clone(),
+        uploads: options.max_sessions.saturating_sub(1).max(1),
+        min_rate: options.min_rate,
     }
 }
 
-/// The kernel's settings, and what /proc/mounts shows. Read-only: writing comes to nothing yet.
+/// Where files lie that are being written; `None` where nothing is.
+pub fn spool(
+    source: &Source,
+    options: &Options,
+    credentials: &Credentials,
+) -> Result<Option<Spooling>, Failure> {
+    if options.kernel.read_only {
+        return Ok(None);
+    }
+    let state_dir = options.state_dir.clone().or_else(default_state_dir);
+    let state_dir = state_dir.ok_or_else(|| {
+        let line = "no home to keep files in while they are written: state_dir= says where, or ro";
+        Failure::Usage(line.to_string())
+    })?;
+    let (port, _) = endpoint(source, options)?;
+    let folder = spool::Source {
+        user: &String::from_utf8_lossy(&credentials.user),
+        host: &source.host,
+        port,
+        root: &source.path,
+    }
+    .folder_name();
+    Ok(Some(Spooling {
+        folder: state_dir.join(folder),
+        options: spool::Options {
+            limit: options.spool_size,
+            durability: Durability::Process,
+            patience: Duration::ZERO,
+        },
+    }))
+}
+
+/// A spool to be opened.
+pub struct Spooling {
+    pub folder: PathBuf,
+    pub options: spool::Options,
+}
+
+/// The kernel's settings, and what /proc/mounts shows.
 pub fn session(source: &Source, options: &Options) -> fuser::Config {
     let mut config = fuser::Config::default();
     let is_root = geteuid().is_root();
-    config.mount_options = kernel_options(
-        KernelFlags {
-            read_only: true,
-            ..options.kernel
-        },
-        is_root,
-    );
+    config.mount_options = kernel_options(options.kernel, is_root);
     config.mount_options.extend([
         MountOption::FSName(mount_name(&source.label, is_root)),
         // As an option of its own this makes the type `fuse.ftps`; fuser's own Subtype would
@@ -254,7 +295,8 @@ mod tests {
         assert_eq!(session("allow_other").acl, SessionACL::All);
         assert!(checks(&session("allow_other")));
         assert!(checks(&session("default_permissions")));
-        assert!(session("rw").mount_options.contains(&MountOption::RO));
+        assert!(!session("rw").mount_options.contains(&MountOption::RO));
+        assert!(session("ro").mount_options.contains(&MountOption::RO));
     }
 
     #[test]

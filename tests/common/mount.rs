@@ -99,6 +99,8 @@ impl Place {
         options.push(self.beside("credentials"));
         options.push(",cafile=");
         options.push(certificate("ca.pem"));
+        options.push(",state_dir=");
+        options.push(self.beside("state"));
         if !server.kind.is_implicit() {
             options.push(format!(",port={}", server.port()));
         }

@@ -5,3 +5,4 @@ mod common;
 mod every_server;
 mod life;
 mod refusals;
+mod writes;

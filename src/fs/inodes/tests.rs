@@ -192,3 +192,45 @@ proptest! {
         prop_assert_eq!(table.nodes.lock().len(), 1);
     }
 }
+
+#[test]
+fn a_renamed_node_keeps_its_number_and_takes_all_below_along() {
+    let table = table();
+    let a = table.enter(Ino::ROOT, &name("a"), &directory()).unwrap();
+    let b = table.enter(Ino::ROOT, &name("b"), &directory()).unwrap();
+    let file_ = table.enter(a, &name("f"), &file(1)).unwrap();
+    let target = table.enter(b, &name("g"), &file(1)).unwrap();
+    table.rename(a, &name("f"), b, &name("g"));
+    assert_eq!(shown(&table, file_).unwrap(), "/base/b/g");
+    assert_eq!(table.child(b, &name("g")), Some(file_));
+    assert_eq!(table.child(a, &name("f")), None);
+    assert!(table.is_unlinked(target) && !table.is_unlinked(file_));
+    assert_eq!(shown(&table, target), None);
+    table.rename(Ino::ROOT, &name("b"), a, &name("c"));
+    assert_eq!(shown(&table, file_).unwrap(), "/base/a/c/g");
+    for ino in [target, file_, b, a] {
+        table.forget(ino, 1);
+    }
+    assert_eq!(table.nodes.lock().len(), 1);
+}
+
+#[test]
+fn an_unlinked_node_lives_on_without_its_name() {
+    let table = table();
+    let one = table.enter(Ino::ROOT, &name("one"), &file(1)).unwrap();
+    let two = table.enter(Ino::ROOT, &name("two"), &file(1)).unwrap();
+    table.unlink(Ino::ROOT, &name("one"), None);
+    table.unlink(Ino::ROOT, &name("two"), Some(name("hidden")));
+    assert_eq!((shown(&table, one), table.aside(one)), (None, None));
+    assert_eq!(shown(&table, two).unwrap(), "/base/hidden");
+    assert_eq!(table.aside(two), table.path(two));
+    let again = table.enter(Ino::ROOT, &name("one"), &file(1)).unwrap();
+    assert_ne!(again, one);
+    assert_eq!(table.child(Ino::ROOT, &name("hidden")), None);
+    table.vanish(two);
+    assert_eq!(table.path(two), None);
+    for ino in [one, two, again] {
+        table.forget(ino, 1);
+    }
+    assert_eq!(table.nodes.lock().len(), 1);
+}

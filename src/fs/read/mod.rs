@@ -44,6 +44,9 @@ pub(super) struct Reads {
 pub(super) struct Target {
     pub path: RemotePath,
     pub version: Version,
+    /// Moves on when we ourselves replace or rename the file: streams of earlier ones are of no
+    /// use then.
+    pub epoch: u64,
     /// What was seen of it, where only that tells growth from replacement.
     pub proof: Option<Proof>,
 }
@@ -155,6 +158,13 @@ impl Reader {
     /// The stream that will have the read's bytes first, or a new one.
     fn choose(&self, target: &Target, read: &Range<u64>, handles: usize) -> Arc<Stream> {
         let mut streams = self.streams.lock();
+        streams.retain(|stream| {
+            let current = stream.epoch() == target.epoch;
+            if !current {
+                stream.close();
+            }
+            current
+        });
         let nearest = (0..streams.len())
             .filter_map(|i| Some((streams[i].distance(read, target.version.size)?, i)))
             .min();

@@ -39,6 +39,8 @@ pub(super) struct Stream {
     /// [`Window::wanted`], for the pump to see while it reads.
     wanted: AtomicU64,
     part: Part,
+    /// [`Target::epoch`].
+    epoch: u64,
 }
 
 struct State {
@@ -74,6 +76,7 @@ impl Stream {
             room: Condvar::new(),
             wanted: AtomicU64::new(u64::MAX),
             part: reads.memory.join(),
+            epoch: target.epoch,
         });
         let pump = Pump {
             stream: stream.clone(),
@@ -138,6 +141,11 @@ impl Stream {
         let alive = !state.closed && state.failed.as_ref().is_none_or(news);
         let reaches = alive && state.window.reaches(read, size);
         reaches.then(|| state.window.end().abs_diff(read.start))
+    }
+
+    /// Which of the file's contents it reads.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Whether it will answer no more reads.

@@ -38,6 +38,7 @@ pub enum Group {
     Server,
     Tls,
     Memory,
+    Writing,
     Owners,
     Generic,
     Log,
@@ -45,11 +46,12 @@ pub enum Group {
 
 impl Group {
     /// In the order of `--help`.
-    pub const ALL: [Group; 7] = [
+    pub const ALL: [Group; 8] = [
         Group::Login,
         Group::Server,
         Group::Tls,
         Group::Memory,
+        Group::Writing,
         Group::Owners,
         Group::Generic,
         Group::Log,
@@ -61,6 +63,7 @@ impl Group {
             Group::Server => "Server",
             Group::Tls => "TLS",
             Group::Memory => "Caching and read-ahead",
+            Group::Writing => "Writing",
             Group::Owners => "Owners and permissions",
             Group::Generic => "Generic",
             Group::Log => "Log",
@@ -326,6 +329,60 @@ pub static TABLE: &[Spec] = &[
         Group::Memory,
         "Memory for read-ahead",
         |o, v| values::size(v, 1 << 20, 1 << 40).map(|value| o.window = value),
+    ),
+    with_value(
+        "state_dir",
+        "DIR",
+        None,
+        Group::Writing,
+        "Where files lie here while they are written",
+        |o, v| values::path(v).map(|value| o.state_dir = Some(value)),
+    ),
+    with_value(
+        "spool_size",
+        "SIZE",
+        Some("32G"),
+        Group::Writing,
+        "How much of the local disk they may take",
+        |o, v| values::size(v, 1 << 20, 1 << 50).map(|value| o.spool_size = value),
+    ),
+    with_value(
+        "upload",
+        "renamed|direct",
+        Some("renamed"),
+        Group::Writing,
+        "Under a temporary name first, or under the file's own",
+        |o, v| {
+            values::choice(v, &[("renamed", false), ("direct", true)])
+                .map(|value| o.direct_upload = value)
+        },
+    ),
+    with_value(
+        "temp_dir",
+        "PATH",
+        None,
+        Group::Writing,
+        "Where temporary names are on the server (default: beside)",
+        |o, v| values::remote_path(v).map(|value| o.temp_dir = Some(value)),
+    ),
+    with_value(
+        "temp_name",
+        "PATTERN",
+        None,
+        Group::Writing,
+        "Temporary names; % stands for the file's own",
+        |o, v| values::temp_name(v).map(|value| o.temp_name = Some(value)),
+    ),
+    with_value(
+        "attrs",
+        "lenient|strict",
+        Some("lenient"),
+        Group::Writing,
+        "Show, or refuse, attributes that the server cannot store",
+        |o, v| {
+            values::choice(v, &[("lenient", false), ("strict", true)])
+                .map(|value| o.strict_attrs = value)
+        },
     ),
     with_value(
         "uid",

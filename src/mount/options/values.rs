@@ -7,7 +7,9 @@ use std::time::Duration;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::fs::TempName;
 use crate::mount::failure::shown;
+use crate::proto::RemotePath;
 use crate::tls::Fingerprint;
 
 /// UTF-8 text that is not empty.
@@ -45,6 +47,17 @@ pub fn log_level(value: &[u8]) -> Result<log::LevelFilter, String> {
 /// A path, made absolute at once: the daemon leaves the current directory.
 pub fn path(value: &[u8]) -> Result<PathBuf, String> {
     std::path::absolute(OsStr::from_bytes(value)).map_err(|_| "expected a path".to_string())
+}
+
+/// An absolute path on the server.
+pub fn remote_path(value: &[u8]) -> Result<RemotePath, String> {
+    RemotePath::parse(value).map_err(|error| format!("{}: {error}", quoted(value)))
+}
+
+/// A name with one `%` in it, and something beside that.
+pub fn temp_name(value: &[u8]) -> Result<TempName, String> {
+    let pattern = TempName::parse(value);
+    pattern.ok_or_else(|| format!("{} is no name with one % such as .%.part", quoted(value)))
 }
 
 /// A whole number within bounds.

@@ -266,7 +266,7 @@ pub fn ten_thousand_entries(case: Case) {
 pub fn read_only(case: Case) {
     let server = case.server();
     tree::put(&server.root.join("file"), b"content", Duration::ZERO);
-    let mount = case.mount(&server, "");
+    let mount = case.mount(&server, "ro");
     let (file, new) = (mount.path("file"), mount.path("new"));
     let refused: Vec<(&str, io::Result<()>)> = soon(move || {
         vec![

@@ -1,0 +1,253 @@
+//! Changing a file's attributes: size, permission bits, owner, time. What the server cannot keep
+//! is shown for the life of the mount, or refused (`attrs=strict`).
+//!
+//! Must not know the kernel.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::write::{Draft, whole};
+use super::{Attr, Error, Fs, Ino, Patience, attr};
+use crate::remote::{self, Attributes, FileKind};
+
+/// What to change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Permission bits, 0o7777.
+    pub mode: Option<u16>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub modified: Option<SystemTime>,
+    /// A handle is open for writing: what is cut through it is uploaded when that is closed.
+    pub through_handle: bool,
+}
+
+impl Fs {
+    /// Changes attributes, and gives what they are then.
+    pub fn setattr(
+        &self,
+        ino: Ino,
+        changes: Changes,
+        patience: Patience,
+    ) -> Result<(Attr, Duration), Error> {
+        self.drafts.spool()?;
+        let (before, _) = self.attributes(ino, patience)?;
+        let draft = self.drafts.of(ino).filter(|draft| !draft.is_over());
+        let local = match changes.size {
+            Some(_) => changes.through_handle,
+            None => draft.is_some() && !self.config.strict,
+        };
+        let is_owner_only = changes.size.is_none() && changes.mode.is_none();
+        if !local && !(is_owner_only && changes.modified.is_none()) {
+            patience.deadline()?;
+        }
+        self.change_owner(ino, &before, changes)?;
+        if let Some(size) = changes.size {
+            self.resize(ino, size, &before, changes.through_handle)?;
+        }
+        if let Some(mode) = changes.mode {
+            self.change_mode(ino, mode, &before, patience)?;
+        }
+        if let Some(modified) = changes.modified {
+            self.change_time(ino, modified, &before, patience)?;
+        }
+        self.getattr(ino, patience)
+    }
+
+    fn resize(
+        &self,
+        ino: Ino,
+        size: u64,
+        before: &Attributes,
+        through_handle: bool,
+    ) -> Result<(), Error> {
+        match before.kind {
+            FileKind::File => {}
+            FileKind::Directory => {
+                let path = self.live_path(ino)?;
+                return Err(Error::remote(&path, remote::Error::IsDirectory));
+            }
+            FileKind::Symlink | FileKind::Other => return Err(Error::NotAFile),
+        }
+        if through_handle {
+            return self.cut(ino, size, before);
+        }
+        // Nobody will close it: it is uploaded at once. Counted as a writer meanwhile, it stays.
+        self.drafts.join(ino);
+        let cut = self.cut(ino, size, before);
+        let sent = match self.drafts.of(ino) {
+            Some(draft) if cut.is_ok() => self.upload(&draft),
+            _ => Ok(()),
+        };
+        self.drafts.leave(ino);
+        self.retire(ino);
+        cut.and(sent)
+    }
+
+    fn change_mode(
+        &self,
+        ino: Ino,
+        mode: u16,
+        before: &Attributes,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let mode = mode & 0o7777;
+        if let Some(draft) = self.pending(ino)? {
+            return Ok(draft.set_mode(mode)?);
+        }
+        if before.kind == FileKind::Symlink {
+            return Ok(());
+        }
+        let path = self.live_path(ino)?;
+        match self.remote.set_mode(&path, mode, patience.deadline()?) {
+            Ok(()) => {
+                self.overlay.drop_mode(ino);
+                self.changed_there(ino, |attributes| attributes.mode = Some(mode), before);
+                Ok(())
+            }
+            Err(cause) => {
+                self.accept(&path, "permission bits", cause)?;
+                self.overlay_mode(ino, mode);
+                Ok(())
+            }
+        }
+    }
+
+    fn change_time(
+        &self,
+        ino: Ino,
+        modified: SystemTime,
+        before: &Attributes,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let modified = whole(modified);
+        if let Some(draft) = self.pending(ino)? {
+            return Ok(draft.set_modified(modified)?);
+        }
+        let path = self.live_path(ino)?;
+        // A link's own time cannot be named: the command would change what it points to.
+        let set = match before.kind {
+            FileKind::Symlink => Err(remote::Error::Unsupported("the time of a link".into())),
+            _ => self
+                .remote
+                .set_modified(&path, modified, patience.deadline()?),
+        };
+        match set {
+            Ok(()) => {
+                self.changed_there(ino, |attributes| attributes.mtime = modified, before);
+                Ok(())
+            }
+            Err(cause) => {
+                self.accept(&path, "a time", cause)?;
+                self.overlay_time(ino, modified, before.mtime);
+                Ok(())
+            }
+        }
+    }
+
+    fn change_owner(&self, ino: Ino, before: &Attributes, changes: Changes) -> Result<(), Error> {
+        let shown = self.show(ino, before);
+        let uid = changes.uid.filter(|uid| *uid != shown.uid);
+        let gid = changes.gid.filter(|gid| *gid != shown.gid);
+        if uid.is_none() && gid.is_none() {
+            return Ok(());
+        }
+        if self.config.strict {
+            return Err(Error::NotPermitted("FTP has no owners to change".into()));
+        }
+        self.tell_once("owners that FTP cannot set are shown until unmounted");
+        self.overlay.set_owner(ino, uid, gid);
+        Ok(())
+    }
+
+    /// The draft that is to take the change along. Under `attrs=strict` it is uploaded first, so
+    /// that the server's word is heard now.
+    fn pending(&self, ino: Ino) -> Result<Option<Arc<Draft>>, Error> {
+        let Some(draft) = self
+            .drafts
+            .of(ino)
+            .filter(|draft| !draft.is_clean() || draft.is_unlinked())
+        else {
+            return Ok(None);
+        };
+        if self.config.strict && !draft.is_unlinked() {
+            self.upload(&draft)?;
+            return Ok(None);
+        }
+        Ok(Some(draft))
+    }
+
+    /// The server has taken a change: what is known of the file follows.
+    fn changed_there(&self, ino: Ino, change: impl FnOnce(&mut Attributes), before: &Attributes) {
+        let draft = self.drafts.of(ino);
+        let mut attributes = match &draft {
+            Some(draft) => draft.server(),
+            None => before.clone(),
+        };
+        change(&mut attributes);
+        if let Some(draft) = &draft {
+            let current = draft.file.with(|record| record.version);
+            let told = current.and_then(|version| {
+                draft
+                    .file
+                    .mark_uploaded(version, super::write::base_of(&attributes))
+            });
+            if let Err(error) = told {
+                log::debug!("inode {}: {error}", ino.0);
+            }
+            draft.settle(&attributes, None);
+        }
+        if let Some(path) = self.inodes.path(ino) {
+            match attributes.kind {
+                FileKind::File => self.made(ino, &path, &attributes),
+                _ => self.cache.note(&path, Some(&attributes), Instant::now()),
+            }
+        }
+    }
+
+    /// Whether to go on although the server cannot keep an attribute.
+    fn accept(
+        &self,
+        path: &crate::proto::RemotePath,
+        what: &str,
+        cause: remote::Error,
+    ) -> Result<(), Error> {
+        match cause {
+            remote::Error::Unsupported(why) | remote::Error::Denied(why) => {
+                if self.config.strict {
+                    return Err(Error::NotPermitted(why));
+                }
+                self.tell_once(&format!("{what} that the server does not take ({why})"));
+                Ok(())
+            }
+            cause => Err(Error::remote(path, cause)),
+        }
+    }
+
+    pub(super) fn overlay_mode(&self, ino: Ino, mode: u16) {
+        self.overlay.set_mode(ino, mode);
+    }
+
+    pub(super) fn overlay_time(&self, ino: Ino, time: SystemTime, instead: SystemTime) {
+        self.overlay.set_time(ino, time, instead);
+    }
+
+    /// What stat shows.
+    pub(super) fn show(&self, ino: Ino, attributes: &Attributes) -> Attr {
+        let mut attr = attr::show(&self.config, ino, attributes);
+        if self.inodes.is_unlinked(ino) {
+            attr.links = 0;
+        }
+        self.overlay.apply(&mut attr);
+        attr
+    }
+
+    fn tell_once(&self, what: &str) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            log::warn!("{what}: shown as wished until unmounted (attrs=strict refuses them)");
+        }
+    }
+}

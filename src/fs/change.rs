@@ -1,0 +1,343 @@
+//! Changes to names: make, remove, rename. What is open, what is being written and what is known
+//! follows.
+//!
+//! Must not know the kernel.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::write::{Draft, Drafts, blank, now};
+use super::{Entry, Error, Fs, Ino, Patience, parse_name};
+use crate::cache::Answer;
+use crate::proto::{Name, RemotePath};
+use crate::remote::{self, Attributes, FileKind, Temporary};
+
+impl Fs {
+    /// Makes a directory.
+    pub fn mkdir(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        patience: Patience,
+    ) -> Result<Entry, Error> {
+        self.drafts.spool()?;
+        let (name, path) = self.child_path(parent, name)?;
+        let deadline = patience.deadline()?;
+        let made = self.remote.mkdir(&path, deadline);
+        made.map_err(|cause| self.failed(&path, cause))?;
+        let mode = mode & 0o7777;
+        if let Err(error) = self.remote.set_mode(&path, mode, deadline) {
+            log::debug!("{path}: permission bits of a new directory: {error}");
+        }
+        let attributes = Attributes {
+            kind: FileKind::Directory,
+            mode: Some(mode),
+            ..blank(now())
+        };
+        self.appeared(parent, &name, &path, &attributes)
+    }
+
+    /// Makes a symbolic link, where the server can.
+    pub fn symlink(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        target: &[u8],
+        patience: Patience,
+    ) -> Result<Entry, Error> {
+        self.drafts.spool()?;
+        let (name, path) = self.child_path(parent, name)?;
+        let deadline = patience.deadline()?;
+        match self.remote.symlink(target, &path, deadline) {
+            Ok(()) => {}
+            Err(remote::Error::Unsupported(why)) => return Err(Error::NotPermitted(why)),
+            Err(cause) => return Err(self.failed(&path, cause)),
+        }
+        let attributes = Attributes {
+            kind: FileKind::Symlink,
+            size: target.len() as u64,
+            link_target: Some(target.into()),
+            ..blank(now())
+        };
+        self.appeared(parent, &name, &path, &attributes)
+    }
+
+    /// Removes a directory that is empty, but for what our own broken uploads left there.
+    pub fn rmdir(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<(), Error> {
+        self.drafts.spool()?;
+        let (name, path) = self.child_path(parent, name)?;
+        let deadline = patience.deadline()?;
+        if self.drafts_below(&path).iter().any(|d| !d.is_unlinked()) {
+            return Err(Error::remote(&path, remote::Error::NotEmpty));
+        }
+        let removed = match self.remote.rmdir(&path, deadline) {
+            Err(remote::Error::NotEmpty) if self.sweep(&path, deadline)? => {
+                self.remote.rmdir(&path, deadline)
+            }
+            removed => removed,
+        };
+        removed.map_err(|cause| self.failed(&path, cause))?;
+        self.disappeared(parent, &name, &path, None);
+        Ok(())
+    }
+
+    /// Removes our own temporary files from a directory that holds nothing else; whether it did.
+    fn sweep(&self, path: &RemotePath, deadline: Instant) -> Result<bool, Error> {
+        let listing = self.remote.list(path, deadline);
+        let listing = listing.map_err(|cause| self.failed(path, cause))?;
+        let ours =
+            |name: &Name| Temporary::parse(name).is_some_and(|t| self.remote.temporaries().made(t));
+        if !listing.complete || !listing.entries.iter().all(|(name, _)| ours(name)) {
+            return Ok(false);
+        }
+        for (name, _) in listing.entries {
+            let leftover = path.join(&name);
+            let removed = self.remote.unlink(&leftover, deadline);
+            removed.map_err(|cause| self.failed(&leftover, cause))?;
+        }
+        Ok(true)
+    }
+
+    /// Removes a file's name. Whoever has it open keeps it.
+    pub fn unlink(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<(), Error> {
+        self.drafts.spool()?;
+        let (name, path) = self.child_path(parent, name)?;
+        let deadline = patience.deadline()?;
+        let ino = self.inodes.child(parent, &name);
+        let draft = ino.and_then(|ino| self.drafts.of(ino));
+        let involved: Vec<_> = draft.iter().cloned().collect();
+        let places = Drafts::lock_places(&involved, deadline)?;
+        let aside = match &draft {
+            Some(draft) if !draft.occupies() => None,
+            draft => {
+                let needed = ino.filter(|ino| {
+                    self.files.of(*ino).is_some() && !draft.as_ref().is_some_and(|d| d.is_whole())
+                });
+                self.take_away(&path, needed.is_some(), deadline)?
+            }
+        };
+        if let Some(draft) = &draft {
+            draft.file.unlink()?;
+        }
+        drop(places);
+        self.disappeared(parent, &name, &path, aside);
+        if let Some(ino) = ino {
+            self.retire(ino);
+        }
+        Ok(())
+    }
+
+    /// Removes a file from its name on the server, `needed` ones to another name that is given.
+    fn take_away(
+        &self,
+        path: &RemotePath,
+        needed: bool,
+        deadline: Instant,
+    ) -> Result<Option<Name>, Error> {
+        if needed {
+            let aside = self.remote.temporaries().beside(path);
+            match self.remote.rename(path, &aside, deadline) {
+                Ok(()) => return Ok(aside.name()),
+                Err(remote::Error::Denied(why)) => log::debug!("{path}: not set aside: {why}"),
+                Err(cause) => return Err(self.failed(path, cause)),
+            }
+        }
+        let removed = self.remote.unlink(path, deadline);
+        removed.map_err(|cause| self.failed(path, cause))?;
+        Ok(None)
+    }
+
+    /// Renames; what stands under the new name is replaced, unless `keep`.
+    pub fn rename(
+        &self,
+        (parent, name): (Ino, &[u8]),
+        (to_parent, to_name): (Ino, &[u8]),
+        keep: bool,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        self.drafts.spool()?;
+        let (name, from) = self.child_path(parent, name)?;
+        let (to_name, to) = self.child_path(to_parent, to_name)?;
+        let deadline = patience.deadline()?;
+        let moved = self.present(parent, &name, &from, patience)?;
+        let moved = moved.ok_or_else(|| Error::remote(&from, remote::Error::NotFound))?;
+        let replaced = self.present(to_parent, &to_name, &to, patience)?;
+        if keep && replaced.is_some() {
+            return Err(Error::AlreadyExists);
+        }
+        if from == to {
+            return Ok(());
+        }
+        if to.starts_with(&from) {
+            return Err(Error::Invalid("a directory cannot go into itself"));
+        }
+        if let Some(replaced) = &replaced {
+            let is_directory = |a: &Attributes| a.kind == FileKind::Directory;
+            match (is_directory(&moved), is_directory(replaced)) {
+                (true, false) => return Err(Error::remote(&to, remote::Error::NotDirectory)),
+                (false, true) => return Err(Error::remote(&to, remote::Error::IsDirectory)),
+                _ => {}
+            }
+        }
+        let victim = self.inodes.child(to_parent, &to_name);
+        let mut involved = self.drafts_below(&from);
+        let below = self.drafts_below(&to);
+        if below
+            .iter()
+            .any(|d| Some(d.ino) != victim && !d.is_unlinked())
+        {
+            return Err(Error::remote(&to, remote::Error::NotEmpty));
+        }
+        involved.extend(below);
+        let places = Drafts::lock_places(&involved, deadline)?;
+        let source = self.inodes.child(parent, &name);
+        let pending = source.and_then(|ino| self.drafts.of(ino));
+        let pending = pending.filter(|draft| !draft.occupies());
+        let victim_draft = victim.and_then(|ino| self.drafts.of(ino));
+        let stands = match &victim_draft {
+            Some(draft) => draft.occupies(),
+            None => replaced.is_some(),
+        };
+        let open = victim.filter(|ino| {
+            let is_whole = victim_draft.as_ref().is_some_and(|d| d.is_whole());
+            stands && self.files.of(*ino).is_some() && !is_whole
+        });
+        match (&pending, open) {
+            // The server has nothing of it yet: it goes there under its new name.
+            (Some(_), Some(_)) => {
+                let aside = self.take_away(&to, true, deadline)?;
+                self.inodes.unlink(to_parent, &to_name, aside);
+            }
+            (Some(draft), None) if stands => draft.replace(),
+            (Some(_), None) => {}
+            (None, open) => {
+                let open = open.map(|_| (to_parent, &to_name));
+                self.rename_there(&from, &to, open, deadline)?;
+            }
+        }
+        if let Some(draft) = &victim_draft {
+            draft.file.unlink()?;
+        }
+        self.drafts.spool()?.rename(&from, &to)?;
+        self.inodes.rename(parent, &name, to_parent, &to_name);
+        drop(places);
+        self.moved(&from, &to, &moved, victim);
+        Ok(())
+    }
+
+    /// Renames on the server. What is open under the new name is set aside before.
+    fn rename_there(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        open: Option<(Ino, &Name)>,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        let Some((parent, name)) = open else {
+            let renamed = self.remote.rename(from, to, deadline);
+            return renamed.map_err(|cause| self.failed(to, cause));
+        };
+        let aside = self.take_away(to, true, deadline)?;
+        if let Err(cause) = self.remote.rename(from, to, deadline) {
+            if let Some(aside) = &aside
+                && let Some(directory) = to.parent()
+                && let Err(error) = self.remote.rename(&directory.join(aside), to, deadline)
+            {
+                log::error!("{to} could not be put back, it is now {aside}: {error}");
+            }
+            return Err(self.failed(to, cause));
+        }
+        self.inodes.unlink(parent, name, aside);
+        Ok(())
+    }
+
+    /// What is known follows a rename.
+    fn moved(&self, from: &RemotePath, to: &RemotePath, moved: &Attributes, victim: Option<Ino>) {
+        let now = Instant::now();
+        self.cache.note(from, None, now);
+        self.cache.note(to, Some(moved), now);
+        for file in self.files.all() {
+            let path = self.inodes.path(file.ino);
+            if Some(file.ino) == victim {
+                match path.is_some() || self.drafts.of(file.ino).is_some() {
+                    true => file.renew(None),
+                    false => file.give_up(),
+                }
+            } else if path.is_some_and(|path| path.starts_with(to)) {
+                file.renew(None);
+            }
+        }
+        if let Some(victim) = victim {
+            self.overlay.forget(victim);
+            self.retire(victim);
+        }
+    }
+
+    /// What there is under a name, as we see it.
+    fn present(
+        &self,
+        parent: Ino,
+        name: &Name,
+        path: &RemotePath,
+        patience: Patience,
+    ) -> Result<Option<Attributes>, Error> {
+        let draft = self.inodes.child(parent, name);
+        let draft = draft.and_then(|ino| self.drafts.of(ino));
+        if let Some(attributes) = draft.and_then(|draft| draft.attributes().ok()) {
+            return Ok(Some(attributes));
+        }
+        match self.stat(path, patience)? {
+            Answer::Present(attributes, _) => Ok(Some(attributes)),
+            Answer::Absent(_) => Ok(None),
+            Answer::Unknown => Err(Error::WouldWait),
+        }
+    }
+
+    /// The drafts of files at or below a path.
+    fn drafts_below(&self, path: &RemotePath) -> Vec<Arc<Draft>> {
+        let mut drafts = self.drafts.all();
+        drafts.retain(|draft| {
+            let at = self.inodes.path(draft.ino);
+            at.is_some_and(|at| at.starts_with(path))
+        });
+        drafts
+    }
+
+    fn child_path(&self, parent: Ino, name: &[u8]) -> Result<(Name, RemotePath), Error> {
+        let name = parse_name(name)?;
+        let path = self.live_path(parent)?.join(&name);
+        Ok((name, path))
+    }
+
+    /// We have made something under a name. Counts as a lookup.
+    fn appeared(
+        &self,
+        parent: Ino,
+        name: &Name,
+        path: &RemotePath,
+        attributes: &Attributes,
+    ) -> Result<Entry, Error> {
+        self.cache.note(path, Some(attributes), Instant::now());
+        self.enter(parent, name, attributes, self.config.attr_timeout)
+    }
+
+    /// We have removed a name.
+    fn disappeared(&self, parent: Ino, name: &Name, path: &RemotePath, aside: Option<Name>) {
+        let ino = self.inodes.child(parent, name);
+        self.inodes.unlink(parent, name, aside);
+        self.cache.note(path, None, Instant::now());
+        if let Some(ino) = ino {
+            self.overlay.forget(ino);
+            if let Some(file) = self.files.of(ino) {
+                file.renew(None);
+            }
+        }
+    }
+
+    /// A change failed: what was known of the path may have been wrong.
+    fn failed(&self, path: &RemotePath, cause: remote::Error) -> Error {
+        self.cache.changed(path);
+        Error::remote(path, cause)
+    }
+}

@@ -1,0 +1,415 @@
+//! What programs do to an open file's content: create, open, write, read back, cut, flush, release.
+//!
+//! Must not know the kernel.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::files::OpenFile;
+use super::super::read::{Data, Failure, Reader, Target};
+use super::super::spool::SpoolError;
+use super::super::{Entry, Error, Fs, Ino, Opened, Patience, parse_name};
+use super::{Draft, blank, now};
+use crate::remote::{self, Attributes, FileKind, Temporary};
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    pub write: bool,
+    /// Its content is thrown away.
+    pub truncate: bool,
+    /// Every write goes behind the last byte.
+    pub append: bool,
+    /// It must not exist yet; only where a file is created.
+    pub exclusive: bool,
+}
+
+/// What is left to do after a release, by somebody who can wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    ino: Ino,
+    /// The inode was held by the handle.
+    upload: bool,
+}
+
+impl Fs {
+    /// Makes a file and opens it for writing; where there is one already it is opened.
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        access: Access,
+        patience: Patience,
+    ) -> Result<(Entry, Opened), Error> {
+        self.drafts.spool()?;
+        let entry = match self.find_child(parent, name, patience)? {
+            Some(found) if access.exclusive => {
+                self.forget(found.attr.ino, 1);
+                return Err(Error::AlreadyExists);
+            }
+            Some(found) => found,
+            None => self.begin_new(parent, name, mode)?,
+        };
+        let ino = entry.attr.ino;
+        let undo = |error| {
+            self.forget(ino, 1);
+            error
+        };
+        let access = Access {
+            write: true,
+            ..access
+        };
+        let opened = self.open(ino, access, patience).map_err(undo)?;
+        let (attr, ttl) = self.getattr(ino, patience).map_err(undo)?;
+        Ok((Entry { attr, ttl }, opened))
+    }
+
+    /// Makes an empty file on the server.
+    pub fn mknod(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        patience: Patience,
+    ) -> Result<Entry, Error> {
+        self.drafts.spool()?;
+        patience.deadline()?;
+        if let Some(found) = self.find_child(parent, name, patience)? {
+            self.forget(found.attr.ino, 1);
+            return Err(Error::AlreadyExists);
+        }
+        let entry = self.begin_new(parent, name, mode)?;
+        let ino = entry.attr.ino;
+        let made = self.upload_now(ino);
+        match made.and_then(|()| self.getattr(ino, patience)) {
+            Ok((attr, ttl)) => Ok(Entry { attr, ttl }),
+            Err(error) => {
+                self.unmake(parent, name, ino);
+                Err(error)
+            }
+        }
+    }
+
+    /// A file that is not on the server yet. Counts as one lookup.
+    fn begin_new(&self, parent: Ino, name: &[u8], mode: u16) -> Result<Entry, Error> {
+        let name = parse_name(name)?;
+        if Temporary::parse(&name).is_some() {
+            return Err(Error::InvalidName);
+        }
+        let path = self.live_path(parent)?.join(&name);
+        let attributes = Attributes {
+            mode: Some(mode & 0o7777),
+            ..blank(now())
+        };
+        let ino = self.inodes.enter(parent, &name, &attributes);
+        let ino = ino.ok_or(Error::Stale)?;
+        self.overlay.forget(ino);
+        let undo = |error| {
+            self.forget(ino, 1);
+            error
+        };
+        let (_, begun) = self
+            .drafts
+            .begin(ino, &path, None, || attributes.clone())
+            .map_err(undo)?;
+        if begun {
+            self.hold(ino)?;
+        }
+        self.cache.note(&path, Some(&attributes), Instant::now());
+        let (attr, ttl) = self.getattr(ino, Patience::MemoryOnly).map_err(undo)?;
+        Ok(Entry { attr, ttl })
+    }
+
+    /// Takes back a file that could not be made.
+    fn unmake(&self, parent: Ino, name: &[u8], ino: Ino) {
+        if let Some(draft) = self.drafts.of(ino)
+            && draft.file.unlink().is_ok()
+            && self.drafts.retire(ino)
+        {
+            self.forget(ino, 1);
+        }
+        if let Ok(name) = parse_name(name) {
+            if let Some(directory) = self.inodes.path(parent) {
+                self.cache.changed(&directory.join(&name));
+            }
+            self.inodes.unlink(parent, &name, None);
+        }
+        self.forget(ino, 1);
+    }
+
+    /// Opens a file.
+    pub fn open(&self, ino: Ino, access: Access, patience: Patience) -> Result<Opened, Error> {
+        if access.write || access.truncate {
+            self.drafts.spool()?;
+        }
+        let draft = self.drafts.of(ino);
+        if access.append && draft.is_none() {
+            // What others have appended meanwhile must be known.
+            patience.deadline()?;
+            self.cache.changed(&self.live_path(ino)?);
+        }
+        let (attributes, _) = self.attributes(ino, patience)?;
+        match attributes.kind {
+            FileKind::File => {}
+            FileKind::Directory => {
+                let path = self.live_path(ino)?;
+                return Err(Error::remote(&path, remote::Error::IsDirectory));
+            }
+            FileKind::Symlink | FileKind::Other => return Err(Error::NotAFile),
+        }
+        self.hold(ino)?;
+        let reader = || Reader::new(&self.reads);
+        let handle = self
+            .files
+            .open(ino, &attributes, access.write, draft.is_some(), reader);
+        if access.write {
+            self.drafts.join(ino);
+        }
+        if access.truncate
+            && let Err(error) = self.cut(ino, 0, &attributes)
+        {
+            self.release(handle);
+            return Err(error);
+        }
+        let stamp = match access.truncate {
+            true => (0, now()),
+            false => (attributes.size, attributes.mtime),
+        };
+        let keep_cache = self.inodes.caches(ino, stamp);
+        if keep_cache && let Some(file) = self.files.file(handle) {
+            file.show();
+        }
+        Ok(Opened { handle, keep_cache })
+    }
+
+    /// Writes to an open file: into the spool, so it never waits for the server.
+    pub fn write(
+        &self,
+        handle: u64,
+        bytes: &[u8],
+        offset: u64,
+        append: bool,
+    ) -> Result<usize, Error> {
+        let file = self.files.file(handle).ok_or(Error::Stale)?;
+        let draft = self.draft(file.ino, || file.attributes())?;
+        let written = match append {
+            true => draft.append(bytes),
+            false => draft.write(bytes, offset),
+        };
+        Ok(written?)
+    }
+
+    /// Makes sure that an open file is at least `size` bytes long.
+    pub fn allocate(&self, handle: u64, size: u64) -> Result<(), Error> {
+        let file = self.files.file(handle).ok_or(Error::Stale)?;
+        let draft = self.draft(file.ino, || file.attributes())?;
+        if draft.file.size()? < size {
+            draft.truncate(size)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a file `size` bytes long, in the spool; `found` is what is known of it.
+    pub(in crate::fs) fn cut(&self, ino: Ino, size: u64, found: &Attributes) -> Result<(), Error> {
+        let draft = self.draft(ino, || found.clone())?;
+        Ok(draft.truncate(size)?)
+    }
+
+    /// The draft of a file that is open, or about to be cut; begun where there is none, upon what
+    /// was found on the server.
+    fn draft(&self, ino: Ino, found: impl FnOnce() -> Attributes) -> Result<Arc<Draft>, Error> {
+        if let Some(draft) = self.drafts.of(ino) {
+            return Ok(draft);
+        }
+        let path = self.live_path(ino)?;
+        let found = found();
+        let begun = self
+            .drafts
+            .begin(ino, &path, Some(&found), || found.clone())?;
+        let (draft, is_new) = begun;
+        if is_new {
+            self.hold(ino)?;
+            if self.inodes.is_unlinked(ino) {
+                draft.file.unlink()?;
+            }
+        }
+        Ok(draft)
+    }
+
+    /// Reads from a draft: what was written, and beside it what the server has.
+    pub(in crate::fs) fn read_draft(
+        &self,
+        file: &OpenFile,
+        draft: &Draft,
+        offset: u64,
+        len: usize,
+        patience: Patience,
+    ) -> Result<Data, Error> {
+        loop {
+            let mut bytes = vec![0; len];
+            match draft.file.read_at(&mut bytes, offset) {
+                Ok(read) => {
+                    bytes.truncate(read);
+                    return Ok(bytes.into());
+                }
+                Err(SpoolError::Missing(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let epoch = file.epoch();
+            match self.read_around(file, draft, offset, len, epoch, patience) {
+                Err(Failure::WouldWait) => return Err(Error::WouldWait),
+                Err(Failure::TimedOut) => return Err(Error::TimedOut),
+                // It was uploaded or renamed meanwhile.
+                Err(Failure::Remote(_)) if file.epoch() != epoch => {}
+                Err(Failure::Remote(cause)) => {
+                    let path = self.live_path(file.ino)?;
+                    return Err(Error::remote(&path, cause));
+                }
+                Ok(Some(bytes)) => return Ok(bytes.into()),
+                Ok(None) => {}
+            }
+        }
+    }
+
+    /// A read of which the spool has only a part; `None` where that changed meanwhile.
+    fn read_around(
+        &self,
+        file: &OpenFile,
+        draft: &Draft,
+        offset: u64,
+        len: usize,
+        epoch: u64,
+        patience: Patience,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let lost = |error: SpoolError| Failure::Remote(remote::Error::Failed(error.to_string()));
+        let gone = || Failure::Remote(remote::Error::NotFound);
+        let size = draft.file.size().map_err(lost)?;
+        let end = size.min(offset.saturating_add(len as u64));
+        let mut bytes = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or(0)];
+        let (missing, version) = draft.missing(offset..end).map_err(lost)?;
+        let target = Target {
+            path: self.inodes.path(file.ino).ok_or_else(gone)?,
+            version,
+            epoch,
+            proof: None,
+        };
+        let at = |place: u64| usize::try_from(place - offset).unwrap_or(usize::MAX);
+        let mut here = offset;
+        for gap in missing.iter().cloned().chain([end..end]) {
+            let part = &mut bytes[at(here)..at(gap.start)];
+            if !part.is_empty() {
+                match draft.file.read_at(part, here) {
+                    Ok(read) if read == part.len() => {}
+                    Ok(_) | Err(SpoolError::Missing(_)) => return Ok(None),
+                    Err(error) => return Err(lost(error)),
+                }
+            }
+            here = gap.start;
+            while here < gap.end {
+                let wanted = at(gap.end) - at(here);
+                let deadline = patience.deadline().ok();
+                let data = file
+                    .reader
+                    .read(&target, here, wanted, file.handles(), deadline)?;
+                if data.is_empty() {
+                    return Err(Failure::Remote(remote::Error::Changed));
+                }
+                bytes[at(here)..][..data.len()].copy_from_slice(&data);
+                here += data.len() as u64;
+            }
+        }
+        Ok((file.epoch() == epoch).then_some(bytes))
+    }
+
+    /// Has everything that was written to an open file on the server when it comes back.
+    pub fn flush(&self, handle: u64, patience: Patience) -> Result<(), Error> {
+        let file = self.files.file(handle).ok_or(Error::Stale)?;
+        match self.drafts.of(file.ino) {
+            Some(draft) if !draft.is_over() => {
+                patience.deadline()?;
+                self.upload(&draft)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Uploads a file that is not open for writing, and ends its draft.
+    pub(in crate::fs) fn upload_now(&self, ino: Ino) -> Result<(), Error> {
+        let outcome = match self.drafts.of(ino) {
+            Some(draft) => self.upload(&draft),
+            None => Ok(()),
+        };
+        self.retire(ino);
+        outcome
+    }
+
+    /// Ends a handle. What is left to do may have to wait for the server.
+    pub fn release(&self, handle: u64) -> Option<Leftover> {
+        let closed = self.files.close(handle)?;
+        let ino = closed.ino;
+        let mut upload = false;
+        if closed.writer
+            && let Some(draft) = self.drafts.leave(ino)
+        {
+            upload = !draft.is_over();
+        }
+        if !upload {
+            self.retire(ino);
+        }
+        let aside = closed.last && self.inodes.aside(ino).is_some();
+        if upload || aside {
+            self.leftovers.begin();
+            return Some(Leftover { ino, upload });
+        }
+        self.inodes.forget(ino, 1);
+        None
+    }
+
+    /// Does what a release left to do.
+    pub fn finish(&self, leftover: Leftover) {
+        let Leftover { ino, upload } = leftover;
+        if upload && let Err(error) = self.upload_now(ino) {
+            log::warn!("upload after the last close: {error}");
+        }
+        if let Some(aside) = self.inodes.aside(ino)
+            && self.files.of(ino).is_none()
+        {
+            match self
+                .remote
+                .unlink(&aside, Instant::now() + self.config.timeout)
+            {
+                Ok(()) | Err(remote::Error::NotFound) => self.inodes.vanish(ino),
+                Err(error) => log::warn!("{aside} stays on the server: {error}"),
+            }
+        }
+        self.drop_leftover(leftover);
+    }
+
+    /// Nobody can do it: what was written stays in the spool.
+    pub fn drop_leftover(&self, leftover: Leftover) {
+        self.inodes.forget(leftover.ino, 1);
+        self.leftovers.end();
+    }
+
+    /// Ends a draft, where it is over.
+    pub(in crate::fs) fn retire(&self, ino: Ino) {
+        if self.drafts.retire(ino) {
+            // The draft's own hold.
+            self.inodes.forget(ino, 1);
+        }
+    }
+
+    /// Looks for a child, and counts a lookup of it.
+    fn find_child(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        patience: Patience,
+    ) -> Result<Option<Entry>, Error> {
+        match self.lookup(parent, name, patience)? {
+            super::super::Lookup::Found(entry) => Ok(Some(entry)),
+            super::super::Lookup::Absent(_) => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! The ways to send a draft: whole under a temporary name, whole under its own, appended, in place.
+//! Each comes back with the file's attributes as the server has them then.
+//!
+//! Must not know handles or the kernel.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::super::spool::Method;
+use super::super::{Fs, Ino};
+use super::Draft;
+use super::names::InUse;
+use super::upload::{Clock, Stop, Task};
+use crate::proto::{Name, RemotePath};
+use crate::remote::{self, Attributes, Publication, Upload};
+
+/// Bytes read and sent at once.
+const CHUNK: usize = 256 << 10;
+/// Gaps up to this size are fetched along with what lies around them: cheaper than another
+/// transfer.
+const BRIDGE: u64 = 512 << 10;
+/// How long the removal of what a failed upload left may take.
+const CLEANING: Duration = Duration::from_secs(3);
+
+/// A temporary file beside its target: the directory may be renamed while it is written.
+pub(super) struct Beside {
+    directory: Ino,
+    name: Name,
+    fixed: Option<RemotePath>,
+    /// Keeps a name of the user's making out of sight.
+    _in_use: Option<InUse>,
+}
+
+impl Fs {
+    /// Whole: under a temporary name, then renamed; where the server does not let us, directly.
+    pub(super) fn send_whole(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        clock: &mut Clock,
+    ) -> Result<Attributes, Stop> {
+        self.fetch_missing(draft, task, clock)?;
+        if self.config.direct {
+            return self.send_direct(draft, task, clock);
+        }
+        match self.send_by_temporary(draft, task, clock) {
+            Err(Stop::Remote(remote::Error::Denied(why))) => {
+                log::debug!("inode {}: no temporary name: {why}", draft.ino.0);
+                self.send_direct(draft, task, clock)
+            }
+            sent => sent,
+        }
+    }
+
+    fn send_by_temporary(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        clock: &mut Clock,
+    ) -> Result<Attributes, Stop> {
+        let beside = self.beside(draft)?;
+        let temporary = self.whereabouts(&beside)?;
+        let method = Method::Temporary(temporary.clone());
+        draft.file.begin_upload(task.version, method)?;
+        let sent = self
+            .store(draft, &temporary, task.size, clock)
+            .and_then(|()| self.publish(draft, task, &beside, clock));
+        if let Err(stop) = &sent {
+            self.clean_up(&beside, stop);
+        }
+        sent
+    }
+
+    /// Renames a temporary file that is whole.
+    pub(super) fn publish(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        beside: &Beside,
+        clock: &mut Clock,
+    ) -> Result<Attributes, Stop> {
+        let _place = self.place(draft, clock)?;
+        let path = self.target(draft)?;
+        // Its directory may have been renamed meanwhile.
+        let temporary = self.whereabouts(beside)?;
+        let publication = Publication {
+            size: task.size,
+            modified: Some(task.dress.modified),
+            mode: task.dress.mode.or(draft.server().mode),
+            replaces: task.dress.replaces,
+        };
+        let deadline = clock.deadline();
+        let published = self
+            .remote
+            .publish(&temporary, &path, publication, deadline)?;
+        let known = Attributes {
+            size: task.size,
+            mtime: task.dress.modified,
+            mode: publication.mode,
+            unique: None,
+            ..draft.server()
+        };
+        if let Some(mode) = task.dress.mode
+            && !published.mode
+        {
+            self.overlay_mode(draft.ino, mode);
+        }
+        if published.modified {
+            return Ok(known);
+        }
+        let server = self.remote.stat(&path, Some(&known), deadline)?;
+        if task.dress.given {
+            self.overlay_time(draft.ino, task.dress.modified, server.mtime);
+        }
+        Ok(server)
+    }
+
+    /// Whole, under its own name.
+    fn send_direct(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        clock: &mut Clock,
+    ) -> Result<Attributes, Stop> {
+        let _place = self.place(draft, clock)?;
+        let path = self.target(draft)?;
+        draft.file.begin_upload(task.version, Method::Direct)?;
+        self.store(draft, &path, task.size, clock)?;
+        if let Some(mode) = task.dress.mode
+            && self.remote.set_mode(&path, mode, clock.deadline()).is_err()
+        {
+            self.overlay_mode(draft.ino, mode);
+        }
+        self.verify(draft, task, &path, clock)
+    }
+
+    /// The tail of a file whose beginning the server has.
+    pub(super) fn send_append(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        offset: u64,
+        clock: &mut Clock,
+    ) -> Result<Attributes, Stop> {
+        let _turn = self.drafts.turns.take();
+        clock.restart();
+        let _place = self.place(draft, clock)?;
+        let path = self.target(draft)?;
+        let mut offset = offset;
+        if task.interrupted == Some(Method::Append(offset)) {
+            offset = self.resume_append(draft, task, &path, offset, clock)?;
+        }
+        draft
+            .file
+            .begin_upload(task.version, Method::Append(offset))?;
+        let upload = match self.remote.append(&path, offset, clock.deadline()) {
+            // Another has changed it. What we have whole replaces that; else it would be a mix.
+            Err(remote::Error::Changed | remote::Error::NotFound) if draft.is_whole() => {
+                let why = "it changed on the server".to_owned();
+                return Err(Stop::Remote(remote::Error::Unsupported(why)));
+            }
+            upload => upload?,
+        };
+        self.pour(draft, upload, offset..task.size, clock)?;
+        self.verify(draft, task, &path, clock)
+    }
+
+    /// Where a broken append is to be continued: behind what arrived of it, if that is ours.
+    fn resume_append(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        path: &RemotePath,
+        offset: u64,
+        clock: &mut Clock,
+    ) -> Result<u64, Stop> {
+        let found = self
+            .remote
+            .stat(path, Some(&draft.server()), clock.deadline())?;
+        if found.size <= offset || found.size > task.size {
+            return Ok(offset);
+        }
+        match self.is_there(draft, path, offset..found.size, clock)? {
+            true => Ok(found.size),
+            false => Ok(offset),
+        }
+    }
+
+    /// Some ranges in place. Broken, it leaves the file neither old nor new: the spool has the
+    /// ranges on the disk by then, and the next attempt writes them again.
+    pub(super) fn send_patches(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        ranges: &[Range<u64>],
+        clock: &mut Clock,
+    ) -> Result<Attributes, Stop> {
+        let unfit = |why: &str| Stop::Remote(remote::Error::Unsupported(why.to_owned()));
+        let _turn = self.drafts.turns.take();
+        clock.restart();
+        let _place = self.place(draft, clock)?;
+        let path = self.target(draft)?;
+        let again = task.interrupted == Some(Method::InPlace);
+        if !self.remote.patches_in_place(&path, clock.deadline())? {
+            return Err(unfit("no writing in place"));
+        }
+        let found = self
+            .remote
+            .stat(&path, Some(&draft.server()), clock.deadline())?;
+        let same = task.base.is_some_and(|base| match again {
+            true => base.size == found.size,
+            false => super::version_of(base) == found.version(),
+        });
+        if !same {
+            return Err(unfit("it changed on the server"));
+        }
+        draft.file.begin_upload(task.version, Method::InPlace)?;
+        for range in ranges {
+            let deadline = clock.deadline();
+            let upload = self.remote.patch(&path, range.start, task.size, deadline)?;
+            self.pour(draft, upload, range.clone(), clock)?;
+        }
+        for range in ranges {
+            if !self.is_there(draft, &path, range.clone(), clock)? {
+                let why = "what was written in place reads back otherwise".to_owned();
+                return Err(Stop::Remote(remote::Error::Failed(why)));
+            }
+        }
+        self.verify(draft, task, &path, clock)
+    }
+
+    /// Whether the server's bytes in a range are the draft's.
+    fn is_there(
+        &self,
+        draft: &Draft,
+        path: &RemotePath,
+        range: Range<u64>,
+        clock: &mut Clock,
+    ) -> Result<bool, Stop> {
+        let mut download = self
+            .remote
+            .download(path, range.start, None, None, clock.deadline())?;
+        let mut theirs = vec![0; CHUNK];
+        let mut ours = vec![0; CHUNK];
+        let mut at = range.start;
+        while at < range.end {
+            let most = CHUNK.min(usize::try_from(range.end - at).unwrap_or(CHUNK));
+            let read = download.read(&mut theirs[..most], clock.deadline())?;
+            clock.moved(read as u64);
+            if read == 0 || draft.file.read_at(&mut ours[..read], at)? < read {
+                return Ok(false);
+            }
+            if theirs[..read] != ours[..read] {
+                return Ok(false);
+            }
+            at += read as u64;
+        }
+        Ok(true)
+    }
+
+    /// The content is on the server as it should be, whatever was done meanwhile: only its time is
+    /// new.
+    pub(super) fn send_nothing(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        clock: &mut Clock,
+    ) -> Result<Attributes, Stop> {
+        let _place = self.place(draft, clock)?;
+        let path = self.target(draft)?;
+        self.verify(draft, task, &path, clock)
+    }
+
+    /// Gives a file that was written under its own name its time, and makes sure of its size.
+    fn verify(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        path: &RemotePath,
+        clock: &Clock,
+    ) -> Result<Attributes, Stop> {
+        let deadline = clock.deadline();
+        let modified = self
+            .remote
+            .set_modified(path, task.dress.modified, deadline);
+        let mut known = draft.server();
+        if let Some(mode) = task.dress.mode {
+            known.mode = Some(mode);
+        }
+        let server = self.remote.stat(path, Some(&known), deadline)?;
+        if server.size != task.size {
+            let (has, size) = (server.size, task.size);
+            let why = format!("the server has {has} bytes of {size}");
+            return Err(Stop::Remote(remote::Error::Failed(why)));
+        }
+        if modified.is_err() && task.dress.given {
+            self.overlay_time(draft.ino, task.dress.modified, server.mtime);
+        }
+        Ok(server)
+    }
+
+    /// Fetches what of the first `size` bytes only the server has.
+    fn fetch_missing(&self, draft: &Draft, task: &Task, clock: &mut Clock) -> Result<(), Stop> {
+        let missing = draft.file.missing(0..task.size)?;
+        let Some((first, last)) = missing.ranges.first().zip(missing.ranges.last()) else {
+            return Ok(());
+        };
+        let (mut at, end) = (first.start, last.end);
+        let _turn = self.drafts.turns.take();
+        clock.restart();
+        let (_, mut version) = draft.missing(0..0)?;
+        let path = self.target(draft)?;
+        if task.interrupted == Some(Method::InPlace) {
+            // Ours may be in it already, but what is missing here is still the same there.
+            let found = self
+                .remote
+                .stat(&path, Some(&draft.server()), clock.deadline())?;
+            if found.size == version.size {
+                version = found.version();
+            }
+        }
+        let mut chunk = vec![0; CHUNK];
+        while at < end {
+            let open = |at, clock: &Clock| {
+                self.remote
+                    .download(&path, at, Some(version), None, clock.deadline())
+            };
+            let mut download = open(at, clock)?;
+            while at < end {
+                let gap = draft.file.missing(at..end)?.ranges.into_iter().next();
+                let Some(gap) = gap else { return Ok(()) };
+                if gap.start > at + BRIDGE {
+                    at = gap.start;
+                    break;
+                }
+                let read = download.read(&mut chunk, clock.deadline())?;
+                if read == 0 {
+                    return Err(Stop::Remote(remote::Error::Changed));
+                }
+                clock.moved(read as u64);
+                draft
+                    .file
+                    .store_fetched(missing.as_of, at, &chunk[..read])?;
+                at += read as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the first `size` bytes to `path`.
+    fn store(
+        &self,
+        draft: &Draft,
+        path: &RemotePath,
+        size: u64,
+        clock: &mut Clock,
+    ) -> Result<(), Stop> {
+        let _turn = self.drafts.turns.take();
+        clock.restart();
+        let upload = self.remote.store(path, clock.deadline())?;
+        self.pour(draft, upload, 0..size, clock)
+    }
+
+    /// Sends a range, and awaits the server's word that it has everything.
+    fn pour(
+        &self,
+        draft: &Draft,
+        mut upload: Upload,
+        range: Range<u64>,
+        clock: &mut Clock,
+    ) -> Result<(), Stop> {
+        let most = |left: u64| CHUNK.min(usize::try_from(left).unwrap_or(CHUNK));
+        let mut chunk = vec![0; most(range.end - range.start)];
+        let mut at = range.start;
+        while at < range.end {
+            let wanted = most(range.end - at);
+            match draft.file.read_at(&mut chunk[..wanted], at) {
+                Ok(read) if read == wanted && !draft.is_unlinked() => {}
+                // Cut meanwhile, or not wanted any more.
+                Ok(_) => {
+                    upload.give_up();
+                    return Err(Stop::Again);
+                }
+                Err(error) => {
+                    upload.give_up();
+                    return Err(error.into());
+                }
+            }
+            upload.write(&chunk[..wanted], clock.deadline())?;
+            clock.moved(wanted as u64);
+            at += wanted as u64;
+        }
+        Ok(upload.finish(clock.deadline())?)
+    }
+
+    /// The draft's name on the server stays what it is while this is held.
+    fn place<'a>(
+        &self,
+        draft: &'a Draft,
+        clock: &Clock,
+    ) -> Result<parking_lot::MutexGuard<'a, ()>, Stop> {
+        let place = draft.place.try_lock_until(clock.deadline());
+        place.ok_or_else(|| Stop::Remote(remote::Error::TimedOut("waiting for a rename".into())))
+    }
+
+    fn target(&self, draft: &Draft) -> Result<RemotePath, Stop> {
+        if draft.is_unlinked() {
+            return Err(Stop::Unwanted);
+        }
+        self.inodes.path(draft.ino).ok_or(Stop::Unwanted)
+    }
+
+    /// A temporary name for a draft.
+    pub(super) fn beside(&self, draft: &Draft) -> Result<Beside, Stop> {
+        let path = self.target(draft)?;
+        let unique = self.remote.temporaries().beside(&path);
+        let at = |name: &Name| match &self.config.temp_dir {
+            Some(directory) => Some(directory.join(name)),
+            None => Some(path.parent()?.join(name)),
+        };
+        let pattern = self.config.temp_name.as_ref().zip(path.name());
+        let wished = pattern.and_then(|(pattern, name)| {
+            let name = pattern.fill(&name)?;
+            Some((self.drafts.active.take(&at(&name)?)?, name))
+        });
+        let (in_use, name) = match wished {
+            Some((in_use, name)) => (Some(in_use), name),
+            None => (None, unique.name().ok_or(Stop::Unwanted)?),
+        };
+        Ok(Beside {
+            directory: self.inodes.parent(draft.ino).unwrap_or(Ino::ROOT),
+            fixed: self.config.temp_dir.as_ref().map(|dir| dir.join(&name)),
+            name,
+            _in_use: in_use,
+        })
+    }
+
+    /// Where a temporary file is now.
+    pub(super) fn whereabouts(&self, beside: &Beside) -> Result<RemotePath, Stop> {
+        if let Some(path) = &beside.fixed {
+            return Ok(path.clone());
+        }
+        let directory = self.inodes.path(beside.directory).ok_or(Stop::Unwanted)?;
+        Ok(directory.join(&beside.name))
+    }
+
+    /// Removes what is left of a failed upload, unless the server is not to be had.
+    pub(super) fn clean_up(&self, beside: &Beside, stop: &Stop) {
+        let silent = matches!(stop, Stop::Remote(remote::Error::TimedOut(_)));
+        let Ok(temporary) = self.whereabouts(beside) else {
+            return;
+        };
+        if !silent
+            && let Err(error) = self.remote.unlink(&temporary, Instant::now() + CLEANING)
+            && !matches!(error, remote::Error::NotFound)
+        {
+            log::debug!("{temporary} stays on the server: {error}");
+        }
+    }
+}

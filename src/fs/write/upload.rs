@@ -1,0 +1,279 @@
+//! Uploading a draft: what the server lacks of its newest version, in the way that costs least and
+//! never leaves a file half written under its name, as far as the server lets us.
+//!
+//! Must not know handles or the kernel.
+
+use std::ops::Range;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::super::Fs;
+use super::super::spool::{Base, Method, Record, SpoolError, Version};
+use super::{Draft, Dress, base_of};
+use crate::fs::Error;
+use crate::proto::RemotePath;
+use crate::remote::{self, Attributes};
+
+/// A lost connection costs another attempt, so many in all.
+const ATTEMPTS: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(300);
+/// Files from this size on are changed in place, where few bytes of them changed.
+const PATCHABLE: u64 = 1 << 20;
+/// Each costs round trips of its own.
+const PATCHES: usize = 16;
+
+/// What is to be sent.
+pub(super) struct Task {
+    pub version: Version,
+    pub size: u64,
+    pub base: Option<Base>,
+    /// What a broken attempt was about.
+    pub interrupted: Option<Method>,
+    pub dress: Dress,
+    way: Way,
+}
+
+/// How to send it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Way {
+    /// The server has it already.
+    Nothing,
+    /// What lies at and beyond this offset.
+    Append(u64),
+    /// These ranges, in place.
+    Patch(Vec<Range<u64>>),
+    Whole,
+}
+
+/// Why an upload ended early.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The file was cut or moved meanwhile: begin again.
+    Again,
+    /// It was unlinked meanwhile: nobody wants it any more.
+    Unwanted,
+    Remote(remote::Error),
+    Local(SpoolError),
+}
+
+/// How long an upload may take: each step its time, and a transfer as long as it keeps its rate.
+pub(super) struct Clock {
+    timeout: Duration,
+    /// Bytes per second.
+    min_rate: u64,
+    deadline: Instant,
+    began: Instant,
+    moved: u64,
+}
+
+impl Fs {
+    /// Sends what the server lacks of a draft. When it comes back, the server has everything that
+    /// was written before the call.
+    pub(in crate::fs) fn upload(&self, draft: &Draft) -> Result<(), Error> {
+        let _upload = draft.upload.lock();
+        let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
+        let mut attempt = 0;
+        let outcome = loop {
+            attempt += 1;
+            let outcome = self.attempt(draft, &mut clock);
+            let again = match &outcome {
+                Err(Stop::Again) => true,
+                Err(Stop::Remote(remote::Error::Failed(why))) => {
+                    log::debug!("{}: upload: {why}", self.named(draft));
+                    attempt < ATTEMPTS && Instant::now() + PAUSE < clock.deadline()
+                }
+                _ => false,
+            };
+            if !again {
+                break outcome;
+            }
+            if !matches!(outcome, Err(Stop::Again)) {
+                std::thread::sleep(PAUSE);
+            }
+        };
+        match outcome {
+            Ok(()) | Err(Stop::Unwanted) => Ok(()),
+            Err(Stop::Again) => Err(Error::TimedOut),
+            Err(Stop::Remote(cause)) => {
+                self.keep(draft, &cause.to_string());
+                let path = self.inodes.path(draft.ino);
+                let path = path.unwrap_or_else(|| self.config.root.clone());
+                Err(Error::Remote { path, cause })
+            }
+            Err(Stop::Local(SpoolError::Gone)) => Ok(()),
+            Err(Stop::Local(cause)) => {
+                self.keep(draft, &cause.to_string());
+                Err(cause.into())
+            }
+        }
+    }
+
+    fn attempt(&self, draft: &Draft, clock: &mut Clock) -> Result<(), Stop> {
+        if draft.is_unlinked() {
+            return Err(Stop::Unwanted);
+        }
+        let Some(task) = self.task(draft)? else {
+            return Ok(());
+        };
+        let sent = match &task.way {
+            Way::Nothing => self.send_nothing(draft, &task, clock),
+            Way::Append(offset) => self.send_append(draft, &task, *offset, clock),
+            Way::Patch(ranges) => self.send_patches(draft, &task, ranges, clock),
+            Way::Whole => self.send_whole(draft, &task, clock),
+        };
+        let sent = match sent {
+            Err(Stop::Remote(remote::Error::Denied(why) | remote::Error::Unsupported(why)))
+                if task.way != Way::Whole =>
+            {
+                log::debug!("{}: sent whole instead: {why}", self.named(draft));
+                self.send_whole(draft, &task, clock)
+            }
+            sent => sent,
+        };
+        self.settled(draft, &task, &sent?)
+    }
+
+    /// What the server lacks, if anything.
+    fn task(&self, draft: &Draft) -> Result<Option<Task>, Stop> {
+        let version = draft.file.commit()?;
+        let record = draft.file.record()?;
+        if !record.is_owed() {
+            return Ok(None);
+        }
+        Ok(Some(Task {
+            version,
+            size: record.size,
+            base: record.base,
+            interrupted: record.upload.as_ref().map(|upload| upload.method.clone()),
+            dress: draft.dress(),
+            way: self.way(&record),
+        }))
+    }
+
+    fn way(&self, record: &Record) -> Way {
+        let Some(base) = record.base.filter(|base| base.size > 0) else {
+            return Way::Whole;
+        };
+        if record.base_valid < base.size || record.size < base.size {
+            return Way::Whole;
+        }
+        let dirty = record.dirty();
+        let Some(first) = dirty.iter().next() else {
+            return match record.size == base.size {
+                true => Way::Nothing,
+                false => Way::Whole,
+            };
+        };
+        if first.start >= base.size {
+            return Way::Append(base.size);
+        }
+        // At offset 0 a REST is a plain STOR, which empties the file.
+        let few = dirty.fragments() <= PATCHES && dirty.covered() <= base.size / 4;
+        if record.size == base.size && base.size >= PATCHABLE && few && first.start > 0 {
+            return Way::Patch(dirty.iter().collect());
+        }
+        Way::Whole
+    }
+
+    /// The server has the task's version, as `server`.
+    fn settled(&self, draft: &Draft, task: &Task, server: &Attributes) -> Result<(), Stop> {
+        draft.file.mark_uploaded(task.version, base_of(server))?;
+        let mut given = draft.file.with(|record| record.wanted)?;
+        if !task.dress.given || given.mtime != Some(task.dress.modified) {
+            given.mtime = None;
+        }
+        given.mode = given
+            .mode
+            .filter(|_| task.dress.mode.map(u32::from) == given.mode);
+        draft.file.mark_applied(given)?;
+        draft.settle(server, Some(&task.dress));
+        if let Some(path) = self.inodes.path(draft.ino) {
+            self.made(draft.ino, &path, server);
+        }
+        Ok(())
+    }
+
+    /// We ourselves have made a file on the server what it is: all that is known of it follows.
+    pub(in crate::fs) fn made(
+        &self,
+        ino: super::super::Ino,
+        path: &RemotePath,
+        server: &Attributes,
+    ) {
+        if let Some(file) = self.files.of(ino) {
+            file.renew(Some(server));
+        }
+        self.inodes.caches(ino, (server.size, server.mtime));
+        self.cache.note(path, Some(server), Instant::now());
+    }
+
+    /// What cannot be sent stays in the spool; told once.
+    fn keep(&self, draft: &Draft, why: &str) {
+        let is_news = draft.file.with(|record| record.failure.is_none());
+        if let Err(error) = draft.file.fail(why, SystemTime::now()) {
+            log::error!("{}: {error}", self.named(draft));
+        }
+        if is_news.unwrap_or(false) {
+            log::error!(
+                "{} could not be uploaded ({why}); its content is kept as {}: see `ftpsfs recover`",
+                self.named(draft),
+                draft.id()
+            );
+        }
+    }
+
+    fn named(&self, draft: &Draft) -> String {
+        match self.inodes.path(draft.ino) {
+            Some(path) => path.to_string(),
+            None => format!("inode {}", draft.ino.0),
+        }
+    }
+}
+
+impl Clock {
+    pub fn new(timeout: Duration, min_rate: u64) -> Self {
+        let now = Instant::now();
+        Self {
+            timeout,
+            min_rate,
+            deadline: now + timeout,
+            began: now,
+            moved: 0,
+        }
+    }
+
+    /// For the next step.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Bytes were transferred: as long as they are enough, there is more time.
+    pub fn moved(&mut self, bytes: u64) {
+        self.moved += bytes;
+        let now = Instant::now();
+        let elapsed = now.duration_since(self.began);
+        if elapsed < self.timeout || self.moved >= self.min_rate * elapsed.as_secs() {
+            self.deadline = now + self.timeout;
+        }
+    }
+
+    /// The wait for a turn counts for nothing.
+    pub fn restart(&mut self) {
+        *self = Self::new(self.timeout, self.min_rate);
+    }
+}
+
+impl From<SpoolError> for Stop {
+    fn from(error: SpoolError) -> Self {
+        match error {
+            // Released by a truncation meanwhile.
+            SpoolError::Missing(_) => Self::Again,
+            error => Self::Local(error),
+        }
+    }
+}
+
+impl From<remote::Error> for Stop {
+    fn from(error: remote::Error) -> Self {
+        Self::Remote(error)
+    }
+}

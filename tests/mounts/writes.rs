@@ -1,0 +1,464 @@
+//! Writing, on every server: what programs do, and what the server's own folder holds afterwards.
+
+use crate::common::command::{run, soon};
+use crate::common::mount::Mount;
+use crate::common::server::{Kind, RealServer};
+use crate::common::{full, tree, wait_until};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+macro_rules! on_every_server {
+    ($($test:ident),* $(,)?) => {
+        on_every_server!(@servers [$($test)*]
+            vsftpd VsftpdExplicit, vsftpd_implicit VsftpdImplicit, proftpd ProftpdExplicit,
+            proftpd_implicit ProftpdImplicit, pure_ftpd PureFtpd, pyftpdlib Pyftpdlib,
+            pyftpdlib_implicit PyftpdlibImplicit);
+    };
+    (@servers $tests:tt $($module:ident $kind:ident),*) => {
+        $(mod $module { on_every_server!(@tests $kind $tests); })*
+    };
+    (@tests $kind:ident [$($test:ident)*]) => {
+        $(#[test]
+        fn $test() {
+            crate::writes::$test(crate::common::server::Kind::$kind);
+        })*
+    };
+}
+
+on_every_server! {
+    content, names, unlinked_and_replaced, times_and_modes, programs, trees, databases, large_file, memory_maps,
+    one_session, direct, killed_server, random_operations,
+}
+
+fn mounted(kind: Kind, extra: &str) -> (RealServer, Mount) {
+    let server = RealServer::of(kind);
+    let mount = Mount::new(&server, extra);
+    (server, mount)
+}
+
+/// Runs a bash script in the mount.
+fn script(mount: &Mount, text: &str) -> String {
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &format!("set -euo pipefail\n{text}")]);
+    bash.current_dir(&mount.dir).env("HOME", "/nonexistent");
+    bash.env("GIT_CONFIG_GLOBAL", "/dev/null");
+    run(&mut bash, Duration::from_secs(120)).text()
+}
+
+/// Names in the server's folder, hidden ones as well.
+fn stored(root: &Path) -> Vec<String> {
+    let entries = fs::read_dir(root).expect("list the server's folder");
+    let mut names: Vec<_> = entries
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn content(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    let (dir, root) = (mount.dir.clone(), server.root.clone());
+    soon(move || {
+        for length in [0, 1, 5000, 1_000_003] {
+            let (file, there) = (dir.join(length.to_string()), root.join(length.to_string()));
+            let mut bytes = tree::bytes(3, length);
+            fs::write(&file, &bytes).expect("write");
+            assert!(
+                fs::read(&there).expect("read there") == bytes,
+                "new: {length}"
+            );
+            File::options()
+                .append(true)
+                .open(&file)
+                .and_then(|mut file| file.write_all(b"appended"))
+                .expect("append");
+            bytes.extend_from_slice(b"appended");
+            assert!(
+                fs::read(&there).expect("read there") == bytes,
+                "appended: {length}"
+            );
+            let open = File::options().read(true).write(true).open(&file);
+            let open = open.expect("open");
+            open.write_all_at(b"middle", 3).expect("overwrite");
+            let end = bytes.len().max(9);
+            bytes.resize(end, 0);
+            bytes[3..9].copy_from_slice(b"middle");
+            let mut read = Vec::new();
+            File::open(&file)
+                .and_then(|mut file| file.read_to_end(&mut read))
+                .expect("read");
+            assert!(read == bytes, "read back: {length}");
+            open.sync_all().expect("sync");
+            assert!(
+                fs::read(&there).expect("read there") == bytes,
+                "overwritten: {length}"
+            );
+            open.set_len(4).expect("cut");
+            drop(open);
+            assert!(
+                fs::read(&there).expect("read there") == bytes[..4],
+                "cut: {length}"
+            );
+            fs::write(&file, "new").expect("replace");
+            assert_eq!(fs::read(&there).expect("read there"), b"new");
+            assert_eq!(fs::read(&file).expect("read"), b"new");
+        }
+        let large = tree::bytes(4, 3 << 20);
+        fs::write(dir.join("large"), &large).expect("write");
+        let open = File::options().write(true).open(dir.join("large"));
+        open.and_then(|file| file.write_all_at(b"patched", 1_500_000))
+            .expect("patch");
+        let mut expected = large;
+        expected[1_500_000..1_500_007].copy_from_slice(b"patched");
+        assert!(fs::read(root.join("large")).expect("read there") == expected);
+        assert!(fs::read(dir.join("large")).expect("read") == expected);
+        assert_eq!(stored(&root), ["0", "1", "1000003", "5000", "large"]);
+    });
+}
+
+fn names(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    script(
+        &mount,
+        r#"
+        mkdir -p a/b/c; echo x > a/b/c/f; echo y > g
+        mv g a/b; mv a/b z; test "$(cat z/g z/c/f)" = "y
+x"
+        echo new > n; mv n z/g; test "$(cat z/g)" = new
+        mkdir empty; mv -T a empty; ! test -e a
+        ! rmdir z 2> /dev/null; rm -r z; rmdir empty
+        touch 'with  spaces ' '-dash' '[glob]*?' '#hash%20'
+        mv -- -dash 'with  spaces '
+        test "$(ls | wc -l)" = 3
+        "#,
+    );
+    assert_eq!(
+        stored(&server.root),
+        ["#hash%20", "[glob]*?", "with  spaces "]
+    );
+}
+
+fn unlinked_and_replaced(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    let (dir, root) = (mount.dir.clone(), server.root.clone());
+    tree::put(&root.join("old"), &tree::bytes(5, 300_000), Duration::ZERO);
+    tree::put(
+        &root.join("target"),
+        &tree::bytes(6, 300_000),
+        Duration::ZERO,
+    );
+    soon(move || {
+        let open = |name: &str| {
+            let mut options = File::options();
+            options.read(true).write(true).create(true);
+            options.open(dir.join(name)).expect("open")
+        };
+        let (old, new, target) = (open("old"), open("new"), open("target"));
+        new.write_all_at(b"never there", 0).expect("write");
+        fs::remove_file(dir.join("old")).expect("unlink");
+        fs::remove_file(dir.join("new")).expect("unlink");
+        fs::write(dir.join("other"), "other").expect("write");
+        fs::rename(dir.join("other"), dir.join("target")).expect("rename");
+        for (file, seed) in [(&old, 5), (&target, 6)] {
+            file.write_all_at(b"still", 100).expect("write");
+            let mut expected = tree::bytes(seed, 300_000);
+            expected[100..105].copy_from_slice(b"still");
+            let mut read = vec![0; 300_000];
+            file.read_exact_at(&mut read, 0).expect("read");
+            assert!(read == expected);
+            assert_eq!(file.metadata().expect("stat").nlink(), 0);
+        }
+        let mut read = [0; 11];
+        new.read_exact_at(&mut read, 0).expect("read");
+        assert_eq!(&read, b"never there");
+        assert_eq!(fs::read(dir.join("target")).expect("read"), b"other");
+    });
+    assert!(wait_until(Duration::from_secs(10), || stored(&server.root)
+        == ["target"]));
+    assert_eq!(
+        fs::read(server.root.join("target")).expect("read there"),
+        b"other"
+    );
+}
+
+fn times_and_modes(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    script(
+        &mount,
+        "umask 022
+         echo x > f; touch -d @1111111111 f; chmod 640 f
+         echo y > g; cp -p f h; install -m 600 g i; mkdir d; touch -d @1222222222 d f",
+    );
+    let there = |name: &str| fs::metadata(server.root.join(name)).expect("stat there");
+    let path = mount.dir.clone();
+    let here = move |name: &'static str| {
+        let path = path.join(name);
+        soon(move || fs::metadata(path)).expect("stat")
+    };
+    let seconds = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    for (name, mode, time) in [("f", 0o640, 1_222_222_222), ("h", 0o640, 1_111_111_111)] {
+        assert_eq!(there(name).mode() & 0o7777, mode, "{name}");
+        assert_eq!(
+            there(name).modified().expect("a time"),
+            seconds(time),
+            "{name}"
+        );
+        assert_eq!(
+            here(name).modified().expect("a time"),
+            seconds(time),
+            "{name}"
+        );
+    }
+    assert_eq!(there("i").permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        here("d").modified().expect("a time"),
+        seconds(1_222_222_222)
+    );
+    // What is shown right after writing is shown for ever.
+    let shown = here("g").modified().expect("a time");
+    assert_eq!(there("g").modified().expect("a time"), shown);
+    std::thread::sleep(Duration::from_secs(1));
+    let mount = Mount::at(mount.unmount(), &server, "");
+    let later = mount.path("g");
+    let later = soon(move || fs::metadata(later)).expect("stat");
+    assert_eq!(later.modified().expect("a time"), shown);
+}
+
+fn programs(kind: Kind) {
+    let (_server, mount) = mounted(kind, "");
+    script(
+        &mount,
+        r#"
+        git init -q repo; cd repo
+        git config user.email a@b; git config user.name me
+        for i in $(seq 10); do echo "file $i" > "f$i"; done
+        git add .; git commit -qm one; echo more >> f1; git commit -qam two
+        git gc -q; git fsck --full --strict
+        test -z "$(git status --porcelain)"
+        cd ..; git clone -q repo clone; diff -r -x .git repo clone
+        sed -i 's/file/File/' repo/f2; grep -q File repo/f2
+        dd if=/dev/urandom of=big bs=4096 count=300 status=none; cp big copy
+        dd if=/dev/zero of=copy conv=notrunc bs=1 seek=5000 count=10 status=none
+        ! cmp -s big copy
+        { echo a; echo b; } > two; test "$(cat two)" = "a
+b"
+        (for i in $(seq 10); do echo a >> log; done) & (for i in $(seq 10); do echo b >> log; done); wait
+        test "$(wc -l < log)" = 20
+        "#,
+    );
+}
+
+fn trees(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    let source = tempfile::tempdir().expect("make a folder");
+    for index in 0..60_u64 {
+        let path = source
+            .path()
+            .join(format!("d{}/e{}/f{index}", index % 5, index % 3));
+        let bytes = tree::bytes(index, index as usize * 700);
+        tree::put(&path, &bytes, Duration::from_secs(86_400 * index));
+    }
+    let source = source.path().display();
+    script(
+        &mount,
+        &format!(
+            r#"
+            rsync -a {source}/ synced; diff -r {source} synced
+            test -z "$(rsync -ai --omit-dir-times {source}/ synced)"
+            cp -a {source} copied; diff -r {source} copied
+            tar cf all.tar -C {source} .; mkdir out; tar xf all.tar -C out; diff -r {source} out
+            rm -r synced copied out all.tar
+            "#
+        ),
+    );
+    assert_eq!(stored(&server.root), [""; 0]);
+}
+
+fn databases(kind: Kind) {
+    let (_server, mount) = mounted(kind, "");
+    script(
+        &mount,
+        r#"
+        python3 - <<'END'
+import sqlite3
+db = sqlite3.connect('data.db')
+db.execute('create table t (a integer primary key, b text)')
+for i in range(5):
+    with db:
+        db.executemany('insert into t (b) values (?)', [('x' * 300,)] * 100)
+with db:
+    db.execute('update t set b = ? where a % 7 = 0', ('y' * 500,))
+assert db.execute('pragma integrity_check').fetchone() == ('ok',)
+assert db.execute('select count(*) from t').fetchone() == (500,)
+db.close()
+END
+        python3 -c "
+import sqlite3
+db = sqlite3.connect('data.db')
+assert db.execute('pragma integrity_check').fetchone() == ('ok',)"
+        "#,
+    );
+}
+
+fn large_file(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    let length = if full() { 1 << 30 } else { 64 << 20 };
+    let local = tempfile::tempdir().expect("make a folder");
+    let path = local.path().join("large");
+    tree::fill(&path, 9, length);
+    let digest = tree::digest(&path).expect("read it");
+    let mut copy = Command::new("cp");
+    copy.arg(&path).arg(mount.path("large"));
+    assert!(run(&mut copy, Duration::from_secs(300)).status.success());
+    assert_eq!(
+        tree::digest(&server.root.join("large")).expect("read it there"),
+        digest
+    );
+    let back = mount.path("large");
+    let read =
+        crate::common::command::within(Duration::from_secs(300), move || tree::digest(&back));
+    assert_eq!(read.expect("read it back"), digest);
+    assert_eq!(stored(&server.root), ["large"]);
+}
+
+fn memory_maps(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    script(
+        &mount,
+        r#"
+        python3 - <<'END'
+import mmap, os
+f = os.open('mapped', os.O_RDWR | os.O_CREAT)
+os.ftruncate(f, 100000)
+m = mmap.mmap(f, 100000)
+os.close(f)
+m[0:5] = b'first'
+m[99995:100000] = b'last.'
+m.close()
+END
+        "#,
+    );
+    let mut expected = vec![0; 100_000];
+    expected[..5].copy_from_slice(b"first");
+    expected[99_995..].copy_from_slice(b"last.");
+    let path = server.root.join("mapped");
+    let done = || fs::read(&path).is_ok_and(|found| found == expected);
+    assert!(wait_until(Duration::from_secs(10), done));
+}
+
+fn one_session(kind: Kind) {
+    let (server, mount) = mounted(kind, "max_sessions=1");
+    script(
+        &mount,
+        r#"
+        for i in 1 2 3 4; do head -c 2000000 /dev/urandom > f$i & done; wait
+        cp -r . ../nonexistent 2> /dev/null || true
+        mkdir d; cp f1 f2 d; cmp f1 d/f1; cat f3 | tee d/f3 > d/f4; cmp d/f3 d/f4
+        "#,
+    );
+    assert_eq!(stored(&server.root), ["d", "f1", "f2", "f3", "f4"]);
+}
+
+fn direct(kind: Kind) {
+    let (server, mount) = mounted(kind, "upload=direct");
+    script(
+        &mount,
+        "umask 027; echo x > f; echo y >> f; touch -d @1111111111 f; echo z > f; chmod 600 f",
+    );
+    assert_eq!(fs::read(server.root.join("f")).expect("read there"), b"z\n");
+    let found = fs::metadata(server.root.join("f")).expect("stat there");
+    assert_eq!(found.mode() & 0o777, 0o600);
+}
+
+/// The server dies while a file is being uploaded, and comes back.
+fn killed_server(kind: Kind) {
+    let (mut server, mount) = mounted(kind, "");
+    let bytes = tree::bytes(11, 24 << 20);
+    let (path, content) = (mount.path("file"), bytes.clone());
+    let writer = std::thread::spawn(move || {
+        let mut file = File::create(path)?;
+        file.write_all(&content)?;
+        file.sync_all()
+    });
+    let begun = || {
+        stored(&server.root)
+            .iter()
+            .any(|name| name.starts_with(".ftpsfs-") || name == "file")
+    };
+    wait_until(Duration::from_secs(20), begun);
+    server.restart();
+    let written = crate::common::command::within(Duration::from_secs(90), move || writer.join());
+    written
+        .expect("the writer returns")
+        .expect("the writer sees no error");
+    assert!(fs::read(server.root.join("file")).expect("read there") == bytes);
+}
+
+/// Random operations on the mount and on a local folder: the same in the end.
+fn random_operations(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    let local = tempfile::tempdir().expect("make a folder");
+    let rounds = if full() { 600 } else { 120 };
+    let mut state = 0x2545_F491_4F6C_DD1D_u64 ^ kind as u64;
+    let mut dice = move |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) % below
+    };
+    let (here, there) = (mount.dir.clone(), local.path().to_owned());
+    let names = ["a", "b", "d/a", "d/b"];
+    for root in [&here, &there] {
+        fs::create_dir(root.join("d")).expect("make a folder");
+    }
+    crate::common::command::within(Duration::from_secs(300), move || {
+        for round in 0..rounds {
+            let (name, other) = (names[dice(4) as usize], names[dice(4) as usize]);
+            let (kind, at, length) = (dice(8), dice(100_000), dice(40_000) as usize);
+            let seed = dice(1000);
+            let apply = |root: &Path| -> Result<Vec<u8>, Option<i32>> {
+                let path = root.join(name);
+                let open = || File::options().read(true).write(true).open(&path);
+                let done = match kind {
+                    0 => fs::write(&path, tree::bytes(seed, length)),
+                    1 => open().and_then(|f| f.write_all_at(&tree::bytes(seed, length), at)),
+                    2 => open().and_then(|f| f.set_len(at)),
+                    3 => File::options()
+                        .append(true)
+                        .create(true)
+                        .open(&path)
+                        .and_then(|mut f| f.write_all(&tree::bytes(seed, length))),
+                    4 => fs::remove_file(&path),
+                    5 => fs::rename(&path, root.join(other)),
+                    6 => open().and_then(|f| {
+                        f.write_all_at(b"one", at)?;
+                        f.sync_all()?;
+                        f.write_all_at(b"two", at / 2)
+                    }),
+                    _ => return fs::read(&path).map_err(|error| error.raw_os_error()),
+                };
+                done.map(|()| Vec::new())
+                    .map_err(|error| error.raw_os_error())
+            };
+            let (one, two) = (apply(&here), apply(&there));
+            assert!(
+                one == two,
+                "round {round}: {kind} {name} {other} {at} {length}"
+            );
+        }
+    });
+    mount.unmount();
+    let mut diff = Command::new("diff");
+    diff.arg("-r").arg(local.path()).arg(&server.root);
+    assert_eq!(run(&mut diff, Duration::from_secs(60)).text(), "");
+}
