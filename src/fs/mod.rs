@@ -19,6 +19,7 @@ mod names;
 mod overlay;
 mod read;
 pub mod spool;
+mod tidy;
 mod write;
 
 use std::num::NonZeroUsize;
@@ -46,6 +47,7 @@ use overlay::Overlay;
 pub use read::Data;
 use read::{Failure, Reads};
 use spool::Spool;
+use tidy::Tidying;
 use write::Drafts;
 pub use write::{Access, Leftover, TempName};
 
@@ -153,6 +155,7 @@ pub struct Fs {
     drafts: Drafts,
     overlay: Overlay,
     leftovers: Leftovers,
+    tidying: Tidying,
     /// Whether the log says already that attributes are shown which the server does not have.
     told: AtomicBool,
     roots: Arc<Flights<Answer>>,
@@ -172,6 +175,9 @@ impl Fs {
             listings: config.dir_timeout,
             absences: config.negative_timeout,
         };
+        if let Some(spool) = &config.spool {
+            remote.temporaries().belong_to(spool.id());
+        }
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             cache: Cache::new(limits),
@@ -187,6 +193,7 @@ impl Fs {
             drafts: Drafts::new(config.spool.clone(), config.uploads),
             overlay: Overlay::new(config.cache_entries),
             leftovers: Leftovers::default(),
+            tidying: Tidying::new(),
             told: AtomicBool::new(false),
             remote,
             config,
@@ -559,6 +566,7 @@ impl Fs {
                 Ok(_) | Err(_) => {}
             }
             let mut listing = fetched?;
+            self.tidy_up(path, &listing);
             listing.entries.retain(|(name, _)| {
                 Temporary::parse(name).is_none() && !self.drafts.hides(&path.join(name))
             });

@@ -18,6 +18,7 @@ use fuser::{BackgroundSession, MountOption};
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
+mod leftovers;
 mod model;
 mod writes;
 
