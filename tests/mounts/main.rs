@@ -4,5 +4,6 @@
 mod common;
 mod every_server;
 mod life;
+mod recover;
 mod refusals;
 mod writes;

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::super::spool::Method;
+use super::super::spool::{Method, SpoolFile};
 use super::super::{Fs, Ino};
 use super::Draft;
 use super::names::InUse;
@@ -19,6 +19,8 @@ const CHUNK: usize = 256 << 10;
 /// Gaps up to this size are fetched along with what lies around them: cheaper than another
 /// transfer.
 const BRIDGE: u64 = 512 << 10;
+/// A file that did not grow for so long is not being written any more.
+const SETTLING: Duration = Duration::from_millis(500);
 /// How long the removal of what a failed upload left may take.
 const CLEANING: Duration = Duration::from_secs(3);
 
@@ -148,14 +150,18 @@ impl Fs {
         clock.restart();
         let _place = self.place(draft, clock)?;
         let path = self.target(draft)?;
-        let mut offset = offset;
+        let mut begin = offset;
         if task.interrupted == Some(Method::Append(offset)) {
-            offset = self.resume_append(draft, task, &path, offset, clock)?;
+            begin = self.resume_append(draft, task, &path, offset, clock)?;
         }
+        // The same offset again: what a further attempt finds behind it is ours as well.
         draft
             .file
             .begin_upload(task.version, Method::Append(offset))?;
-        let upload = match self.remote.append(&path, offset, clock.deadline()) {
+        if begin == task.size {
+            return self.verify(draft, task, &path, clock);
+        }
+        let upload = match self.remote.append(&path, begin, clock.deadline()) {
             // Another has changed it. What we have whole replaces that; else it would be a mix.
             Err(remote::Error::Changed | remote::Error::NotFound) if draft.is_whole() => {
                 let why = "it changed on the server".to_owned();
@@ -163,7 +169,7 @@ impl Fs {
             }
             upload => upload?,
         };
-        self.pour(draft, upload, offset..task.size, clock)?;
+        self.pour(draft, upload, begin..task.size, clock)?;
         self.verify(draft, task, &path, clock)
     }
 
@@ -176,13 +182,23 @@ impl Fs {
         offset: u64,
         clock: &mut Clock,
     ) -> Result<u64, Stop> {
-        let found = self
-            .remote
-            .stat(path, Some(&draft.server()), clock.deadline())?;
+        let look = |clock: &Clock| {
+            let server = draft.server();
+            self.remote.stat(path, Some(&server), clock.deadline())
+        };
+        let mut found = look(clock)?;
+        // The server may not have written yet all that it got on a connection now lost.
+        loop {
+            std::thread::sleep(SETTLING);
+            let before = std::mem::replace(&mut found, look(clock)?);
+            if before.size == found.size || Instant::now() + SETTLING > clock.deadline() {
+                break;
+            }
+        }
         if found.size <= offset || found.size > task.size {
             return Ok(offset);
         }
-        match self.is_there(draft, path, offset..found.size, clock)? {
+        match self.is_there(&draft.file, path, offset..found.size, clock)? {
             true => Ok(found.size),
             false => Ok(offset),
         }
@@ -223,7 +239,7 @@ impl Fs {
             self.pour(draft, upload, range.clone(), clock)?;
         }
         for range in ranges {
-            if !self.is_there(draft, &path, range.clone(), clock)? {
+            if !self.is_there(&draft.file, &path, range.clone(), clock)? {
                 let why = "what was written in place reads back otherwise".to_owned();
                 return Err(Stop::Remote(remote::Error::Failed(why)));
             }
@@ -231,10 +247,10 @@ impl Fs {
         self.verify(draft, task, &path, clock)
     }
 
-    /// Whether the server's bytes in a range are the draft's.
-    fn is_there(
+    /// Whether the server's bytes in a range are the spool's.
+    pub(super) fn is_there(
         &self,
-        draft: &Draft,
+        file: &SpoolFile,
         path: &RemotePath,
         range: Range<u64>,
         clock: &mut Clock,
@@ -249,7 +265,7 @@ impl Fs {
             let most = CHUNK.min(usize::try_from(range.end - at).unwrap_or(CHUNK));
             let read = download.read(&mut theirs[..most], clock.deadline())?;
             clock.moved(read as u64);
-            if read == 0 || draft.file.read_at(&mut ours[..read], at)? < read {
+            if read == 0 || file.read_at(&mut ours[..read], at)? < read {
                 return Ok(false);
             }
             if theirs[..read] != ours[..read] {
