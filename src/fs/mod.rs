@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use crate::cache::{Answer, Cache, Directory, Limits};
 use crate::proto::{Name, PathError, RemotePath};
 pub use crate::remote::NAME_MAX;
-use crate::remote::{self, Attributes, FileKind, Remote, Space, Temporary};
+use crate::remote::{self, Attributes, FileKind, Remote, Space, Temporary, Version};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use attributes::Changes;
 pub use error::Error;
@@ -129,6 +129,9 @@ const SPACE_PATIENCE: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(60);
 /// How long a caller waits for news of the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often one read follows a file that is replaced again and again.
+const CHANGES: usize = 3;
 
 /// How long, and of how many paths, it is remembered that the server did not answer. A program
 /// that names a path would otherwise wait twice: where the kernel fails to confirm what it knew
@@ -306,6 +309,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<Data, Error> {
         let file = self.files.file(handle).ok_or(Error::Stale)?;
+        let mut changes = 0;
         loop {
             let draft = self.drafts.of(file.ino).filter(|_| !file.is_replaced());
             if let Some(draft) = draft {
@@ -317,7 +321,9 @@ impl Fs {
             }
             let path = self.live_path(file.ino)?;
             let epoch = file.epoch();
-            let read = match file.target(&path) {
+            let target = file.target(&path);
+            let version = target.as_ref().map(|target| target.version);
+            let read = match target {
                 None => Err(Failure::Remote(remote::Error::Changed)),
                 Some(target) => {
                     let deadline = patience.deadline().ok();
@@ -336,7 +342,11 @@ impl Fs {
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
-                    self.go_over(&file, &path, patience)?;
+                    changes += 1;
+                    if changes > CHANGES {
+                        return Err(Error::remote(&path, remote::Error::Changed));
+                    }
+                    self.go_over(&file, version, &path, patience)?;
                 }
                 Err(Failure::WouldWait) => return Err(Error::WouldWait),
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
@@ -347,16 +357,37 @@ impl Fs {
 
     /// The server holds another content than was known when the file was opened: what is known
     /// of it is learned anew, and the handle goes over to it if nobody has seen the old content.
-    fn go_over(&self, file: &OpenFile, path: &RemotePath, patience: Patience) -> Result<(), Error> {
-        patience.deadline()?;
+    /// `failed`: the version that is not there.
+    fn go_over(
+        &self,
+        file: &OpenFile,
+        failed: Option<Version>,
+        path: &RemotePath,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let deadline = patience.deadline()?;
+        let went_over = || file.version().is_some_and(|now| Some(now) != failed);
+        if went_over() {
+            return Ok(()); // By another read.
+        }
         self.cache.changed(path);
-        file.give_up();
-        if let Answer::Present(attributes, _) = self.stat(path, patience)?
-            && attributes.kind == FileKind::File
-            && file.adopt(&attributes)
+        if let Answer::Present(now, _) = self.stat(path, patience)?
+            && now.kind == FileKind::File
         {
+            if failed == Some(now.version()) {
+                let told = self.remote.version(path, now.version(), deadline);
+                let told = told.map_err(|cause| Error::remote(path, cause))?;
+                if file.reconcile(&now, told) {
+                    return Ok(());
+                }
+            } else if file.adopt(&now) {
+                return Ok(());
+            }
+        }
+        if went_over() {
             return Ok(());
         }
+        file.give_up();
         Err(Error::remote(path, remote::Error::Changed))
     }
 

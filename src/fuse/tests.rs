@@ -77,10 +77,19 @@ impl Mount {
     }
 
     fn of(served: TempDir, max_sessions: usize, change: impl FnOnce(&mut Config)) -> Self {
+        let config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+        Self::serving(served, config, max_sessions, change)
+    }
+
+    fn serving(
+        served: TempDir,
+        config: server::Config,
+        max_sessions: usize,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let _ = env_logger::Builder::from_default_env()
             .is_test(true)
             .try_init();
-        let config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
         let server = Server::start(config).unwrap();
         let proxy = Proxy::new(server.local_addr());
         let client = client::Config {
@@ -582,6 +591,42 @@ fn a_file_replaced_unnoticed_opens_with_its_new_content_and_no_error() {
     let mut file = File::open(mount.here("file")).unwrap();
     file.read_to_string(&mut found).unwrap();
     assert_eq!(found, "new");
+}
+
+#[test]
+fn a_server_whose_mdtm_is_in_another_zone_is_read_all_the_same() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    config.mdtm_slip = Duration::from_secs(3600);
+    let mount = Mount::serving(served, config, 4, |_| {});
+    let all = content(9_000_000);
+    fs::write(mount.there("file"), &all[..8_000_000]).unwrap();
+    let begun = Instant::now();
+    let mut file = File::open(mount.here("file")).unwrap();
+    let mut read = Vec::new();
+    file.read_to_end(&mut read).unwrap();
+    assert!(read == all[..8_000_000]);
+    // Again, with what the kernel has of it, and elsewhere in it.
+    let again = File::open(mount.here("file")).unwrap();
+    let mut part = vec![0; 1000];
+    again.read_exact_at(&mut part, 3_000_000).unwrap();
+    assert!(part == all[3_000_000..][..1000]);
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    let grown = File::options().append(true).open(mount.there("file"));
+    grown.unwrap().write_all(&all[8_000_000..]).unwrap();
+    thread::sleep(2 * BELIEF);
+    file.read_to_end(&mut read).unwrap();
+    assert!(read == all, "{}", read.len());
+    // Replaced is replaced.
+    thread::sleep(Duration::from_millis(1100));
+    fs::write(mount.there("new"), vec![b'n'; 9_000_000]).unwrap();
+    fs::rename(mount.there("new"), mount.there("file")).unwrap();
+    thread::sleep(2 * BELIEF);
+    assert!(fs::read(mount.here("file")).unwrap() == vec![b'n'; 9_000_000]);
 }
 
 #[test]

@@ -98,6 +98,21 @@ impl Remote {
         Download::open(&self.pool, path, offset, expected, proof, deadline)
     }
 
+    /// What a download of the file is compared with: SIZE and MDTM, which do not tell the same as
+    /// a listing on every server. `known` stands in for what they do not tell.
+    pub fn version(
+        &self,
+        path: &RemotePath,
+        known: Version,
+        deadline: Instant,
+    ) -> Result<Version, Error> {
+        check(path)?;
+        self.metadata(deadline, |session, deadline| {
+            let replies = session.pipeline(&download::ask_version(path), deadline)?;
+            Ok(Ok(download::told_version(&replies, Some(known))))
+        })
+    }
+
     /// Free space where the server tells it (AVBL); that it does not is known without asking.
     pub fn space(&self, path: &RemotePath, deadline: Instant) -> Result<Option<Space>, Error> {
         if !self.pool.profile().tells_space {
