@@ -188,7 +188,7 @@ impl Files {
         drop(table);
         if last {
             // At once, even if a read still holds the file.
-            file.reader.close();
+            file.reader.end();
         }
         Some(Closed {
             ino: file.ino,
@@ -224,7 +224,7 @@ impl Files {
     pub fn close_all(&self) {
         let table = std::mem::take(&mut *self.table.lock());
         for handle in table.files.values() {
-            handle.file.reader.close();
+            handle.file.reader.end();
         }
     }
 }

@@ -734,6 +734,52 @@ fn a_program_that_waits_for_a_silent_server_can_be_killed() {
 }
 
 #[test]
+fn readers_killed_before_a_silent_server_leave_few_threads_behind() {
+    let mount = Mount::with(1, |config| {
+        config.attr_timeout = Duration::from_secs(60);
+        config.dir_timeout = Duration::from_secs(60);
+    });
+    for i in 0..150 {
+        fs::write(mount.there(&format!("f{i}")), "hello").unwrap();
+    }
+    for entry in fs::read_dir(mount.point.path()).unwrap() {
+        entry.unwrap().metadata().unwrap();
+    }
+    // Those of other tests too.
+    let pumps = || {
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
+        let names = tasks.filter_map(|task| name(task.ok()?).ok());
+        names.filter(|name| name.starts_with("read-ahead")).count()
+    };
+    mount.proxy.hold();
+    let before = pumps();
+    for round in 0..3 {
+        let head = |i| {
+            Command::new("head")
+                .arg(mount.here(&format!("f{i}")))
+                .spawn()
+        };
+        let mut readers: Vec<_> = (50 * round..50 * (round + 1))
+            .map(|i| head(i).unwrap())
+            .collect();
+        thread::sleep(Duration::from_millis(500));
+        for reader in &mut readers {
+            reader.kill().unwrap();
+        }
+        for reader in &mut readers {
+            reader.wait().unwrap();
+        }
+        // It is seen that they are gone.
+        thread::sleep(Duration::from_millis(500));
+    }
+    let left = pumps().saturating_sub(before);
+    assert!((50..=115).contains(&left), "{left}");
+    mount.proxy.go_on();
+    assert_eq!(fs::read_to_string(mount.here("f149")).unwrap(), "hello");
+}
+
+#[test]
 fn what_is_known_is_told_while_others_wait() {
     let mount = Mount::with(4, |config| {
         config.attr_timeout = Duration::from_secs(60);
