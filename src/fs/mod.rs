@@ -450,6 +450,11 @@ impl Fs {
             _ => self.stat(&path, patience)?,
         };
         match answer {
+            Answer::Present(attributes, _)
+                if ino == Ino::ROOT && attributes.kind != FileKind::Directory =>
+            {
+                Err(Error::remote(&path, remote::Error::NotDirectory))
+            }
             // Another kind of file has taken the name: the kernel has to look it up once more.
             Answer::Present(attributes, _) if self.inodes.kind(ino) != Some(attributes.kind) => {
                 Err(Error::Stale)
