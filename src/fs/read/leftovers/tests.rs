@@ -58,6 +58,7 @@ fn a_finished_stream_ends_though_its_file_stays_open() {
         path,
         version,
         proof: None,
+        epoch: 0,
     };
     let reader = Reader::new(&reads);
     for _ in 0..2 {
