@@ -137,7 +137,7 @@ x"
         echo new > n; mv n z/g; test "$(cat z/g)" = new
         mkdir empty; mv -T a empty; ! test -e a
         ! rmdir z 2> /dev/null; rm -r z; rmdir empty
-        touch 'with  spaces ' '-dash' '[glob]*?' '#hash%20'
+        touch -- 'with  spaces ' -dash '[glob]*?' '#hash%20'
         mv -- -dash 'with  spaces '
         test "$(ls | wc -l)" = 3
         "#,
@@ -383,25 +383,26 @@ fn direct(kind: Kind) {
 /// The server dies while a file is being uploaded, and comes back.
 fn killed_server(kind: Kind) {
     let (mut server, mount) = mounted(kind, "");
-    let bytes = tree::bytes(11, 24 << 20);
-    let (path, content) = (mount.path("file"), bytes.clone());
-    let writer = std::thread::spawn(move || {
-        let mut file = File::create(path)?;
-        file.write_all(&content)?;
-        file.sync_all()
-    });
+    let local = tempfile::tempdir().expect("make a folder");
+    let source = local.path().join("source");
+    tree::fill(&source, 11, 24 << 20);
+    // Another process: whatever this one starts would close the file as well, and wait for that.
+    let mut dd = Command::new("dd");
+    dd.arg(format!("if={}", source.display()));
+    dd.arg(format!("of={}", mount.path("file").display()));
+    dd.args(["bs=1M", "conv=fsync", "status=none"]);
+    let writer = std::thread::spawn(move || run(&mut dd, Duration::from_secs(90)));
     let begun = || {
         stored(&server.root)
             .iter()
             .any(|name| name.starts_with(".ftpsfs-") || name == "file")
     };
-    wait_until(Duration::from_secs(20), begun);
+    assert!(wait_until(Duration::from_secs(20), begun));
     server.restart();
-    let written = crate::common::command::within(Duration::from_secs(90), move || writer.join());
-    written
-        .expect("the writer returns")
-        .expect("the writer sees no error");
-    assert!(fs::read(server.root.join("file")).expect("read there") == bytes);
+    let written = writer.join().expect("the writer returns");
+    assert!(written.status.success(), "dd: {}", written.stderr);
+    let digest = |path: &Path| tree::digest(path).expect("read it");
+    assert_eq!(digest(&server.root.join("file")), digest(&source));
 }
 
 /// Random operations on the mount and on a local folder: the same in the end.
