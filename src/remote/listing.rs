@@ -31,22 +31,12 @@ struct Raw {
     complete: bool,
 }
 
-/// Lists a directory. The server's root always says something of itself.
+/// Lists a directory.
 pub(super) fn list(
     session: &mut Session,
     path: &RemotePath,
     deadline: Instant,
 ) -> Outcome<Listing> {
-    let mut outcome = entries(session, path, deadline)?;
-    if let Ok(listing) = &mut outcome
-        && path.is_root()
-    {
-        listing.own.get_or_insert_with(unknown_root);
-    }
-    Ok(outcome)
-}
-
-fn entries(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Listing> {
     let profile = session.profile();
     if !profile.mlst_missing
         && !profile.mlsd_refused

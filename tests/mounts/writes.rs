@@ -149,14 +149,16 @@ x"
 }
 
 fn unlinked_and_replaced(kind: Kind) {
-    let (server, mount) = mounted(kind, "");
-    let (dir, root) = (mount.dir.clone(), server.root.clone());
+    let server = RealServer::of(kind);
+    let root = server.root.clone();
     tree::put(&root.join("old"), &tree::bytes(5, 300_000), Duration::ZERO);
     tree::put(
         &root.join("target"),
         &tree::bytes(6, 300_000),
         Duration::ZERO,
     );
+    let mount = Mount::new(&server, "");
+    let dir = mount.dir.clone();
     soon(move || {
         let open = |name: &str| {
             let mut options = File::options();
