@@ -220,12 +220,9 @@ impl Files {
         Some(self.table.lock().directories.remove(&handle)?.ino)
     }
 
-    /// Ends all reading.
-    pub fn close_all(&self) {
-        let table = std::mem::take(&mut *self.table.lock());
-        for handle in table.files.values() {
-            handle.file.reader.end();
-        }
+    /// Every handle of a file.
+    pub fn handles(&self) -> Vec<u64> {
+        self.table.lock().files.keys().copied().collect()
     }
 }
 

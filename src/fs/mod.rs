@@ -24,6 +24,7 @@ mod write;
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -414,10 +415,14 @@ impl Fs {
         Ok(space)
     }
 
-    /// Ends all reading: the mount is gone. Waits for what is still to be uploaded, up to a bound;
-    /// what is not done then stays in the spool.
+    /// The mount is gone: closes what is still open, for the kernel does not always say so. Waits
+    /// for what is still to be uploaded, up to a bound; what is not done then stays in the spool.
     pub fn close(&self) {
-        self.files.close_all();
+        let handles = self.files.handles().into_iter();
+        let leftovers: Vec<_> = handles.filter_map(|handle| self.release(handle)).collect();
+        if let Some(fs) = self.this.upgrade() {
+            thread::spawn(move || leftovers.into_iter().for_each(|left| fs.finish(left)));
+        }
         self.settle();
     }
 

@@ -16,8 +16,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{BackgroundSession, MountOption};
 use nix::mount::{MntFlags, umount2};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
+mod ahead;
 mod model;
 mod writes;
 
@@ -841,6 +843,8 @@ struct Proxy {
     connections: Arc<AtomicUsize>,
     /// How often something went to the server.
     requests: Arc<AtomicUsize>,
+    /// Both ends of every connection so far.
+    ends: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Proxy {
@@ -853,7 +857,9 @@ impl Proxy {
             ended: Arc::new(AtomicBool::new(false)),
             connections: Arc::new(AtomicUsize::new(0)),
             requests: Arc::new(AtomicUsize::new(0)),
+            ends: Arc::default(),
         };
+        let ends = proxy.ends.clone();
         let (holding, ended) = (proxy.holding.clone(), proxy.ended.clone());
         let (connections, requests) = (proxy.connections.clone(), proxy.requests.clone());
         thread::spawn(move || {
@@ -869,6 +875,9 @@ impl Proxy {
                 // Small answers must not wait for each other.
                 for side in [&inward, &outward] {
                     side.set_nodelay(true).unwrap();
+                }
+                for side in [&inward, &outward] {
+                    ends.lock().push(side.try_clone().unwrap());
                 }
                 let back = (outward.try_clone().unwrap(), inward.try_clone().unwrap());
                 let answers = Arc::new(AtomicUsize::new(0));
@@ -901,6 +910,13 @@ impl Proxy {
 
     fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Breaks all connections.
+    fn cut(&self) {
+        for end in self.ends.lock().drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
     }
 
     fn hold(&self) {

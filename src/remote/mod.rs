@@ -252,6 +252,11 @@ impl Remote {
         upload::publish(&self.pool, temporary, path, &aside, publication, deadline)
     }
 
+    /// Whether some request waits for a session.
+    pub fn is_busy(&self) -> bool {
+        self.pool.is_busy()
+    }
+
     /// Closes all sessions politely.
     pub fn shutdown(&self) {
         self.pool.close();

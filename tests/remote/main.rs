@@ -329,6 +329,21 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
         put(server, &remote, &path("/many"), &[round; 10], round > 0);
     }
     assert_eq!(fs::read(server.root.join("many")).unwrap(), [11; 10]);
+    // A rename would replace a link, of which a server may show only what it points to.
+    symlink("many", server.root.join("link")).unwrap();
+    let temporary = remote.temporaries().beside(&path("/link"));
+    let upload = remote.store(&temporary, soon()).unwrap();
+    upload.finish(soon()).unwrap();
+    let publication = Publication {
+        size: 0,
+        modified: None,
+        mode: None,
+        replaces: true,
+    };
+    let refused = remote.publish(&temporary, &path("/link"), publication, soon());
+    assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
+    remote.unlink(&temporary, soon()).unwrap();
+    fs::remove_file(server.root.join("link")).unwrap();
     let error = remote.store(&path("/none/file"), soon()).err();
     assert!(matches!(error, Some(Error::NotFound)), "{error:?}");
     let left: Vec<_> = fs::read_dir(&server.root)

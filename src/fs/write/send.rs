@@ -15,7 +15,7 @@ use crate::proto::{Name, RemotePath};
 use crate::remote::{self, Attributes, Publication, Upload};
 
 /// Bytes read and sent at once.
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 /// Gaps up to this size are fetched along with what lies around them: cheaper than another
 /// transfer.
 const BRIDGE: u64 = 512 << 10;
@@ -23,6 +23,7 @@ const BRIDGE: u64 = 512 << 10;
 const CLEANING: Duration = Duration::from_secs(3);
 
 /// A temporary file beside its target: the directory may be renamed while it is written.
+#[derive(Debug)]
 pub(super) struct Beside {
     directory: Ino,
     name: Name,
@@ -44,7 +45,7 @@ impl Fs {
             return self.send_direct(draft, task, clock);
         }
         match self.send_by_temporary(draft, task, clock) {
-            Err(Stop::Remote(remote::Error::Denied(why))) => {
+            Err(Stop::Remote(remote::Error::Denied(why) | remote::Error::Unsupported(why))) => {
                 log::debug!("inode {}: no temporary name: {why}", draft.ino.0);
                 self.send_direct(draft, task, clock)
             }
@@ -58,17 +59,12 @@ impl Fs {
         task: &Task,
         clock: &mut Clock,
     ) -> Result<Attributes, Stop> {
-        let beside = self.beside(draft)?;
-        let temporary = self.whereabouts(&beside)?;
-        let method = Method::Temporary(temporary.clone());
-        draft.file.begin_upload(task.version, method)?;
-        let sent = self
-            .store(draft, &temporary, task.size, clock)
-            .and_then(|()| self.publish(draft, task, &beside, clock));
-        if let Err(stop) = &sent {
-            self.clean_up(&beside, stop);
+        let ahead = self.send_beside(draft, task.size, clock)?;
+        let published = self.publish(draft, task, &ahead.beside, clock);
+        if let Err(stop) = &published {
+            self.clean_up(&ahead.beside, stop);
         }
-        sent
+        published
     }
 
     /// Renames a temporary file that is whole.
