@@ -112,8 +112,9 @@ impl Remote {
     /// Makes a directory. `Exists`, `NotFound` (its parent), `Denied`.
     pub fn mkdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
         check(path)?;
+        let temporary = self.temporaries.beside(path);
         change::run(&self.pool, deadline, |session, again, deadline| {
-            change::mkdir(session, path, again, deadline)
+            change::mkdir(session, path, &temporary, again, deadline)
         })
     }
 

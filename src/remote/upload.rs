@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::client::{self, Lane, Lease, Pool};
-use crate::proto::{Command, Pathname, RemotePath, Reply, Site};
+use crate::proto::{Command, Pathname, RemotePath, Reply};
 
 use super::{Download, Error, change, meaning, number};
 
@@ -281,13 +281,10 @@ pub(super) fn publish(
         commands.extend([Command::Rnfr(temporary.into()), Command::Rnto(name.clone())]);
         let mfmt = session.features().has("MFMT");
         if let Some(time) = publication.modified.filter(|_| mfmt) {
-            commands.push(Command::Mfmt {
-                time,
-                path: name.clone(),
-            });
+            commands.push(Command::Mfmt { time, path: name });
         }
         if let Some(mode) = publication.mode {
-            commands.push(Command::Site(Site::Chmod { mode, path: name }));
+            commands.push(change::chmod(session, path, mode));
         }
         let replies = session.pipeline(&commands, deadline)?;
         let [size, _, rnto, rest @ ..] = &replies[..] else {
