@@ -9,6 +9,7 @@ mod meaning;
 mod temporary;
 mod upload;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -96,6 +97,17 @@ impl Remote {
     ) -> Result<Download, Error> {
         check(path)?;
         Download::open(&self.pool, path, offset, expected, proof, deadline)
+    }
+
+    /// Starts reading a range of a file, whatever version that is; beyond it nothing will be read.
+    pub fn download_range(
+        &self,
+        path: &RemotePath,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Download, Error> {
+        check(path)?;
+        Download::open_range(&self.pool, path, range, deadline)
     }
 
     /// Free space where the server tells it (AVBL); that it does not is known without asking.

@@ -1,6 +1,7 @@
 //! Writing, on every server: what programs do, and what the server's own folder holds afterwards.
 
 mod programs;
+mod wire;
 
 use crate::common::command::{run, soon};
 use crate::common::mount::Mount;
@@ -13,6 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
+use wire::*;
 
 macro_rules! on_every_server {
     ($($test:ident),* $(,)?) => {
@@ -35,7 +37,7 @@ macro_rules! on_every_server {
 on_every_server! {
     content, names, unlinked_and_replaced, times_and_modes, large_file, memory_maps, one_session, direct,
     killed_server, random_operations, rsync, copies, odd_names, small_tools, git, editors, sqlite, make,
-    appending_shells,
+    appending_shells, small_changes_of_large_files,
 }
 
 fn mounted(kind: Kind, extra: &str) -> (RealServer, Mount) {
