@@ -209,6 +209,15 @@ pub(super) fn try_patch(
     Ok(content == b"012abc6789")
 }
 
+/// What servers say of a full disk where they have no 452 for it. vsftpd and Pure-FTPd say only
+/// that they could not write the file, which hardly ever has another reason.
+const FULL: &[&str] = &[
+    "space",
+    "disk full",
+    "writing to local file",
+    "write to file",
+];
+
 /// What a refused upload means: no space, a directory under that name, a missing parent, or no
 /// permission.
 fn refusal(
@@ -222,7 +231,7 @@ fn refusal(
     match reply.code.as_u16() {
         452 => return Ok(Error::NoSpace(words)),
         552 => return Ok(Error::Quota(words)),
-        426 | 451 if meaning::says(reply, &["space", "disk full"]) => {
+        426 | 451 if meaning::says(reply, FULL) => {
             return Ok(Error::NoSpace(words));
         }
         426 | 451 => return Ok(Error::Failed(words)),
