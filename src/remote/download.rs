@@ -1,5 +1,6 @@
 //! [`Download`]: a file's content in order, unbothered by lost connections.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -11,6 +12,11 @@ use super::{Error, Version, meaning, number, time};
 /// Bytes kept of what was read last, to be compared where a file has grown before a stream is
 /// opened again.
 const TAIL: usize = 4 << 10;
+/// So few bytes are read through a small window: the server has no more of them under way than
+/// that when the transfer is broken off.
+const FEW: u64 = 256 << 10;
+/// A TLS record has 16 KiB.
+const WINDOW: usize = 16 << 10;
 /// Attempts to go on without a byte of progress.
 const ATTEMPTS: u32 = 5;
 
@@ -24,6 +30,8 @@ pub struct Download {
     stream: Stream,
     /// The last bytes read.
     tail: Vec<u8>,
+    /// How far it will be read, where that is known.
+    end: Option<u64>,
 }
 
 /// Bytes that were read of a file, and its version then. Growth looks like replacement by a longer
@@ -54,17 +62,7 @@ impl Download {
         proof: Option<Proof>,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let mut download = Self {
-            pool: pool.clone(),
-            path: path.clone(),
-            offset,
-            version: Version {
-                size: 0,
-                mtime: SystemTime::UNIX_EPOCH,
-            },
-            stream: Stream::Closed,
-            tail: Vec::new(),
-        };
+        let mut download = Self::closed(pool, path, offset);
         let Some(proof) = proof else {
             download.begin(expected, deadline)?;
             return Ok(download);
@@ -92,6 +90,34 @@ impl Download {
             deadline,
         )?);
         Self::open(pool, path, offset, Some(version), None, deadline)
+    }
+
+    /// For bytes that are read up to `range`'s end and no further: the server sends little more.
+    pub(super) fn open_range(
+        pool: &Arc<Pool>,
+        path: &RemotePath,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        let mut download = Self::closed(pool, path, range.start);
+        download.end = Some(range.end);
+        download.begin(None, deadline)?;
+        Ok(download)
+    }
+
+    fn closed(pool: &Arc<Pool>, path: &RemotePath, offset: u64) -> Self {
+        Self {
+            pool: pool.clone(),
+            path: path.clone(),
+            offset,
+            version: Version {
+                size: 0,
+                mtime: SystemTime::UNIX_EPOCH,
+            },
+            stream: Stream::Closed,
+            tail: Vec::new(),
+            end: None,
+        }
     }
 
     /// The version that is read: what SIZE and MDTM said when the stream was opened last.
@@ -242,9 +268,15 @@ impl Download {
         offset: u64,
         deadline: Instant,
     ) -> Result<Started, client::Error> {
-        self.pool.start(Lane::Transfer, deadline, |lease, bound| {
-            client::Download::start(lease, ask, &self.path, offset, bound)
-        })
+        let few = self.end.map(|end| end.saturating_sub(offset));
+        let few = few.filter(|few| *few <= FEW);
+        self.pool
+            .start(Lane::Transfer, deadline, |mut lease, bound| {
+                if few.is_some() {
+                    lease.limit_window(WINDOW);
+                }
+                client::Download::start(lease, ask, &self.path, offset, bound)
+            })
     }
 
     fn remember(&mut self, bytes: &[u8]) {

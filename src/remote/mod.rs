@@ -9,6 +9,7 @@ mod meaning;
 mod temporary;
 mod upload;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -113,6 +114,17 @@ impl Remote {
         })
     }
 
+    /// Starts reading a range of a file, whatever version that is; beyond it nothing will be read.
+    pub fn download_range(
+        &self,
+        path: &RemotePath,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Download, Error> {
+        check(path)?;
+        Download::open_range(&self.pool, path, range, deadline)
+    }
+
     /// Free space where the server tells it (AVBL); that it does not is known without asking.
     pub fn space(&self, path: &RemotePath, deadline: Instant) -> Result<Option<Space>, Error> {
         if !self.pool.profile().tells_space {
@@ -127,8 +139,9 @@ impl Remote {
     /// Makes a directory. `Exists`, `NotFound` (its parent), `Denied`.
     pub fn mkdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
         check(path)?;
+        let temporary = self.temporaries.beside(path);
         change::run(&self.pool, deadline, |session, again, deadline| {
-            change::mkdir(session, path, again, deadline)
+            change::mkdir(session, path, &temporary, again, deadline)
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::client::{self, Lane, Lease, Pool};
-use crate::proto::{Command, Pathname, RemotePath, Reply, Site};
+use crate::proto::{Command, Pathname, RemotePath, Reply};
 
 use super::{Download, Error, change, listing, meaning, number};
 
@@ -204,6 +204,15 @@ pub(super) fn try_patch(
     Ok(content == b"012abc6789")
 }
 
+/// What servers say of a full disk where they have no 452 for it. vsftpd and Pure-FTPd say only
+/// that they could not write the file, which hardly ever has another reason.
+const FULL: &[&str] = &[
+    "space",
+    "disk full",
+    "writing to local file",
+    "write to file",
+];
+
 /// What a refused upload means: no space, a directory under that name, a missing parent, or no
 /// permission.
 fn refusal(
@@ -217,7 +226,7 @@ fn refusal(
     match reply.code.as_u16() {
         452 => return Ok(Error::NoSpace(words)),
         552 => return Ok(Error::Quota(words)),
-        426 | 451 if meaning::says(reply, &["space", "disk full"]) => {
+        426 | 451 if meaning::says(reply, FULL) => {
             return Ok(Error::NoSpace(words));
         }
         426 | 451 => return Ok(Error::Failed(words)),
@@ -288,13 +297,10 @@ pub(super) fn publish(
         commands.extend([Command::Rnfr(temporary.into()), Command::Rnto(name.clone())]);
         let mfmt = session.features().has("MFMT");
         if let Some(time) = publication.modified.filter(|_| mfmt) {
-            commands.push(Command::Mfmt {
-                time,
-                path: name.clone(),
-            });
+            commands.push(Command::Mfmt { time, path: name });
         }
         if let Some(mode) = publication.mode {
-            commands.push(Command::Site(Site::Chmod { mode, path: name }));
+            commands.push(change::chmod(session, path, mode));
         }
         let replies = session.pipeline(&commands, deadline)?;
         let [size, _, rnto, rest @ ..] = &replies[..] else {

@@ -1,15 +1,22 @@
 //! Writing, on every server: what programs do, and what the server's own folder holds afterwards.
 
+mod full_disk;
+mod programs;
+mod wire;
+
 use crate::common::command::{run, soon};
 use crate::common::mount::Mount;
 use crate::common::server::{Kind, RealServer};
 use crate::common::{full, tree, wait_until};
+use full_disk::*;
+use programs::*;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
+use wire::*;
 
 macro_rules! on_every_server {
     ($($test:ident),* $(,)?) => {
@@ -30,8 +37,9 @@ macro_rules! on_every_server {
 }
 
 on_every_server! {
-    content, names, unlinked_and_replaced, times_and_modes, programs, trees, databases, large_file, memory_maps,
-    one_session, direct, killed_server, random_operations,
+    content, names, unlinked_and_replaced, times_and_modes, large_file, memory_maps, one_session, direct,
+    killed_server, random_operations, rsync, copies, odd_names, small_tools, git, editors, sqlite, make,
+    appending_shells, small_changes_of_large_files, full_disk,
 }
 
 fn mounted(kind: Kind, extra: &str) -> (RealServer, Mount) {
@@ -43,7 +51,7 @@ fn mounted(kind: Kind, extra: &str) -> (RealServer, Mount) {
 /// Runs a bash script in the mount.
 fn script(mount: &Mount, text: &str) -> String {
     let mut bash = Command::new("bash");
-    bash.args(["-c", &format!("set -euo pipefail\n{text}")]);
+    bash.args(["-c", &format!("set -euxo pipefail\n{text}")]);
     bash.current_dir(&mount.dir).env("HOME", "/nonexistent");
     bash.env("GIT_CONFIG_GLOBAL", "/dev/null");
     run(&mut bash, Duration::from_secs(120)).text()
@@ -234,82 +242,6 @@ fn times_and_modes(kind: Kind) {
     let later = mount.path("g");
     let later = soon(move || fs::metadata(later)).expect("stat");
     assert_eq!(later.modified().expect("a time"), shown);
-}
-
-fn programs(kind: Kind) {
-    let (_server, mount) = mounted(kind, "");
-    script(
-        &mount,
-        r#"
-        git init -q repo; cd repo
-        git config user.email a@b; git config user.name me
-        for i in $(seq 10); do echo "file $i" > "f$i"; done
-        git add .; git commit -qm one; echo more >> f1; git commit -qam two
-        git gc -q; git fsck --full --strict
-        test -z "$(git status --porcelain)"
-        cd ..; git clone -q repo clone; diff -r -x .git repo clone
-        sed -i 's/file/File/' repo/f2; grep -q File repo/f2
-        dd if=/dev/urandom of=big bs=4096 count=300 status=none; cp big copy
-        dd if=/dev/zero of=copy conv=notrunc bs=1 seek=5000 count=10 status=none
-        ! cmp -s big copy
-        { echo a; echo b; } > two; test "$(cat two)" = "a
-b"
-        (for i in $(seq 10); do echo a >> log; done) & (for i in $(seq 10); do echo b >> log; done); wait
-        test "$(wc -l < log)" = 20
-        "#,
-    );
-}
-
-fn trees(kind: Kind) {
-    let (server, mount) = mounted(kind, "");
-    let source = tempfile::tempdir().expect("make a folder");
-    for index in 0..60_u64 {
-        let path = source
-            .path()
-            .join(format!("d{}/e{}/f{index}", index % 5, index % 3));
-        let bytes = tree::bytes(index, index as usize * 700);
-        tree::put(&path, &bytes, Duration::from_secs(86_400 * index));
-    }
-    let source = source.path().display();
-    script(
-        &mount,
-        &format!(
-            r#"
-            rsync -a {source}/ synced; diff -r {source} synced
-            test -z "$(rsync -ai --omit-dir-times {source}/ synced)"
-            cp -a {source} copied; diff -r {source} copied
-            tar cf all.tar -C {source} .; mkdir out; tar xf all.tar -C out; diff -r {source} out
-            rm -r synced copied out all.tar
-            "#
-        ),
-    );
-    assert_eq!(stored(&server.root), [""; 0]);
-}
-
-fn databases(kind: Kind) {
-    let (_server, mount) = mounted(kind, "");
-    script(
-        &mount,
-        r#"
-        python3 - <<'END'
-import sqlite3
-db = sqlite3.connect('data.db')
-db.execute('create table t (a integer primary key, b text)')
-for i in range(5):
-    with db:
-        db.executemany('insert into t (b) values (?)', [('x' * 300,)] * 100)
-with db:
-    db.execute('update t set b = ? where a % 7 = 0', ('y' * 500,))
-assert db.execute('pragma integrity_check').fetchone() == ('ok',)
-assert db.execute('select count(*) from t').fetchone() == (500,)
-db.close()
-END
-        python3 -c "
-import sqlite3
-db = sqlite3.connect('data.db')
-assert db.execute('pragma integrity_check').fetchone() == ('ok',)"
-        "#,
-    );
 }
 
 fn large_file(kind: Kind) {

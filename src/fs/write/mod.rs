@@ -126,6 +126,14 @@ impl Drafts {
         self.table.lock().entry(ino).or_default().writers += 1;
     }
 
+    /// Whether a handle may write to the file.
+    pub fn is_open(&self, ino: Ino) -> bool {
+        self.table
+            .lock()
+            .get(&ino)
+            .is_some_and(|slot| slot.writers > 0)
+    }
+
     /// A handle that could write is gone. The draft, where nobody is left to write it.
     pub fn leave(&self, ino: Ino) -> Option<Arc<Draft>> {
         let mut table = self.table.lock();

@@ -235,7 +235,7 @@ impl Fs {
     ) -> Result<bool, Stop> {
         let mut download = self
             .remote
-            .download(path, range.start, None, None, clock.deadline())?;
+            .download_range(path, range.clone(), clock.deadline())?;
         let mut theirs = vec![0; CHUNK];
         let mut ours = vec![0; CHUNK];
         let mut at = range.start;
