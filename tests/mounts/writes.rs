@@ -11,8 +11,8 @@ use crate::common::{full, tree, wait_until};
 use full_disk::*;
 use programs::*;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -37,7 +37,7 @@ macro_rules! on_every_server {
 }
 
 on_every_server! {
-    content, names, unlinked_and_replaced, times_and_modes, large_file, memory_maps, one_session, direct,
+    content, names, links, unlinked_and_replaced, times_and_modes, large_file, memory_maps, one_session, direct,
     killed_server, random_operations, rsync, copies, odd_names, small_tools, git, editors, sqlite, make,
     appending_shells, small_changes_of_large_files, full_disk,
 }
@@ -154,6 +154,32 @@ x"
         stored(&server.root),
         ["#hash%20", "[glob]*?", "with  spaces "]
     );
+}
+
+/// A symbolic link says what it was made to say, or is not made: ProFTPD would turn `file` into `/file`, and
+/// other servers have no links at all.
+fn links(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    tree::put(&server.root.join("file"), b"content", Duration::ZERO);
+    let (dir, root) = (mount.dir.clone(), server.root.clone());
+    soon(move || {
+        for target in ["file", "./file", "missing", "/file"] {
+            match symlink(target, dir.join("link")) {
+                Ok(()) => {
+                    assert!(kind.is_proftpd() && target == "/file", "{target}");
+                    for there in [&dir, &root] {
+                        let read = fs::read_link(there.join("link")).expect("read the link");
+                        assert_eq!(read, Path::new(target));
+                    }
+                }
+                Err(error) => {
+                    assert!(!kind.is_proftpd() || target != "/file", "{error}");
+                    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{target}");
+                    assert_eq!(stored(&root), ["file"], "{target}");
+                }
+            }
+        }
+    });
 }
 
 fn unlinked_and_replaced(kind: Kind) {

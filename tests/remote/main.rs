@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::server::{Kind, PASSWORD, RealServer, USER, certificate};
+use common::tree;
 use ftpsfs::client::Config;
 use ftpsfs::proto::{Name, RemotePath, Secret, Security};
 use ftpsfs::remote::{Error, FileKind, Publication, Remote};
@@ -181,6 +182,29 @@ fn reads_whole_and_from_any_offset(server: &RealServer, change: fn(&mut Config))
         assert!(bytes[..n] == content[round as usize * 1000..][..n]);
     }
     assert!(read_all(&remote, &data, 5).unwrap() == content[5..]);
+    remote.shutdown();
+}
+
+/// The server has sent it all by then, and is about to say so: Pure-FTPd, from which nothing came after a large one,
+/// takes NOOP for an unknown command there.
+fn a_small_file_given_up_costs_no_time(server: &RealServer) {
+    fs::write(server.root.join("small"), &content()[..23_456]).unwrap();
+    tree::fill(&server.root.join("large"), 1, 32 << 20);
+    let remote = connect(server, |_| {});
+    for round in 0..40 {
+        for name in ["/large", "/small"] {
+            let started = Instant::now();
+            let mut download = remote
+                .download(&path(name), round, None, None, soon())
+                .unwrap();
+            download
+                .read(&mut vec![0; (round as usize % 24 + 1) * 1000], soon())
+                .unwrap();
+            drop(download);
+            let took = started.elapsed();
+            assert!(took < Duration::from_secs(4), "{name} {round}: {took:?}");
+        }
+    }
     remote.shutdown();
 }
 
@@ -381,6 +405,11 @@ macro_rules! on_servers {
                 config.trust.only_tls12 = true;
                 config.max_sessions = 1;
             });
+        }
+
+        #[test]
+        fn a_small_file_given_up_costs_no_time() {
+            super::a_small_file_given_up_costs_no_time(&RealServer::of(Kind::$kind));
         }
 
         #[test]
