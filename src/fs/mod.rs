@@ -19,6 +19,7 @@ mod names;
 mod overlay;
 mod read;
 pub mod spool;
+mod tidy;
 mod write;
 
 use std::num::NonZeroUsize;
@@ -47,6 +48,7 @@ use overlay::Overlay;
 pub use read::Data;
 use read::{Failure, Reads};
 use spool::Spool;
+use tidy::Tidying;
 use write::Drafts;
 pub use write::{Access, Leftover, TempName};
 
@@ -157,6 +159,7 @@ pub struct Fs {
     drafts: Drafts,
     overlay: Overlay,
     leftovers: Leftovers,
+    tidying: Tidying,
     /// Whether the log says already that attributes are shown which the server does not have.
     told: AtomicBool,
     roots: Arc<Flights<Answer>>,
@@ -176,6 +179,9 @@ impl Fs {
             listings: config.dir_timeout,
             absences: config.negative_timeout,
         };
+        if let Some(spool) = &config.spool {
+            remote.temporaries().belong_to(spool.id());
+        }
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             cache: Cache::new(limits),
@@ -191,6 +197,7 @@ impl Fs {
             drafts: Drafts::new(config.spool.clone(), config.uploads),
             overlay: Overlay::new(config.cache_entries),
             leftovers: Leftovers::default(),
+            tidying: Tidying::new(),
             told: AtomicBool::new(false),
             remote,
             config,
@@ -600,6 +607,7 @@ impl Fs {
                 Ok(_) | Err(_) => {}
             }
             let mut listing = fetched?;
+            self.tidy_up(path, &listing);
             listing.entries.retain(|(name, _)| {
                 Temporary::parse(name).is_none() && !self.drafts.hides(&path.join(name))
             });

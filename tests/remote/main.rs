@@ -294,7 +294,7 @@ fn changes_names_times_and_modes(server: &RealServer, change: fn(&mut Config)) {
 /// Uploads to a temporary name and publishes it.
 fn put(server: &RealServer, remote: &Remote, to: &RemotePath, content: &[u8], replaces: bool) {
     let temporary = remote.temporaries().beside(to);
-    let mut upload = remote.store(&temporary, soon()).unwrap();
+    let mut upload = remote.store(temporary.path(), soon()).unwrap();
     for chunk in content.chunks(100_000) {
         upload.write(chunk, soon()).unwrap();
     }
@@ -307,7 +307,7 @@ fn put(server: &RealServer, remote: &Remote, to: &RemotePath, content: &[u8], re
         replaces,
     };
     let published = remote
-        .publish(&temporary, to, publication, soon())
+        .publish(temporary.path(), to, publication, soon())
         .unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
     assert!(published.modified && published.mode, "{published:?}");
 }

@@ -12,7 +12,7 @@ use super::Draft;
 use super::names::InUse;
 use super::upload::{Clock, Stop, Task};
 use crate::proto::{Name, RemotePath};
-use crate::remote::{self, Attributes, Publication, Upload};
+use crate::remote::{self, Attributes, Publication, Reserved, Upload};
 
 /// Bytes read and sent at once.
 pub(super) const CHUNK: usize = 256 << 10;
@@ -30,6 +30,8 @@ pub(super) struct Beside {
     fixed: Option<RemotePath>,
     /// Keeps a name of the user's making out of sight.
     _in_use: Option<InUse>,
+    /// Keeps one of our own from being tidied away.
+    _reserved: Option<Reserved>,
 }
 
 impl Fs {
@@ -409,7 +411,6 @@ impl Fs {
     /// A temporary name for a draft.
     pub(super) fn beside(&self, draft: &Draft) -> Result<Beside, Stop> {
         let path = self.target(draft)?;
-        let unique = self.remote.temporaries().beside(&path);
         let at = |name: &Name| match &self.config.temp_dir {
             Some(directory) => Some(directory.join(name)),
             None => Some(path.parent()?.join(name)),
@@ -419,15 +420,20 @@ impl Fs {
             let name = pattern.fill(&name)?;
             Some((self.drafts.active.take(&at(&name)?)?, name))
         });
-        let (in_use, name) = match wished {
-            Some((in_use, name)) => (Some(in_use), name),
-            None => (None, unique.name().ok_or(Stop::Unwanted)?),
+        let (in_use, reserved, name) = match wished {
+            Some((in_use, name)) => (Some(in_use), None, name),
+            None => {
+                let unique = self.remote.temporaries().beside(&path);
+                let name = unique.name().clone();
+                (None, Some(unique), name)
+            }
         };
         Ok(Beside {
             directory: self.inodes.parent(draft.ino).unwrap_or(Ino::ROOT),
             fixed: self.config.temp_dir.as_ref().map(|dir| dir.join(&name)),
             name,
             _in_use: in_use,
+            _reserved: reserved,
         })
     }
 
