@@ -141,7 +141,7 @@ impl Remote {
         check(path)?;
         let temporary = self.temporaries.beside(path);
         change::run(&self.pool, deadline, |session, again, deadline| {
-            change::mkdir(session, path, &temporary, again, deadline)
+            change::mkdir(session, path, temporary.path(), again, deadline)
         })
     }
 

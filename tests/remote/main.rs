@@ -356,7 +356,7 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
     // A rename would replace a link, of which a server may show only what it points to.
     symlink("many", server.root.join("link")).unwrap();
     let temporary = remote.temporaries().beside(&path("/link"));
-    let upload = remote.store(&temporary, soon()).unwrap();
+    let upload = remote.store(temporary.path(), soon()).unwrap();
     upload.finish(soon()).unwrap();
     let publication = Publication {
         size: 0,
@@ -364,9 +364,9 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
         mode: None,
         replaces: true,
     };
-    let refused = remote.publish(&temporary, &path("/link"), publication, soon());
+    let refused = remote.publish(temporary.path(), &path("/link"), publication, soon());
     assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
-    remote.unlink(&temporary, soon()).unwrap();
+    remote.unlink(temporary.path(), soon()).unwrap();
     fs::remove_file(server.root.join("link")).unwrap();
     let error = remote.store(&path("/none/file"), soon()).err();
     assert!(matches!(error, Some(Error::NotFound)), "{error:?}");
