@@ -79,7 +79,7 @@ impl Fs {
         self.drafts.join(ino);
         let cut = self.cut(ino, size, before);
         let sent = match self.drafts.of(ino) {
-            Some(draft) if cut.is_ok() => self.upload(&draft),
+            Some(draft) if cut.is_ok() => self.deliver(&draft),
             _ => Ok(()),
         };
         self.drafts.leave(ino);

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 mod ahead;
 mod leftovers;
 mod model;
+mod write_back;
 mod writes;
 
 use super::*;
@@ -134,6 +135,8 @@ impl Mount {
             temp_dir: None,
             temp_name: None,
             uploads: max_sessions.saturating_sub(1).max(1),
+            write_back: false,
+            hard: false,
             min_rate: 0,
         };
         change(&mut config);

@@ -102,6 +102,8 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
         spool: None,
         strict: options.strict_attrs,
         direct: options.direct_upload,
+        write_back: options.write_back,
+        hard: options.hard,
         temp_dir: options.temp_dir.clone(),
         temp_name: options.temp_name.clone(),
         uploads: options.max_sessions.saturating_sub(1).max(1),
@@ -135,7 +137,10 @@ pub fn spool(
         folder: state_dir.join(folder),
         options: spool::Options {
             limit: options.spool_size,
-            durability: Durability::Process,
+            durability: match options.write_back {
+                true => Durability::Power,
+                false => Durability::Process,
+            },
             patience: Duration::ZERO,
         },
     }))
