@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use super::{Config, Error, Server};
 
@@ -26,7 +26,7 @@ pub(super) fn connect(server: &Server, deadline: Instant) -> Result<TcpStream, E
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let timeout = share.min(server.config.connect_timeout);
-        match connect_one(*address, timeout, deadline) {
+        match connect_one(*address, None, timeout, deadline) {
             Ok(tcp) => return Ok(tcp),
             Err(error) => last = Some(error),
         }
@@ -38,9 +38,11 @@ pub(super) fn connect(server: &Server, deadline: Instant) -> Result<TcpStream, E
     })
 }
 
-/// Connects to one address within the shorter of both bounds.
+/// Connects to one address within the shorter of both bounds. `window`: how many bytes the peer
+/// may send before they are read; `None` leaves that to the kernel.
 pub(super) fn connect_one(
     address: SocketAddr,
+    window: Option<usize>,
     timeout: Duration,
     deadline: Instant,
 ) -> io::Result<TcpStream> {
@@ -50,12 +52,17 @@ pub(super) fn connect_one(
     if left.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    let tcp = TcpStream::connect_timeout(&address, left)?;
+    let tcp = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if let Some(window) = window {
+        // Only before it connects: a window that the peer has been offered stays.
+        tcp.set_recv_buffer_size(window)?;
+    }
+    tcp.connect_timeout(&address.into(), left)?;
     let probes = TcpKeepalive::new()
         .with_time(PROBE_AFTER)
         .with_interval(PROBE_INTERVAL);
-    SockRef::from(&tcp).set_tcp_keepalive(&probes)?;
-    Ok(tcp)
+    tcp.set_tcp_keepalive(&probes)?;
+    Ok(tcp.into())
 }
 
 /// An IPv4 address in IPv6 dress as the IPv4 address that it is; any other as it stands, a

@@ -319,6 +319,16 @@ impl Pool {
         state.parked.remove(at).map(|(_, download)| download)
     }
 
+    /// Whether the server could not be reached when that was last tried.
+    pub fn is_down(&self) -> bool {
+        self.state.lock().outage.is_some()
+    }
+
+    /// Whether some request waits for a session.
+    pub fn is_busy(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// What was learned about the server.
     pub fn profile(&self) -> Profile {
         self.server.profile.current()
@@ -401,7 +411,7 @@ impl Lease {
 
     /// Whether some request waits for a session.
     pub(super) fn is_wanted(&self) -> bool {
-        self.pool.waiting.load(Ordering::Relaxed) > 0
+        self.pool.is_busy()
     }
 }
 

@@ -179,6 +179,12 @@ impl Fs {
         let pending = source.and_then(|ino| self.drafts.of(ino));
         let pending = pending.filter(|draft| !draft.occupies());
         let victim_draft = victim.and_then(|ino| self.drafts.of(ino));
+        // It may have been uploaded while we waited.
+        let replaced = match &victim_draft {
+            Some(draft) => Some(draft.server()),
+            None if replaced.is_some() => self.present(to_parent, &to_name, &to, patience)?,
+            None => None,
+        };
         let stands = match &victim_draft {
             Some(draft) => draft.occupies(),
             None => replaced.is_some(),
@@ -194,7 +200,11 @@ impl Fs {
                 let aside = self.take_away(&to, Some(aside), deadline)?;
                 self.inodes.unlink(to_parent, &to_name, aside);
             }
-            (Some(draft), None) if stands => draft.replace(),
+            (Some(draft), None) if stands => {
+                if let Some(replaced) = replaced {
+                    draft.replace(&replaced)?;
+                }
+            }
             (Some(_), None) => {}
             (None, open) => {
                 let open = open.map(|_| (to_parent, &to_name));

@@ -23,8 +23,9 @@ mod tidy;
 mod write;
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -33,7 +34,7 @@ use parking_lot::Mutex;
 use crate::cache::{Answer, Cache, Directory, Limits};
 use crate::proto::{Name, PathError, RemotePath};
 pub use crate::remote::NAME_MAX;
-use crate::remote::{self, Attributes, FileKind, Remote, Space, Temporary};
+use crate::remote::{self, Attributes, FileKind, Remote, Space, Temporary, Version};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use attributes::Changes;
 pub use error::Error;
@@ -87,6 +88,10 @@ pub struct Config {
     pub temp_name: Option<TempName>,
     /// How many uploads may be under way at a time.
     pub uploads: usize,
+    /// `writeback`: close(2) waits for the local disk alone.
+    pub write_back: bool,
+    /// `hard`: a server that is down is waited for, however long that takes.
+    pub hard: bool,
     /// `min_rate=`: what a transfer must keep on average, bytes per second.
     pub min_rate: u64,
 }
@@ -132,6 +137,9 @@ const FAREWELL: Duration = Duration::from_secs(60);
 /// How long a caller waits for news of the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often one read follows a file that is replaced again and again.
+const CHANGES: usize = 3;
+
 /// How long, and of how many paths, it is remembered that the server did not answer. A program
 /// that names a path would otherwise wait twice: where the kernel fails to confirm what it knew
 /// of a name, it looks the name up once more.
@@ -161,6 +169,8 @@ pub struct Fs {
     roots: Arc<Flights<Answer>>,
     /// What the server lately left without an answer. A leaf lock.
     unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
+    /// Whether the mount is gone.
+    closed: AtomicBool,
     /// What the server last said, and when. A leaf lock.
     space: Mutex<Option<(Space, Instant)>>,
 }
@@ -195,6 +205,7 @@ impl Fs {
             leftovers: Leftovers::default(),
             tidying: Tidying::new(),
             told: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             remote,
             config,
         })
@@ -207,6 +218,20 @@ impl Fs {
     /// Refuses where nothing is ever written.
     pub fn check_writable(&self) -> Result<(), Error> {
         self.drafts.spool().map(drop)
+    }
+
+    /// Whether a request that failed so is to wait until the server is back (`hard`).
+    pub fn waits_out(&self, error: &Error) -> bool {
+        let is_lost = match error {
+            Error::TimedOut => true,
+            Error::Remote { cause, .. } => match cause {
+                remote::Error::TimedOut(_) => true,
+                remote::Error::Failed(_) => self.remote.is_down(),
+                _ => false,
+            },
+            _ => false,
+        };
+        self.config.hard && is_lost && !self.is_closed()
     }
 
     /// The path of a live inode, for messages.
@@ -313,6 +338,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<Data, Error> {
         let file = self.files.file(handle).ok_or(Error::Stale)?;
+        let mut changes = 0;
         loop {
             let draft = self.drafts.of(file.ino).filter(|_| !file.is_replaced());
             if let Some(draft) = draft {
@@ -324,7 +350,9 @@ impl Fs {
             }
             let path = self.live_path(file.ino)?;
             let epoch = file.epoch();
-            let read = match file.target(&path) {
+            let target = file.target(&path);
+            let version = target.as_ref().map(|target| target.version);
+            let read = match target {
                 None => Err(Failure::Remote(remote::Error::Changed)),
                 Some(target) => {
                     let deadline = patience.deadline().ok();
@@ -343,7 +371,11 @@ impl Fs {
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
-                    self.go_over(&file, &path, patience)?;
+                    changes += 1;
+                    if changes > CHANGES {
+                        return Err(Error::remote(&path, remote::Error::Changed));
+                    }
+                    self.go_over(&file, version, &path, patience)?;
                 }
                 Err(Failure::WouldWait) => return Err(Error::WouldWait),
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
@@ -354,16 +386,37 @@ impl Fs {
 
     /// The server holds another content than was known when the file was opened: what is known
     /// of it is learned anew, and the handle goes over to it if nobody has seen the old content.
-    fn go_over(&self, file: &OpenFile, path: &RemotePath, patience: Patience) -> Result<(), Error> {
-        patience.deadline()?;
+    /// `failed`: the version that is not there.
+    fn go_over(
+        &self,
+        file: &OpenFile,
+        failed: Option<Version>,
+        path: &RemotePath,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let deadline = patience.deadline()?;
+        let went_over = || file.version().is_some_and(|now| Some(now) != failed);
+        if went_over() {
+            return Ok(()); // By another read.
+        }
         self.cache.changed(path);
-        file.give_up();
-        if let Answer::Present(attributes, _) = self.stat(path, patience)?
-            && attributes.kind == FileKind::File
-            && file.adopt(&attributes)
+        if let Answer::Present(now, _) = self.stat(path, patience)?
+            && now.kind == FileKind::File
         {
+            if failed == Some(now.version()) {
+                let told = self.remote.version(path, now.version(), deadline);
+                let told = told.map_err(|cause| Error::remote(path, cause))?;
+                if file.reconcile(&now, told) {
+                    return Ok(());
+                }
+            } else if file.adopt(&now) {
+                return Ok(());
+            }
+        }
+        if went_over() {
             return Ok(());
         }
+        file.give_up();
         Err(Error::remote(path, remote::Error::Changed))
     }
 
@@ -390,18 +443,40 @@ impl Fs {
         Ok(space)
     }
 
-    /// Ends all reading: the mount is gone. Waits for what is still to be uploaded, up to a bound;
-    /// what is not done then stays in the spool.
+    /// The mount is gone: closes what is still open, for the kernel does not always say so. Waits
+    /// for what is still to be uploaded, up to a bound; what is not done then stays in the spool.
     pub fn close(&self) {
-        self.files.close_all();
+        self.closed.store(true, Ordering::Relaxed);
+        let handles = self.files.handles().into_iter();
+        let leftovers: Vec<_> = handles.filter_map(|handle| self.release(handle)).collect();
+        if let Some(fs) = self.this.upgrade() {
+            thread::spawn(move || leftovers.into_iter().for_each(|left| fs.finish(left)));
+        }
         self.settle();
     }
 
-    /// Waits for the uploads that are under way, up to a bound.
+    /// Whether the mount is gone.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// How many files, and bytes of them, are still to be uploaded.
+    pub fn owed(&self) -> (usize, u64) {
+        let drafts = self.drafts.all().into_iter();
+        let owed = drafts.filter(|draft| !draft.is_over());
+        let bytes = owed.map(|draft| draft.file.with(|record| record.dirty().covered()));
+        bytes.fold((0, 0), |(files, sum), bytes| {
+            (files + 1, sum + bytes.unwrap_or(0))
+        })
+    }
+
+    /// Waits for the uploads that are under way, up to a bound; with write-back, for all that were
+    /// promised, however long that takes.
     pub fn settle(&self) {
         if !self.leftovers.wait(Instant::now() + FAREWELL) {
             log::warn!("unmounted before everything was uploaded: the rest is kept in the spool");
         }
+        self.drafts.backlog.drain();
     }
 
     fn attributes(&self, ino: Ino, patience: Patience) -> Result<(Attributes, Instant), Error> {
@@ -426,6 +501,11 @@ impl Fs {
             _ => self.stat(&path, patience)?,
         };
         match answer {
+            Answer::Present(attributes, _)
+                if ino == Ino::ROOT && attributes.kind != FileKind::Directory =>
+            {
+                Err(Error::remote(&path, remote::Error::NotDirectory))
+            }
             // Another kind of file has taken the name: the kernel has to look it up once more.
             Answer::Present(attributes, _) if self.inodes.kind(ino) != Some(attributes.kind) => {
                 Err(Error::Stale)

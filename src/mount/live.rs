@@ -24,6 +24,7 @@ use crate::remote::{self, FileKind, Remote};
 
 use super::daemon::Report;
 use super::failure::{Failure, shown};
+use super::farewell;
 use super::mountpoint::{self, Manner};
 use super::plan::Spooling;
 
@@ -153,6 +154,7 @@ fn serve(
     let session_end = keep_mounted(session);
     let device = device_at(point);
     speed_up(device.as_deref());
+    farewell::announce(&fs, device.as_deref());
     end_on_signal(
         signals,
         point.to_path_buf(),
@@ -269,6 +271,10 @@ fn end_on_signal(mut signals: Signals, point: PathBuf, device: Option<String>, f
         let shown = point.display();
         if let Some(signal) = signals.next() {
             log::info!("signal {signal}: unmounting {shown}");
+        }
+        if fs.is_closed() {
+            log::warn!("ending before everything is uploaded: the next mount goes on");
+            std::process::exit(0);
         }
         // Somebody may have mounted something else over it: that is not ours to take away.
         let is_seen = device.is_some() && device_at(&point) == device;

@@ -10,6 +10,7 @@ pub mod credentials;
 mod daemon;
 mod demo;
 mod failure;
+mod farewell;
 mod live;
 mod logging;
 mod mountpoint;
@@ -152,13 +153,27 @@ fn umount(arguments: &UmountArguments) -> Result<(), Failure> {
     let point = mountpoint::resolve(&arguments.directory)?;
     let shown = arguments.directory.display();
     let mounted = mountpoint::at(&point).map_err(|error| Failure::System(error.to_string()))?;
-    if !mounted.is_some_and(|mounted| mounted.is_ours()) {
+    if !mounted.as_ref().is_some_and(|mounted| mounted.is_ours()) {
         return Err(Failure::Mount(format!(
             "{shown}: no FTPS server is mounted there"
         )));
     }
+    let process = mounted
+        .as_ref()
+        .filter(|_| !arguments.lazy && !arguments.force)
+        .and_then(|mounted| farewell::Process::serving(&mounted.device, mounted.owner));
+    if arguments.force
+        && let Some(mounted) = &mounted
+    {
+        mountpoint::abort(&mounted.device);
+    }
     mountpoint::unmount(
         &point,
         mountpoint::Manner::of(arguments.lazy, arguments.force),
-    )
+    )?;
+    // Only then is everything on the server.
+    if let Some(process) = process {
+        process.wait();
+    }
+    Ok(())
 }

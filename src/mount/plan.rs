@@ -102,6 +102,8 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
         spool: None,
         strict: options.strict_attrs,
         direct: options.direct_upload,
+        write_back: options.write_back,
+        hard: options.hard,
         temp_dir: options.temp_dir.clone(),
         temp_name: options.temp_name.clone(),
         uploads: options.max_sessions.saturating_sub(1).max(1),
@@ -133,15 +135,22 @@ pub fn spool(
     .folder_name();
     Ok(Some(Spooling {
         folder: state_dir.join(folder),
-        options: spool_options(options.spool_size),
+        options: spool::Options {
+            limit: options.spool_size,
+            durability: match options.write_back {
+                true => Durability::Power,
+                false => Durability::Process,
+            },
+            patience: LOCK_PATIENCE,
+        },
     }))
 }
 
-/// How every spool is opened.
-pub fn spool_options(limit: u64) -> spool::Options {
+/// How a spool is opened to be seen to: nothing in it grows, and what is done is done for good.
+pub fn spool_for_recovery() -> spool::Options {
     spool::Options {
-        limit,
-        durability: Durability::Process,
+        limit: u64::MAX,
+        durability: Durability::Power,
         patience: LOCK_PATIENCE,
     }
 }

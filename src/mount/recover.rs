@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::fs::Fs;
-use crate::fs::spool::{Inspection, Kept, Record, Spool, SpoolError, What, default_state_dir};
+use crate::fs::spool::{
+    Found, Inspection, Kept, Record, Spool, SpoolError, What, default_state_dir,
+};
 use crate::remote::Remote;
 
 use super::cli::{RecoverAction, RecoverArguments};
@@ -24,7 +26,7 @@ use super::source::{self, Source};
 use super::{logging, say};
 
 /// Something that is kept, and the spool that has it.
-type Found<'a> = (&'a Inspection, &'a Kept);
+type Choice<'a> = (&'a Inspection, &'a Kept);
 
 pub fn run(arguments: &RecoverArguments, program: &str) -> Result<(), Failure> {
     let told = arguments.state_dir.clone();
@@ -169,7 +171,7 @@ fn send(server: Server, files: &[OsString], force: bool, program: &str) -> Resul
             spools.push(looked.map_err(|error| system(&folder, &error))?);
         }
     }
-    let chosen: Vec<Found> = match files.is_empty() {
+    let chosen: Vec<Choice> = match files.is_empty() {
         true => spools
             .iter()
             .flat_map(|spool| spool.kept.iter().map(move |kept| (spool, kept)))
@@ -184,7 +186,7 @@ fn send(server: Server, files: &[OsString], force: bool, program: &str) -> Resul
     }
     let mut stayed = 0;
     for spool in &spools {
-        let mine = |found: &&Found| std::ptr::eq(found.0, spool);
+        let mine = |found: &&Choice| std::ptr::eq(found.0, spool);
         let mine: Vec<&Kept> = chosen.iter().filter(mine).map(|found| found.1).collect();
         if mine.is_empty() {
             continue;
@@ -215,14 +217,14 @@ fn send(server: Server, files: &[OsString], force: bool, program: &str) -> Resul
 
 fn discard(spools: &[Inspection], files: &[OsString], yes: bool) -> Result<(), Failure> {
     let chosen = files.iter().map(|file| find(spools, file));
-    let chosen = chosen.collect::<Result<Vec<Found>, _>>()?;
+    let chosen = chosen.collect::<Result<Vec<Choice>, _>>()?;
     for (spool, kept) in chosen {
         if !yes && !is_agreed(kept)? {
             continue;
         }
         match &kept.what {
             What::File(record) => {
-                let (opened, _) = open(&spool.path, plan::spool_options(u64::MAX))?;
+                let (opened, _) = open(&spool.path)?;
                 opened.discard(record.id)
             }
             What::Lost(name) => spool.remove_lost(name),
@@ -249,13 +251,13 @@ fn is_agreed(kept: &Kept) -> Result<bool, Failure> {
 }
 
 /// The one that is called so, by ID or by path.
-fn find<'a>(spools: &'a [Inspection], called: &OsStr) -> Result<Found<'a>, Failure> {
+fn find<'a>(spools: &'a [Inspection], called: &OsStr) -> Result<Choice<'a>, Failure> {
     let all = || {
         let each = |spool: &'a Inspection| spool.kept.iter().map(move |kept| (spool, kept));
         spools.iter().flat_map(each)
     };
-    let by_id = |(_, kept): &Found| called == OsStr::new(&kept.id.to_string());
-    let by_path = |(_, kept): &Found| match &kept.what {
+    let by_id = |(_, kept): &Choice| called == OsStr::new(&kept.id.to_string());
+    let by_path = |(_, kept): &Choice| match &kept.what {
         What::File(record) => record.path.as_bytes() == called.as_bytes(),
         What::Lost(_) => false,
     };
@@ -263,7 +265,7 @@ fn find<'a>(spools: &'a [Inspection], called: &OsStr) -> Result<Found<'a>, Failu
     if let Some(found) = all().find(by_id) {
         return Ok(found);
     }
-    let found: Vec<Found> = all().filter(by_path).collect();
+    let found: Vec<Choice> = all().filter(by_path).collect();
     match &found[..] {
         [] => Err(Failure::Usage(format!(
             "{name}: nothing of that name is kept (`ftpsfs recover` lists what is)"
@@ -332,7 +334,7 @@ impl Server {
 
     /// Opens a spool, and the server as a mount would.
     fn open(&self, folder: &Path) -> Result<Arc<Fs>, Failure> {
-        let (spool, _) = open(folder, self.spooling.options)?;
+        let (spool, _) = open(folder)?;
         self.connect(Some(spool))
     }
 
@@ -340,6 +342,8 @@ impl Server {
         let client = plan::client(&self.source, &self.options, self.credentials.clone())?;
         let mut config = plan::file_system(&self.source, &self.options);
         config.spool = spool;
+        // Whoever asks for it waits for the server.
+        config.write_back = false;
         let deadline = Instant::now() + config.timeout;
         let label = shown(&self.source.label);
         let remote = Remote::connect(client, deadline)
@@ -359,10 +363,8 @@ fn parse(options: &[OsString]) -> Result<Options, Failure> {
     Options::parse(options, false).map_err(|error| Failure::Usage(error.to_string()))
 }
 
-fn open(
-    folder: &Path,
-    options: crate::fs::spool::Options,
-) -> Result<(Spool, crate::fs::spool::Found), Failure> {
+fn open(folder: &Path) -> Result<(Spool, Found), Failure> {
+    let options = plan::spool_for_recovery();
     Spool::open(folder, options, SystemTime::now()).map_err(|error| match error {
         SpoolError::AlreadyLocked { pid } => {
             let process = process(pid);

@@ -28,6 +28,7 @@ pub(super) fn run<T>(
 pub(super) fn mkdir(
     session: &mut Session,
     path: &RemotePath,
+    temporary: &RemotePath,
     again: bool,
     deadline: Instant,
 ) -> Outcome<()> {
@@ -39,9 +40,32 @@ pub(super) fn mkdir(
     match there {
         Ok(found) if again && found.kind == FileKind::Directory => Ok(Ok(())),
         Ok(_) => Ok(Err(Error::Exists)),
+        // ProFTPD makes no directory of such a name, but it renames one to it.
+        Err(Error::NotFound) if path.as_bytes().contains(&b'*') => {
+            mkdir_elsewhere(session, path, temporary, &reply, deadline)
+        }
         Err(Error::NotFound) => refused_in_parent(session, path, "MKD", &reply, deadline),
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// Makes a directory under another name and renames it.
+fn mkdir_elsewhere(
+    session: &mut Session,
+    path: &RemotePath,
+    temporary: &RemotePath,
+    refusal: &Reply,
+    deadline: Instant,
+) -> Outcome<()> {
+    let made = session.execute(&Command::Mkd(temporary.into()), deadline)?;
+    if made.code.is_completion() {
+        let [_, rnto] = rename_now(session, temporary.into(), path.into(), deadline)?;
+        if rnto.code.is_completion() {
+            return Ok(Ok(()));
+        }
+        session.execute(&Command::Rmd(temporary.into()), deadline)?;
+    }
+    refused_in_parent(session, path, "MKD", refusal, deadline)
 }
 
 pub(super) fn rmdir(
@@ -232,39 +256,43 @@ fn is_set(
     Ok(time(&reply).is_some_and(|found| format_time(found) == format_time(when)))
 }
 
-/// SITE CHMOD, else MFF.
+/// MFF where the server gives files modes by it, else SITE CHMOD.
 pub(super) fn set_mode(
     session: &mut Session,
     path: &RemotePath,
     mode: u16,
     deadline: Instant,
 ) -> Outcome<()> {
-    let chmod = Command::Site(Site::Chmod {
-        mode,
-        path: path.into(),
-    });
-    let mut reply = session.execute(&chmod, deadline)?;
-    let unknown = |reply: &Reply| matches!(reply.code.as_u16(), 500..=504);
-    if unknown(&reply) && session.features().has("MFF") {
-        let facts = format!("UNIX.mode=0{mode:o};");
-        reply = session.execute(
-            &Command::Mff {
-                facts,
-                path: path.into(),
-            },
-            deadline,
-        )?;
+    let command = chmod(session, path, mode);
+    let verb = command.verb();
+    let reply = session.execute(&command, deadline)?;
+    match reply.code.as_u16() {
+        _ if reply.code.is_completion() => Ok(Ok(())),
+        500..=504 => Ok(Err(Error::Unsupported(format!("{verb}: {reply}")))),
+        _ => meaning::of_refusal(session, path, verb, &reply, deadline).map(Err),
     }
-    if reply.code.is_completion() {
-        return Ok(Ok(()));
-    }
-    if unknown(&reply) {
-        return Ok(Err(Error::Unsupported(format!("SITE CHMOD: {reply}"))));
-    }
-    meaning::of_refusal(session, path, "SITE CHMOD", &reply, deadline).map(Err)
 }
 
-/// SITE SYMLINK (ProFTPD).
+/// The command that gives a file its mode. ProFTPD's SITE CHMOD loses tabs and double spaces of
+/// a name, its MFF does not.
+pub(super) fn chmod(session: &Session, path: &RemotePath, mode: u16) -> Command {
+    let path = Pathname::from(path);
+    let facts = session.features().feature("MFF").unwrap_or_default();
+    match facts
+        .to_ascii_lowercase()
+        .split(|&b| b == b';')
+        .any(|fact| fact == b"unix.mode")
+    {
+        true => Command::Mff {
+            facts: format!("UNIX.mode=0{mode:o};"),
+            path,
+        },
+        false => Command::Site(Site::Chmod { mode, path }),
+    }
+}
+
+/// SITE SYMLINK (ProFTPD, which stores the target as a path from its root: where that is not what
+/// was asked for, there will be no link).
 pub(super) fn symlink(
     session: &mut Session,
     target: &Pathname,
@@ -291,17 +319,43 @@ pub(super) fn symlink(
         return Ok(Err(Error::Failed("SITE SYMLINK: no reply".to_owned())));
     };
     if reply.code.is_completion() {
-        return Ok(Ok(()));
+        return points_to(session, link, target, deadline);
     }
     if matches!(reply.code.as_u16(), 500..=504) {
         return Ok(Err(Error::Unsupported(format!("SITE SYMLINK: {reply}"))));
     }
     match look(session, link, deadline)? {
-        Ok(found) if again && found.kind == FileKind::Symlink => Ok(Ok(())),
+        Ok(found) if again && found.kind == FileKind::Symlink => {
+            points_to(session, link, target, deadline)
+        }
         Ok(_) => Ok(Err(Error::Exists)),
         Err(Error::NotFound) => refused_in_parent(session, link, "SITE SYMLINK", &reply, deadline),
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// Makes sure that a new link is what was asked for, else removes it. A server that shows no
+/// targets is believed.
+fn points_to(
+    session: &mut Session,
+    link: &RemotePath,
+    target: &Pathname,
+    deadline: Instant,
+) -> Outcome<()> {
+    let stored = match super::listing::link_target(session, link, deadline)? {
+        Ok(stored) if *stored == *target.as_bytes() => return Ok(Ok(())),
+        Ok(stored) => stored,
+        Err(Error::Unsupported(_)) => return Ok(Ok(())),
+        Err(error) => return Ok(Err(error)),
+    };
+    let stored = String::from_utf8_lossy(&stored);
+    let gone = session.execute(&Command::Dele(link.into()), deadline)?;
+    if !gone.code.is_completion() {
+        log::warn!("{link} points to {stored} and could not be removed: {gone}");
+    }
+    Ok(Err(Error::Unsupported(format!(
+        "SITE SYMLINK made it point to {stored}"
+    ))))
 }
 
 /// What is at a path, asked afresh and exactly.

@@ -9,6 +9,7 @@ mod meaning;
 mod temporary;
 mod upload;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -20,7 +21,7 @@ pub use download::{Download, Proof};
 pub use listing::NAME_MAX;
 pub use meaning::Error;
 pub use temporary::{Holds, Reserved, Temporaries, Temporary};
-pub use upload::{Publication, Published, Upload};
+pub use upload::{Expected, Publication, Published, Upload};
 
 /// A server, addressed by path. Shared by all threads; every call may block until `deadline`.
 pub struct Remote {
@@ -98,6 +99,32 @@ impl Remote {
         Download::open(&self.pool, path, offset, expected, proof, deadline)
     }
 
+    /// What a download of the file is compared with: SIZE and MDTM, which do not tell the same as
+    /// a listing on every server. `known` stands in for what they do not tell.
+    pub fn version(
+        &self,
+        path: &RemotePath,
+        known: Version,
+        deadline: Instant,
+    ) -> Result<Version, Error> {
+        check(path)?;
+        self.metadata(deadline, |session, deadline| {
+            let replies = session.pipeline(&download::ask_version(path), deadline)?;
+            Ok(Ok(download::told_version(&replies, Some(known))))
+        })
+    }
+
+    /// Starts reading a range of a file, whatever version that is; beyond it nothing will be read.
+    pub fn download_range(
+        &self,
+        path: &RemotePath,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Download, Error> {
+        check(path)?;
+        Download::open_range(&self.pool, path, range, deadline)
+    }
+
     /// Free space where the server tells it (AVBL); that it does not is known without asking.
     pub fn space(&self, path: &RemotePath, deadline: Instant) -> Result<Option<Space>, Error> {
         if !self.pool.profile().tells_space {
@@ -112,8 +139,9 @@ impl Remote {
     /// Makes a directory. `Exists`, `NotFound` (its parent), `Denied`.
     pub fn mkdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
         check(path)?;
+        let temporary = self.temporaries.beside(path);
         change::run(&self.pool, deadline, |session, again, deadline| {
-            change::mkdir(session, path, again, deadline)
+            change::mkdir(session, path, temporary.path(), again, deadline)
         })
     }
 
@@ -236,6 +264,16 @@ impl Remote {
         let aside = self.temporaries.in_place_of(path);
         let aside = aside.path();
         upload::publish(&self.pool, temporary, path, aside, publication, deadline)
+    }
+
+    /// Whether the server could not be reached when that was last tried.
+    pub fn is_down(&self) -> bool {
+        self.pool.is_down()
+    }
+
+    /// Whether some request waits for a session.
+    pub fn is_busy(&self) -> bool {
+        self.pool.is_busy()
     }
 
     /// Closes all sessions politely.

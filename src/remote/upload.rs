@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::client::{self, Lane, Lease, Pool};
-use crate::proto::{Command, Pathname, RemotePath, Reply, Site};
+use crate::proto::{Command, Pathname, RemotePath, Reply};
 
-use super::{Download, Error, change, meaning, number};
+use super::{Attributes, Download, Error, FileKind, Version, change, listing, meaning, number};
 
 /// Content being sent, in order. What was lost is sent again by the caller, who has it all: an
 /// upload knows no second attempt but at its start.
@@ -27,6 +27,15 @@ pub struct Publication {
     pub mode: Option<u16>,
     /// Something stands under the name: the size is verified before it is replaced.
     pub replaces: bool,
+    /// What may be replaced; anything, where nothing is said.
+    pub expects: Option<Expected>,
+}
+
+/// What stands under a name that is to be replaced, unless it is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    Nothing,
+    Version(Version),
 }
 
 /// Which of a publication's wishes came true.
@@ -128,14 +137,9 @@ impl Upload {
         })?
     }
 
-    /// Bytes handed over so far.
-    pub fn sent(&self) -> u64 {
-        self.stream.sent()
-    }
-
-    /// Where it goes.
-    pub fn path(&self) -> &RemotePath {
-        &self.path
+    /// Whether somebody waits for a session while this one has it.
+    pub fn is_wanted(&self) -> bool {
+        self.stream.is_wanted()
     }
 
     pub fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Error> {
@@ -209,6 +213,15 @@ pub(super) fn try_patch(
     Ok(content == b"012abc6789")
 }
 
+/// What servers say of a full disk where they have no 452 for it. vsftpd and Pure-FTPd say only
+/// that they could not write the file, which hardly ever has another reason.
+const FULL: &[&str] = &[
+    "space",
+    "disk full",
+    "writing to local file",
+    "write to file",
+];
+
 /// What a refused upload means: no space, a directory under that name, a missing parent, or no
 /// permission.
 fn refusal(
@@ -222,7 +235,7 @@ fn refusal(
     match reply.code.as_u16() {
         452 => return Ok(Error::NoSpace(words)),
         552 => return Ok(Error::Quota(words)),
-        426 | 451 if meaning::says(reply, &["space", "disk full"]) => {
+        426 | 451 if meaning::says(reply, FULL) => {
             return Ok(Error::NoSpace(words));
         }
         426 | 451 => return Ok(Error::Failed(words)),
@@ -230,7 +243,7 @@ fn refusal(
     }
     pool.run(Lane::Metadata, deadline, |session, deadline| {
         Ok(match change::look(session, path, deadline)? {
-            Ok(found) if found.kind == super::FileKind::Directory => Error::IsDirectory,
+            Ok(found) if found.kind == FileKind::Directory => Error::IsDirectory,
             Ok(_) => Error::Denied(words.clone()),
             Err(Error::NotFound) => {
                 match change::refused_in_parent::<()>(session, path, verb, reply, deadline)? {
@@ -245,7 +258,8 @@ fn refusal(
 
 /// Renames a whole file from its temporary name to its own, with its time and mode: SIZE, RNFR,
 /// RNTO, MFMT and CHMOD in one write where nothing stands under the name yet, else after SIZE
-/// was verified.
+/// was verified. Where a symbolic link stands there: [`Error::Unsupported`]; where something else
+/// than expected: [`Error::Changed`].
 pub(super) fn publish(
     pool: &Arc<Pool>,
     temporary: &RemotePath,
@@ -262,8 +276,31 @@ pub(super) fn publish(
                 "{path}: the server has not all of its {size} bytes: {reply}"
             ))
         };
+        // Asked with the file known: that is cheap on every server.
+        if let Some(expected) = publication.expects {
+            let is_it = match super::stat(session, path, Some(&FILE), deadline)? {
+                Ok(found) => expected == Expected::Version(found.version()),
+                Err(Error::NotFound) => true,
+                Err(error) => return Ok(Err(error)),
+            };
+            if !is_it {
+                return Ok(Err(Error::Changed));
+            }
+        }
         if publication.replaces || again {
-            let replies = session.pipeline(&ask, deadline)?;
+            let link = Command::Stat {
+                all: false,
+                path: Some(path.into()),
+            };
+            let [size] = ask;
+            let replies = session.pipeline(&[size, link, Command::Noop], deadline)?;
+            if let Some(noop) = replies.get(2) {
+                listing::in_step(session, noop)?;
+            }
+            if is_link(session, replies.get(1), path, deadline)? {
+                let why = format!("{path} is a symbolic link, or may be one");
+                return Ok(Err(Error::Unsupported(why)));
+            }
             match replies.first() {
                 Some(reply) if number(reply) == Some(publication.size) => {}
                 // The first attempt may have renamed it already.
@@ -281,13 +318,10 @@ pub(super) fn publish(
         commands.extend([Command::Rnfr(temporary.into()), Command::Rnto(name.clone())]);
         let mfmt = session.features().has("MFMT");
         if let Some(time) = publication.modified.filter(|_| mfmt) {
-            commands.push(Command::Mfmt {
-                time,
-                path: name.clone(),
-            });
+            commands.push(Command::Mfmt { time, path: name });
         }
         if let Some(mode) = publication.mode {
-            commands.push(Command::Site(Site::Chmod { mode, path: name }));
+            commands.push(change::chmod(session, path, mode));
         }
         let replies = session.pipeline(&commands, deadline)?;
         let [size, _, rnto, rest @ ..] = &replies[..] else {
@@ -313,6 +347,36 @@ pub(super) fn publish(
             published.modified = change::set_modified(session, path, modified, deadline)?.is_ok();
         }
         Ok(Ok(published))
+    })
+}
+
+/// A file of which nothing else is known.
+const FILE: Attributes = Attributes {
+    kind: FileKind::File,
+    size: 0,
+    mtime: SystemTime::UNIX_EPOCH,
+    mode: None,
+    uid: None,
+    gid: None,
+    unique: None,
+    link_target: None,
+};
+
+/// Whether a rename onto `path` would, or might, replace a symbolic link. `stat`: the reply to
+/// STAT of it.
+fn is_link(
+    session: &mut client::Session,
+    stat: Option<&Reply>,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Result<bool, client::Error> {
+    if let Some(told) = stat.and_then(|stat| listing::shows_link(stat, path)) {
+        return Ok(told);
+    }
+    Ok(match listing::find(session, path, deadline)? {
+        Ok(found) => found.kind == FileKind::Symlink,
+        Err(Error::NotFound) => false,
+        Err(_) => true,
     })
 }
 

@@ -6,8 +6,10 @@
 //!
 //! Locks: a draft's `upload`, held while it is sent; then its `place`, held while its name on the
 //! server is used or changed (of several drafts in the order of their numbers); then the leaves:
-//! the table, held over local disk work where a draft begins or ends, and `shown`.
+//! the table, held over local disk work where a draft begins or ends, `shown` and `ahead`.
 
+mod ahead;
+mod backlog;
 mod content;
 mod names;
 mod recover;
@@ -26,6 +28,8 @@ use super::spool::{Base, RecordId, Spool, SpoolError, SpoolFile, Wanted};
 use super::{Error, Ino};
 use crate::proto::RemotePath;
 use crate::remote::{Attributes, FileKind, Version};
+use ahead::Ahead;
+use backlog::Backlog;
 pub use content::{Access, Leftover};
 use names::Active;
 pub use names::TempName;
@@ -37,7 +41,9 @@ pub(super) struct Drafts {
     spool: Option<Spool>,
     table: Mutex<HashMap<Ino, Slot>>,
     /// Uploads take turns.
-    pub turns: Turns,
+    pub turns: Arc<Turns>,
+    /// What goes to the server later (write-back).
+    pub backlog: Arc<Backlog>,
     /// Temporary names in use.
     active: Active,
 }
@@ -56,6 +62,8 @@ pub(super) struct Draft {
     shown: Mutex<Shown>,
     pub upload: Mutex<()>,
     pub place: Mutex<()>,
+    /// Its content on its way while it is still written.
+    ahead: Mutex<Option<Arc<Ahead>>>,
 }
 
 /// What stat shows of a draft, beside its size.
@@ -79,7 +87,6 @@ pub(super) struct Dress {
     /// The time was given by a program.
     pub given: bool,
     pub mode: Option<u16>,
-    pub replaces: bool,
 }
 
 impl Drafts {
@@ -88,6 +95,7 @@ impl Drafts {
             spool,
             table: Mutex::default(),
             turns: Turns::new(uploads),
+            backlog: Arc::new(Backlog::new(uploads)),
             active: Active::default(),
         }
     }
@@ -120,6 +128,14 @@ impl Drafts {
     /// One more handle may write to the file.
     pub fn join(&self, ino: Ino) {
         self.table.lock().entry(ino).or_default().writers += 1;
+    }
+
+    /// Whether a handle may write to the file.
+    pub fn is_open(&self, ino: Ino) -> bool {
+        self.table
+            .lock()
+            .get(&ino)
+            .is_some_and(|slot| slot.writers > 0)
     }
 
     /// A handle that could write is gone. The draft, where nobody is left to write it.
@@ -156,6 +172,9 @@ impl Drafts {
         let draft = created.map(|file| Arc::new(Draft::new(ino, file, shown(), found.is_none())));
         match draft {
             Ok(draft) => {
+                if let Some(mode) = draft.shown.lock().mode {
+                    draft.want(|wanted| wanted.mode = Some(mode.into()))?;
+                }
                 slot.draft = Some(draft.clone());
                 Ok((draft, true))
             }
@@ -226,6 +245,7 @@ impl Draft {
             }),
             upload: Mutex::new(()),
             place: Mutex::new(()),
+            ahead: Mutex::new(None),
         }
     }
 
@@ -312,9 +332,11 @@ impl Draft {
         self.file.want(wanted)
     }
 
-    /// It was renamed to where something stands on the server.
-    pub fn replace(&self) {
+    /// It was renamed to where something stands on the server, which is to be replaced.
+    pub fn replace(&self, replaced: &Attributes) -> Result<(), SpoolError> {
         self.shown.lock().replaces = true;
+        let uploaded = self.file.with(|record| record.uploaded)?;
+        self.file.mark_uploaded(uploaded, base_of(replaced))
     }
 
     /// What an upload that begins now gives the server.
@@ -324,7 +346,6 @@ impl Draft {
             modified: shown.modified.unwrap_or(shown.server.mtime),
             given: shown.given,
             mode: shown.mode,
-            replaces: shown.replaces || self.is_on_server(),
         }
     }
 
@@ -359,7 +380,9 @@ impl Draft {
 
     /// Whether the server has all there is, as far as we know.
     pub fn is_clean(&self) -> bool {
-        let clean = |record: &super::spool::Record| !record.changed && !record.is_owed();
+        let clean = |record: &super::spool::Record| {
+            !record.changed && !record.is_owed() && record.wanted == Wanted::default()
+        };
         self.file.with(clean).unwrap_or(true)
     }
 
@@ -394,6 +417,23 @@ impl Draft {
 
     pub fn id(&self) -> RecordId {
         self.file.id()
+    }
+
+    fn ahead(&self) -> Option<Arc<Ahead>> {
+        self.ahead.lock().clone()
+    }
+
+    /// Gives what was there before.
+    fn set_ahead(&self, ahead: Option<Arc<Ahead>>) -> Option<Arc<Ahead>> {
+        std::mem::replace(&mut *self.ahead.lock(), ahead)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some(ahead) = self.set_ahead(None) {
+            ahead.abandon();
+        }
     }
 }
 

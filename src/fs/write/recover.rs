@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use super::super::spool::{Method, Record, RecordId, SpoolFile, default_state_dir};
 use super::super::{Error, Fs, Ino};
 use super::upload::{Clock, Stop};
-use super::{Draft, version_of};
+use super::{Draft, base_of, version_of};
 use crate::proto::{Name, RemotePath};
 use crate::remote::{self, Attributes, FileKind};
 
@@ -84,7 +84,8 @@ impl Fs {
         let file = spool.adopt(id).map_err(|error| error.to_string())?;
         let found = self.find(&record).map_err(|error| error.to_string())?;
         let is_file = |found: &Attributes| found.kind == FileKind::File;
-        if anyhow && !found.as_ref().is_none_or(is_file) {
+        let is_sendable = found.as_ref().is_none_or(is_file);
+        if anyhow && !is_sendable {
             return Err("it is no file on the server any more".into());
         }
         let there = match anyhow {
@@ -92,6 +93,10 @@ impl Fs {
             false => self.compare(&record, &file, found.as_ref())?,
         };
         let sent = match there {
+            // With write-back both are kept: the upload finds out once more, and goes beside it.
+            There::Others if self.config.write_back && record.torn.is_none() && is_sendable => {
+                self.send_adopted(&record, file, found.as_ref())
+            }
             There::Others => return Err("the file changed on the server since".into()),
             There::Sent => self.note_sent(&record, file),
             There::AsLeft => self.send_adopted(&record, file, found.as_ref()),
@@ -213,8 +218,15 @@ impl Fs {
             if (start..=record.size).contains(&found.size)
                 && self.holds(file, &record.path, start..found.size)?
             {
-                let is_all = start == 0 && found.size == record.size;
-                return Ok(if is_all { There::Sent } else { There::AsLeft });
+                if start == 0 && found.size == record.size {
+                    return Ok(There::Sent);
+                }
+                if record.torn.is_none() {
+                    // An earlier version arrived: what is sent now replaces that.
+                    let noted = file.mark_uploaded(record.uploaded, base_of(found));
+                    noted.map_err(|error| error.to_string())?;
+                }
+                return Ok(There::AsLeft);
             }
         }
         Ok(There::Others)

@@ -7,15 +7,15 @@ use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::super::Fs;
-use super::super::spool::{Base, Method, Record, SpoolError, Version};
+use super::super::spool::{Base, Method, Record, SpoolError, Version, Wanted};
 use super::{Draft, Dress, base_of};
 use crate::fs::Error;
 use crate::proto::RemotePath;
 use crate::remote::{self, Attributes};
 
 /// A lost connection costs another attempt, so many in all.
-const ATTEMPTS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(300);
+pub(super) const ATTEMPTS: u32 = 3;
+pub(super) const PAUSE: Duration = Duration::from_millis(300);
 /// Files from this size on are changed in place, where few bytes of them changed.
 const PATCHABLE: u64 = 1 << 20;
 /// Each costs round trips of its own.
@@ -69,10 +69,16 @@ impl Fs {
     /// Sends what the server lacks of a draft. When it comes back, the server has everything that
     /// was written before the call.
     pub(in crate::fs) fn upload(&self, draft: &Draft) -> Result<(), Error> {
+        let sent = self.try_upload(draft);
+        self.settle_upload(draft, sent)
+    }
+
+    /// The same, with nothing told of a failure.
+    pub(super) fn try_upload(&self, draft: &Draft) -> Result<(), Stop> {
         let _upload = draft.upload.lock();
         let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
         let mut attempt = 0;
-        let outcome = loop {
+        loop {
             attempt += 1;
             let outcome = self.attempt(draft, &mut clock);
             let again = match &outcome {
@@ -84,13 +90,17 @@ impl Fs {
                 _ => false,
             };
             if !again {
-                break outcome;
+                return outcome;
             }
             if !matches!(outcome, Err(Stop::Again)) {
                 std::thread::sleep(PAUSE);
             }
-        };
-        match outcome {
+        }
+    }
+
+    /// What came of an upload: what could not be sent is kept, and told of.
+    pub(super) fn settle_upload(&self, draft: &Draft, sent: Result<(), Stop>) -> Result<(), Error> {
+        match sent {
             Ok(()) | Err(Stop::Unwanted) => Ok(()),
             Err(Stop::Again) => Err(Error::TimedOut),
             Err(Stop::Remote(cause)) => {
@@ -129,14 +139,15 @@ impl Fs {
             }
             sent => sent,
         };
-        self.settled(draft, &task, &sent?)
+        let (server, _place) = sent?;
+        self.settled(draft, &task, &server)
     }
 
     /// What the server lacks, if anything.
     fn task(&self, draft: &Draft) -> Result<Option<Task>, Stop> {
         let version = draft.file.commit()?;
         let record = draft.file.record()?;
-        if !record.is_owed() {
+        if !record.is_owed() && record.wanted == Wanted::default() {
             return Ok(None);
         }
         Ok(Some(Task {
@@ -221,7 +232,7 @@ impl Fs {
         }
     }
 
-    fn named(&self, draft: &Draft) -> String {
+    pub(super) fn named(&self, draft: &Draft) -> String {
         match self.inodes.path(draft.ino) {
             Some(path) => path.to_string(),
             None => format!("inode {}", draft.ino.0),

@@ -23,6 +23,7 @@ struct Rig {
     state: TempDir,
     server: Server,
     spool: Option<Spool>,
+    write_back: bool,
 }
 
 impl Rig {
@@ -35,6 +36,7 @@ impl Rig {
             state,
             server,
             spool: None,
+            write_back: false,
         };
         rig.spool = Some(rig.open());
         rig
@@ -127,6 +129,7 @@ impl Rig {
             Arc::new(remote),
             crate::fs::Config {
                 spool: Some(spool),
+                write_back: self.write_back,
                 ..config()
             },
         )
@@ -438,6 +441,46 @@ fn what_others_changed_is_not_overwritten() {
     let id = file.id();
     drop(file);
     rig.stays(id, "f", CHANGED, &new);
+}
+
+/// With write-back what others made stays, and ours goes beside it.
+#[test]
+fn with_write_back_both_are_kept() {
+    let mut rig = Rig::new();
+    rig.write_back = true;
+    let (old, new, theirs) = (
+        content(1, 300_000),
+        content(2, 400_000),
+        content(3, 400_000),
+    );
+    for replaces in [false, true] {
+        let base = replaces.then(|| rig.put("f", &old));
+        let method = Some(Method::Temporary(path(&rig.temporary(""))));
+        let file = rig.written("f", base, &[(0, &new)], method);
+        drop(file);
+        fs::write(rig.there("f"), &theirs).unwrap();
+        let fs = rig.remount();
+        fs.take_over(rig.spool().records());
+        drop(fs);
+        assert_eq!(rig.spool().records(), []);
+        assert!(fs::read(rig.there("f")).unwrap() == theirs);
+        let names = fs::read_dir(rig.served.path()).unwrap().flatten();
+        let copy = names.map(|e| e.path()).find(|path| *path != rig.there("f"));
+        assert!(fs::read(copy.as_ref().unwrap()).unwrap() == new);
+        fs::remove_file(copy.unwrap()).unwrap();
+        fs::remove_file(rig.there("f")).unwrap();
+    }
+    // What is half ours is nobody's to be kept.
+    let base = rig.put("f", &old);
+    let file = rig.written("f", Some(base), &[(0, &new)], Some(Method::Direct));
+    drop(file);
+    fs::write(rig.there("f"), &new[..100_000]).unwrap();
+    rig.sends("f", &new);
+    // An earlier version of ours is no other's.
+    let method = Method::Temporary(path(&rig.temporary("")));
+    drop(rig.written("f", None, &[(0, &new)], Some(method)));
+    fs::write(rig.there("f"), &new[..250_000]).unwrap();
+    rig.sends("f", &new);
 }
 
 #[test]
