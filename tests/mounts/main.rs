@@ -5,4 +5,5 @@ mod common;
 mod every_server;
 mod life;
 mod refusals;
+mod write_back;
 mod writes;
