@@ -102,7 +102,7 @@ impl Fs {
             }
         };
         if let Some(draft) = &draft {
-            draft.file.unlink()?;
+            draft.unlink()?;
         }
         drop(places);
         self.disappeared(parent, &name, &path, aside);
@@ -201,7 +201,11 @@ impl Fs {
                 self.inodes.unlink(to_parent, &to_name, aside);
             }
             (Some(draft), None) if stands => {
-                if let Some(replaced) = replaced {
+                // Written under that name, it would go to where the link points.
+                let is_link = |found: &Attributes| found.kind == FileKind::Symlink;
+                if replaced.as_ref().is_some_and(is_link) {
+                    self.take_away(&to, None, deadline)?;
+                } else if let Some(replaced) = replaced {
                     draft.replace(&replaced)?;
                 }
             }
@@ -212,7 +216,7 @@ impl Fs {
             }
         }
         if let Some(draft) = &victim_draft {
-            draft.file.unlink()?;
+            draft.unlink()?;
         }
         self.drafts.spool()?.rename(&from, &to)?;
         self.inodes.rename(parent, &name, to_parent, &to_name);

@@ -124,7 +124,7 @@ impl Fs {
     /// Takes back a file that could not be made.
     fn unmake(&self, parent: Ino, name: &[u8], ino: Ino) {
         if let Some(draft) = self.drafts.of(ino)
-            && draft.file.unlink().is_ok()
+            && draft.unlink().is_ok()
             && self.drafts.retire(ino)
         {
             self.forget(ino, 1);
@@ -262,7 +262,7 @@ impl Fs {
         if is_new {
             self.hold(ino)?;
             if self.inodes.is_unlinked(ino) {
-                draft.file.unlink()?;
+                draft.unlink()?;
             }
         }
         Ok(draft)

@@ -334,7 +334,11 @@ impl Draft {
 
     /// It was renamed to where something stands on the server, which is to be replaced.
     pub fn replace(&self, replaced: &Attributes) -> Result<(), SpoolError> {
-        self.shown.lock().replaces = true;
+        {
+            let mut shown = self.shown.lock();
+            shown.replaces = true;
+            (shown.server.size, shown.server.mtime) = (replaced.size, replaced.mtime);
+        }
         let uploaded = self.file.with(|record| record.uploaded)?;
         self.file.mark_uploaded(uploaded, base_of(replaced))
     }
@@ -368,9 +372,10 @@ impl Draft {
 
     /// Whether the server has a file that this is a newer version of.
     pub fn is_on_server(&self) -> bool {
+        // One that is over was sent before it ended.
         self.file
             .with(|record| record.base.is_some())
-            .unwrap_or(false)
+            .unwrap_or(true)
     }
 
     /// Whether something stands on the server under its name.
@@ -384,6 +389,14 @@ impl Draft {
             !record.changed && !record.is_owed() && record.wanted == Wanted::default()
         };
         self.file.with(clean).unwrap_or(true)
+    }
+
+    /// Nobody is to have it any more.
+    pub fn unlink(&self) -> Result<(), SpoolError> {
+        match self.file.unlink() {
+            Ok(()) | Err(SpoolError::Gone) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     pub fn is_unlinked(&self) -> bool {

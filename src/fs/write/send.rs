@@ -447,7 +447,11 @@ impl Fs {
     }
 
     /// The draft's name on the server stays what it is while this is held.
-    fn place<'a>(&self, draft: &'a Draft, clock: &Clock) -> Result<MutexGuard<'a, ()>, Stop> {
+    pub(super) fn place<'a>(
+        &self,
+        draft: &'a Draft,
+        clock: &Clock,
+    ) -> Result<MutexGuard<'a, ()>, Stop> {
         let place = draft.place.try_lock_until(clock.deadline());
         place.ok_or_else(|| Stop::Remote(remote::Error::TimedOut("waiting for a rename".into())))
     }

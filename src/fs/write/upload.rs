@@ -124,6 +124,7 @@ impl Fs {
         let Some(task) = self.task(draft)? else {
             return Ok(());
         };
+        let path = self.inodes.path(draft.ino);
         let sent = match &task.way {
             Way::Nothing => self.send_nothing(draft, &task, clock),
             Way::Append(offset) => self.send_append(draft, &task, *offset, clock),
@@ -139,6 +140,13 @@ impl Fs {
             }
             sent => sent,
         };
+        if let Err(Stop::Remote(remote::Error::NotFound)) = &sent {
+            // Its directory may have been renamed meanwhile.
+            let _place = self.place(draft, clock)?;
+            if self.inodes.path(draft.ino) != path {
+                return Err(Stop::Again);
+            }
+        }
         let (server, _place) = sent?;
         self.settled(draft, &task, &server)
     }
@@ -220,7 +228,9 @@ impl Fs {
     /// What cannot be sent stays in the spool; told once.
     fn keep(&self, draft: &Draft, why: &str) {
         let is_news = draft.file.with(|record| record.failure.is_none());
-        if let Err(error) = draft.file.fail(why, SystemTime::now()) {
+        if let Err(error) = draft.file.fail(why, SystemTime::now())
+            && !matches!(error, SpoolError::Gone)
+        {
             log::error!("{}: {error}", self.named(draft));
         }
         if is_news.unwrap_or(false) {
