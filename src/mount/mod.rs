@@ -16,6 +16,7 @@ mod logging;
 mod mountpoint;
 pub mod options;
 mod plan;
+mod recover;
 pub mod source;
 
 use std::ffi::OsString;
@@ -54,6 +55,7 @@ pub fn main() -> ExitCode {
         Ok(Invocation::Mount(arguments)) => mount(&arguments, &program),
         Ok(Invocation::Umount(arguments)) => umount(&arguments),
         Ok(Invocation::Demo(arguments)) => demo::run(&arguments),
+        Ok(Invocation::Recover(arguments)) => recover::run(&arguments, &program),
     };
     if let Err(failure) = &outcome {
         say(&program, failure);

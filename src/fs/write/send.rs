@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::MutexGuard;
 
-use super::super::spool::Method;
+use super::super::spool::{Method, SpoolFile};
 use super::super::{Fs, Ino, NAME_MAX};
 use super::Draft;
 use super::names::InUse;
@@ -21,6 +21,8 @@ pub(super) const CHUNK: usize = 256 << 10;
 /// Gaps up to this size are fetched along with what lies around them: cheaper than another
 /// transfer.
 const BRIDGE: u64 = 512 << 10;
+/// A file that did not grow for so long is not being written any more.
+const SETTLING: Duration = Duration::from_millis(500);
 /// How long the removal of what a failed upload left may take.
 const CLEANING: Duration = Duration::from_secs(3);
 
@@ -87,7 +89,9 @@ impl Fs {
         // Its directory may have been renamed meanwhile.
         let temporary = self.whereabouts(beside)?;
         // As of now: it may have been renamed over another while it was sent.
-        let base = draft.file.with(|record| record.base)?;
+        let (base, torn) = draft
+            .file
+            .with(|record| (record.base, record.torn.is_some()))?;
         let publication = Publication {
             size: task.size,
             modified: Some(task.dress.modified),
@@ -95,6 +99,8 @@ impl Fs {
             replaces: draft.occupies(),
             // Whoever waits for the server has seen what is there; later it may be another's.
             expects: match base {
+                // A broken upload of ours has changed it already.
+                _ if torn => None,
                 None if self.config.write_back => Some(Expected::Nothing),
                 Some(base) if self.config.write_back && base.mtime.is_some() => {
                     Some(Expected::Version(super::version_of(base)))
@@ -151,7 +157,9 @@ impl Fs {
             .stat(&path, Some(&draft.server()), clock.deadline())?;
         // It may be ours, if only the server's word was lost.
         let is_as_long = theirs.size == task.size;
-        if is_as_long && (task.size == 0 || self.is_there(draft, &path, 0..task.size, clock)?) {
+        if is_as_long
+            && (task.size == 0 || self.is_there(&draft.file, &path, 0..task.size, clock)?)
+        {
             self.remote.unlink(temporary, clock.deadline())?;
             return Ok(theirs);
         }
@@ -196,14 +204,18 @@ impl Fs {
         clock.restart();
         let place = self.place(draft, clock)?;
         let path = self.target(draft)?;
-        let mut offset = offset;
+        let mut begin = offset;
         if task.interrupted == Some(Method::Append(offset)) {
-            offset = self.resume_append(draft, task, &path, offset, clock)?;
+            begin = self.resume_append(draft, task, &path, offset, clock)?;
         }
+        // The same offset again: what a further attempt finds behind it is ours as well.
         draft
             .file
             .begin_upload(task.version, Method::Append(offset))?;
-        let upload = match self.remote.append(&path, offset, clock.deadline()) {
+        if begin == task.size {
+            return Ok((self.verify(draft, task, &path, clock)?, place));
+        }
+        let upload = match self.remote.append(&path, begin, clock.deadline()) {
             // Another has changed it. What we have whole replaces that; else it would be a mix.
             Err(remote::Error::Changed | remote::Error::NotFound) if draft.is_whole() => {
                 let why = "it changed on the server".to_owned();
@@ -211,7 +223,7 @@ impl Fs {
             }
             upload => upload?,
         };
-        self.pour(draft, upload, offset..task.size, clock)?;
+        self.pour(draft, upload, begin..task.size, clock)?;
         Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
@@ -224,13 +236,23 @@ impl Fs {
         offset: u64,
         clock: &mut Clock,
     ) -> Result<u64, Stop> {
-        let found = self
-            .remote
-            .stat(path, Some(&draft.server()), clock.deadline())?;
+        let look = |clock: &Clock| {
+            let server = draft.server();
+            self.remote.stat(path, Some(&server), clock.deadline())
+        };
+        let mut found = look(clock)?;
+        // The server may not have written yet all that it got on a connection now lost.
+        loop {
+            std::thread::sleep(SETTLING);
+            let before = std::mem::replace(&mut found, look(clock)?);
+            if before.size == found.size || Instant::now() + SETTLING > clock.deadline() {
+                break;
+            }
+        }
         if found.size <= offset || found.size > task.size {
             return Ok(offset);
         }
-        match self.is_there(draft, path, offset..found.size, clock)? {
+        match self.is_there(&draft.file, path, offset..found.size, clock)? {
             true => Ok(found.size),
             false => Ok(offset),
         }
@@ -271,7 +293,7 @@ impl Fs {
             self.pour(draft, upload, range.clone(), clock)?;
         }
         for range in ranges {
-            if !self.is_there(draft, &path, range.clone(), clock)? {
+            if !self.is_there(&draft.file, &path, range.clone(), clock)? {
                 let why = "what was written in place reads back otherwise".to_owned();
                 return Err(Stop::Remote(remote::Error::Failed(why)));
             }
@@ -279,10 +301,10 @@ impl Fs {
         Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
-    /// Whether the server's bytes in a range are the draft's.
-    fn is_there(
+    /// Whether the server's bytes in a range are the spool's.
+    pub(super) fn is_there(
         &self,
-        draft: &Draft,
+        file: &SpoolFile,
         path: &RemotePath,
         range: Range<u64>,
         clock: &mut Clock,
@@ -297,7 +319,7 @@ impl Fs {
             let most = CHUNK.min(usize::try_from(range.end - at).unwrap_or(CHUNK));
             let read = download.read(&mut theirs[..most], clock.deadline())?;
             clock.moved(read as u64);
-            if read == 0 || draft.file.read_at(&mut ours[..read], at)? < read {
+            if read == 0 || file.read_at(&mut ours[..read], at)? < read {
                 return Ok(false);
             }
             if theirs[..read] != ours[..read] {

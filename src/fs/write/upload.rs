@@ -26,7 +26,7 @@ pub(super) struct Task {
     pub version: Version,
     pub size: u64,
     pub base: Option<Base>,
-    /// What a broken attempt was about.
+    /// How a broken attempt went about, if it may have changed the file on the server.
     pub interrupted: Option<Method>,
     pub dress: Dress,
     way: Way,
@@ -162,7 +162,7 @@ impl Fs {
             version,
             size: record.size,
             base: record.base,
-            interrupted: record.upload.as_ref().map(|upload| upload.method.clone()),
+            interrupted: record.torn.clone(),
             dress: draft.dress(),
             way: self.way(&record),
         }))
@@ -235,9 +235,9 @@ impl Fs {
         }
         if is_news.unwrap_or(false) {
             log::error!(
-                "{} could not be uploaded ({why}); its content is kept as {}: see `ftpsfs recover`",
+                "{} could not be uploaded ({why}); its content is kept, and given back by: {}",
                 self.named(draft),
-                draft.id()
+                self.way_back(draft.id())
             );
         }
     }
