@@ -21,8 +21,8 @@ mod read;
 pub mod spool;
 mod write;
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -153,8 +153,9 @@ pub struct Fs {
     drafts: Drafts,
     overlay: Overlay,
     leftovers: Leftovers,
-    /// Whether the log says already that attributes are shown which the server does not have.
-    told: AtomicBool,
+    /// What kinds of attributes the log says are shown although the server does not have them. A
+    /// leaf lock.
+    told: Mutex<HashSet<&'static str>>,
     roots: Arc<Flights<Answer>>,
     /// What the server lately left without an answer. A leaf lock.
     unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
@@ -187,7 +188,7 @@ impl Fs {
             drafts: Drafts::new(config.spool.clone(), config.uploads),
             overlay: Overlay::new(config.cache_entries),
             leftovers: Leftovers::default(),
-            told: AtomicBool::new(false),
+            told: Mutex::default(),
             remote,
             config,
         })
