@@ -96,6 +96,9 @@ impl Fs {
     ) -> Result<(), Error> {
         let mode = mode & 0o7777;
         if let Some(draft) = self.pending(ino)? {
+            if let Some(path) = self.inodes.path(ino) {
+                self.overlay.drop_mode(&path);
+            }
             return Ok(draft.set_mode(mode)?);
         }
         if before.kind == FileKind::Symlink {
