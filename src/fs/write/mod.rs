@@ -9,6 +9,7 @@
 //! the table, held over local disk work where a draft begins or ends, and `shown`.
 
 mod content;
+mod copy;
 mod names;
 mod recover;
 mod send;
@@ -203,6 +204,25 @@ impl Drafts {
         true
     }
 
+    /// Ends a draft to which nothing was written, for the server has another content under its name
+    /// by now; whether it did.
+    pub fn supersede(&self, draft: &Arc<Draft>) -> bool {
+        let mut table = self.table.lock();
+        let current = table.get_mut(&draft.ino).map(|slot| &mut slot.draft);
+        let is_current = |current: &&mut Option<Arc<Draft>>| {
+            let current = current.as_ref();
+            current.is_some_and(|current| Arc::ptr_eq(current, draft) && current.is_untouched())
+        };
+        let Some(current) = current.filter(is_current) else {
+            return false;
+        };
+        *current = None;
+        if let Err(error) = draft.file.clone().discard() {
+            log::warn!("the spool keeps an empty file that became a copy: {error}");
+        }
+        true
+    }
+
     /// The places of drafts, in order, until `deadline`.
     pub fn lock_places(
         drafts: &[Arc<Draft>],
@@ -369,6 +389,14 @@ impl Draft {
     pub fn is_clean(&self) -> bool {
         let clean = |record: &super::spool::Record| !record.changed && !record.is_owed();
         self.file.with(clean).unwrap_or(true)
+    }
+
+    /// Whether it is empty, and not even that was asked to be sent yet.
+    pub fn is_untouched(&self) -> bool {
+        let untouched = |record: &super::spool::Record| {
+            record.size == 0 && record.changed && !record.is_owed() && !record.unlinked
+        };
+        self.file.with(untouched).unwrap_or(false)
     }
 
     pub fn is_unlinked(&self) -> bool {

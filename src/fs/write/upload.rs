@@ -229,6 +229,20 @@ impl Fs {
     }
 }
 
+impl Task {
+    /// A draft that became, on the server, a copy of a file of `size` bytes.
+    pub fn copied(draft: &Draft, size: u64) -> Self {
+        Self {
+            version: Version::default(),
+            size,
+            base: None,
+            interrupted: None,
+            dress: draft.dress(),
+            way: Way::Whole,
+        }
+    }
+}
+
 impl Clock {
     pub fn new(timeout: Duration, min_rate: u64) -> Self {
         let now = Instant::now();
