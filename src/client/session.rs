@@ -390,6 +390,12 @@ impl Session {
         let mut spoke = false;
         for _ in 0..4 {
             let code = self.control.reply("NOOP", deadline)?.code;
+            if code.as_u16() == 500 {
+                // Pure-FTPd's answer while the transfer is still ending: there will be no other.
+                self.last_word(deadline.min(Instant::now() + LATE))?;
+                self.control.send(&[Command::Noop], deadline)?;
+                continue;
+            }
             if !code.is_completion() || matches!(code.as_u16(), 225 | 226 | 250) {
                 spoke = true;
                 continue;

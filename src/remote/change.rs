@@ -313,7 +313,8 @@ pub(super) fn copy(
     })
 }
 
-/// SITE SYMLINK (ProFTPD).
+/// SITE SYMLINK (ProFTPD, which stores the target as a path from its root: where that is not what
+/// was asked for, there will be no link).
 pub(super) fn symlink(
     session: &mut Session,
     target: &Pathname,
@@ -340,17 +341,43 @@ pub(super) fn symlink(
         return Ok(Err(Error::Failed("SITE SYMLINK: no reply".to_owned())));
     };
     if reply.code.is_completion() {
-        return Ok(Ok(()));
+        return points_to(session, link, target, deadline);
     }
     if matches!(reply.code.as_u16(), 500..=504) {
         return Ok(Err(Error::Unsupported(format!("SITE SYMLINK: {reply}"))));
     }
     match look(session, link, deadline)? {
-        Ok(found) if again && found.kind == FileKind::Symlink => Ok(Ok(())),
+        Ok(found) if again && found.kind == FileKind::Symlink => {
+            points_to(session, link, target, deadline)
+        }
         Ok(_) => Ok(Err(Error::Exists)),
         Err(Error::NotFound) => refused_in_parent(session, link, "SITE SYMLINK", &reply, deadline),
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// Makes sure that a new link is what was asked for, else removes it. A server that shows no
+/// targets is believed.
+fn points_to(
+    session: &mut Session,
+    link: &RemotePath,
+    target: &Pathname,
+    deadline: Instant,
+) -> Outcome<()> {
+    let stored = match super::listing::link_target(session, link, deadline)? {
+        Ok(stored) if *stored == *target.as_bytes() => return Ok(Ok(())),
+        Ok(stored) => stored,
+        Err(Error::Unsupported(_)) => return Ok(Ok(())),
+        Err(error) => return Ok(Err(error)),
+    };
+    let stored = String::from_utf8_lossy(&stored);
+    let gone = session.execute(&Command::Dele(link.into()), deadline)?;
+    if !gone.code.is_completion() {
+        log::warn!("{link} points to {stored} and could not be removed: {gone}");
+    }
+    Ok(Err(Error::Unsupported(format!(
+        "SITE SYMLINK made it point to {stored}"
+    ))))
 }
 
 /// What is at a path, asked afresh and exactly.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::client::{self, Lane, Parked, Pool, Progress, Started};
-use crate::proto::{Command, Pathname, RemotePath};
+use crate::proto::{Command, Pathname, RemotePath, Reply};
 
 use super::{Error, Version, meaning, number, time};
 
@@ -214,8 +214,7 @@ impl Download {
 
     /// SIZE, MDTM, REST and RETR in one write, on a session of the transfer lane.
     fn reopen(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
-        let name = Pathname::from(&self.path);
-        let ask = [Command::Size(name.clone()), Command::Mdtm(name)];
+        let ask = ask_version(&self.path);
         // Bytes read already are read again where growth has to be told from replacement.
         let back = self.tail.len() as u64;
         let begin = self.offset - back;
@@ -232,15 +231,7 @@ impl Download {
                 return Err(error);
             }
         };
-        let found = |at: usize| started.prelude.get(at);
-        let size = found(0).and_then(number);
-        let mtime = found(1).and_then(time);
-        let version = Version {
-            size: size.or(expected.map(|e| e.size)).unwrap_or(0),
-            mtime: mtime
-                .or(expected.map(|e| e.mtime))
-                .unwrap_or(SystemTime::UNIX_EPOCH),
-        };
+        let version = told_version(&started.prelude, expected);
         let unchanged = expected.is_none_or(|expected| expected == version);
         let grown = expected.is_some_and(|e| version.size > e.size && version.mtime >= e.mtime);
         if !unchanged && !grown {
@@ -311,6 +302,24 @@ impl Drop for Download {
             open.give_up();
         }
     }
+}
+
+/// What tells the version of the file that is about to be read.
+pub(super) fn ask_version(path: &RemotePath) -> [Command; 2] {
+    let name = Pathname::from(path);
+    [Command::Size(name.clone()), Command::Mdtm(name)]
+}
+
+/// The answer; `known` stands in for what the server cannot tell.
+pub(super) fn told_version(replies: &[Reply], known: Option<Version>) -> Version {
+    let size = replies.first().and_then(number);
+    let mtime = replies.get(1).and_then(time);
+    Version::new(
+        size.or(known.map(|k| k.size)).unwrap_or(0),
+        mtime
+            .or(known.map(|k| k.mtime))
+            .unwrap_or(SystemTime::UNIX_EPOCH),
+    )
 }
 
 /// Reads past bytes that are not wanted: a server without REST sends from the start.

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use crate::client::{self, Lane, Lease, Pool};
 use crate::proto::{Command, Pathname, RemotePath, Reply};
 
-use super::{Download, Error, change, meaning, number};
+use super::{Download, Error, change, listing, meaning, number};
 
 /// Content being sent, in order. What was lost is sent again by the caller, who has it all: an
 /// upload knows no second attempt but at its start.
@@ -128,14 +128,9 @@ impl Upload {
         })?
     }
 
-    /// Bytes handed over so far.
-    pub fn sent(&self) -> u64 {
-        self.stream.sent()
-    }
-
-    /// Where it goes.
-    pub fn path(&self) -> &RemotePath {
-        &self.path
+    /// Whether somebody waits for a session while this one has it.
+    pub fn is_wanted(&self) -> bool {
+        self.stream.is_wanted()
     }
 
     pub fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Error> {
@@ -254,7 +249,7 @@ fn refusal(
 
 /// Renames a whole file from its temporary name to its own, with its time and mode: SIZE, RNFR,
 /// RNTO, MFMT and CHMOD in one write where nothing stands under the name yet, else after SIZE
-/// was verified.
+/// was verified. Where a symbolic link stands there: [`Error::Unsupported`].
 pub(super) fn publish(
     pool: &Arc<Pool>,
     temporary: &RemotePath,
@@ -272,7 +267,19 @@ pub(super) fn publish(
             ))
         };
         if publication.replaces || again {
-            let replies = session.pipeline(&ask, deadline)?;
+            let link = Command::Stat {
+                all: false,
+                path: Some(path.into()),
+            };
+            let [size] = ask;
+            let replies = session.pipeline(&[size, link, Command::Noop], deadline)?;
+            if let Some(noop) = replies.get(2) {
+                listing::in_step(session, noop)?;
+            }
+            if is_link(session, replies.get(1), path, deadline)? {
+                let why = format!("{path} is a symbolic link, or may be one");
+                return Ok(Err(Error::Unsupported(why)));
+            }
             match replies.first() {
                 Some(reply) if number(reply) == Some(publication.size) => {}
                 // The first attempt may have renamed it already.
@@ -319,6 +326,24 @@ pub(super) fn publish(
             published.modified = change::set_modified(session, path, modified, deadline)?.is_ok();
         }
         Ok(Ok(published))
+    })
+}
+
+/// Whether a rename onto `path` would, or might, replace a symbolic link. `stat`: the reply to
+/// STAT of it.
+fn is_link(
+    session: &mut client::Session,
+    stat: Option<&Reply>,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Result<bool, client::Error> {
+    if let Some(told) = stat.and_then(|stat| listing::shows_link(stat, path)) {
+        return Ok(told);
+    }
+    Ok(match listing::find(session, path, deadline)? {
+        Ok(found) => found.kind == super::FileKind::Symlink,
+        Err(Error::NotFound) => false,
+        Err(_) => true,
     })
 }
 

@@ -13,8 +13,8 @@ use attrs::*;
 use full_disk::*;
 use programs::*;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -39,7 +39,7 @@ macro_rules! on_every_server {
 }
 
 on_every_server! {
-    content, names, unlinked_and_replaced, times_and_modes, large_file, memory_maps, one_session, direct,
+    content, names, links, unlinked_and_replaced, times_and_modes, large_file, memory_maps, one_session, direct,
     killed_server, random_operations, rsync, copies, odd_names, small_tools, git, editors, sqlite, make,
     appending_shells, small_changes_of_large_files, full_disk, attributes,
 }
@@ -147,7 +147,7 @@ x"
         echo new > n; mv n z/g; test "$(cat z/g)" = new
         mkdir empty; mv -T a empty; ! test -e a
         ! rmdir z 2> /dev/null; rm -r z; rmdir empty
-        touch 'with  spaces ' '-dash' '[glob]*?' '#hash%20'
+        touch -- 'with  spaces ' -dash '[glob]*?' '#hash%20'
         mv -- -dash 'with  spaces '
         test "$(ls | wc -l)" = 3
         "#,
@@ -158,15 +158,43 @@ x"
     );
 }
 
-fn unlinked_and_replaced(kind: Kind) {
+/// A symbolic link says what it was made to say, or is not made: ProFTPD would turn `file` into `/file`, and
+/// other servers have no links at all.
+fn links(kind: Kind) {
     let (server, mount) = mounted(kind, "");
+    tree::put(&server.root.join("file"), b"content", Duration::ZERO);
     let (dir, root) = (mount.dir.clone(), server.root.clone());
+    soon(move || {
+        for target in ["file", "./file", "missing", "/file"] {
+            match symlink(target, dir.join("link")) {
+                Ok(()) => {
+                    assert!(kind.is_proftpd() && target == "/file", "{target}");
+                    for there in [&dir, &root] {
+                        let read = fs::read_link(there.join("link")).expect("read the link");
+                        assert_eq!(read, Path::new(target));
+                    }
+                }
+                Err(error) => {
+                    assert!(!kind.is_proftpd() || target != "/file", "{error}");
+                    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{target}");
+                    assert_eq!(stored(&root), ["file"], "{target}");
+                }
+            }
+        }
+    });
+}
+
+fn unlinked_and_replaced(kind: Kind) {
+    let server = RealServer::of(kind);
+    let root = server.root.clone();
     tree::put(&root.join("old"), &tree::bytes(5, 300_000), Duration::ZERO);
     tree::put(
         &root.join("target"),
         &tree::bytes(6, 300_000),
         Duration::ZERO,
     );
+    let mount = Mount::new(&server, "");
+    let dir = mount.dir.clone();
     soon(move || {
         let open = |name: &str| {
             let mut options = File::options();
@@ -317,25 +345,26 @@ fn direct(kind: Kind) {
 /// The server dies while a file is being uploaded, and comes back.
 fn killed_server(kind: Kind) {
     let (mut server, mount) = mounted(kind, "");
-    let bytes = tree::bytes(11, 24 << 20);
-    let (path, content) = (mount.path("file"), bytes.clone());
-    let writer = std::thread::spawn(move || {
-        let mut file = File::create(path)?;
-        file.write_all(&content)?;
-        file.sync_all()
-    });
+    let local = tempfile::tempdir().expect("make a folder");
+    let source = local.path().join("source");
+    tree::fill(&source, 11, 24 << 20);
+    // Another process: whatever this one starts would close the file as well, and wait for that.
+    let mut dd = Command::new("dd");
+    dd.arg(format!("if={}", source.display()));
+    dd.arg(format!("of={}", mount.path("file").display()));
+    dd.args(["bs=1M", "conv=fsync", "status=none"]);
+    let writer = std::thread::spawn(move || run(&mut dd, Duration::from_secs(90)));
     let begun = || {
         stored(&server.root)
             .iter()
             .any(|name| name.starts_with(".ftpsfs-") || name == "file")
     };
-    wait_until(Duration::from_secs(20), begun);
+    assert!(wait_until(Duration::from_secs(20), begun));
     server.restart();
-    let written = crate::common::command::within(Duration::from_secs(90), move || writer.join());
-    written
-        .expect("the writer returns")
-        .expect("the writer sees no error");
-    assert!(fs::read(server.root.join("file")).expect("read there") == bytes);
+    let written = writer.join().expect("the writer returns");
+    assert!(written.status.success(), "dd: {}", written.stderr);
+    let digest = |path: &Path| tree::digest(path).expect("read it");
+    assert_eq!(digest(&server.root.join("file")), digest(&source));
 }
 
 /// Random operations on the mount and on a local folder: the same in the end.

@@ -196,8 +196,9 @@ impl Fs {
         let written = match append {
             true => draft.append(bytes),
             false => draft.write(bytes, offset),
-        };
-        Ok(written?)
+        }?;
+        self.send_ahead(&draft)?;
+        Ok(written)
     }
 
     /// Makes sure that an open file is at least `size` bytes long.
