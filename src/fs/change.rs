@@ -27,8 +27,10 @@ impl Fs {
         let made = self.remote.mkdir(&path, deadline);
         made.map_err(|cause| self.failed(&path, cause))?;
         let mode = mode & 0o7777;
+        self.overlay.forget(&path);
         if let Err(error) = self.remote.set_mode(&path, mode, deadline) {
             log::debug!("{path}: permission bits of a new directory: {error}");
+            self.overlay_mode(&path, mode);
         }
         let attributes = Attributes {
             kind: FileKind::Directory,
@@ -257,6 +259,7 @@ impl Fs {
         let now = Instant::now();
         self.cache.note(from, None, now);
         self.cache.note(to, Some(moved), now);
+        self.overlay.rename(from, to);
         for file in self.files.all() {
             let path = self.inodes.path(file.ino);
             if Some(file.ino) == victim {
@@ -269,7 +272,6 @@ impl Fs {
             }
         }
         if let Some(victim) = victim {
-            self.overlay.forget(victim);
             self.retire(victim);
         }
     }
@@ -336,8 +338,8 @@ impl Fs {
         let ino = self.inodes.child(parent, name);
         self.inodes.unlink(parent, name, aside);
         self.cache.note(path, None, Instant::now());
+        self.overlay.forget(path);
         if let Some(ino) = ino {
-            self.overlay.forget(ino);
             if let Some(file) = self.files.of(ino) {
                 file.renew(None);
             }

@@ -620,6 +620,42 @@ impl Filesystem for Door {
         );
     }
 
+    fn copy_file_range(
+        &self,
+        req: &fuser::Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        if !self.fs.copies_files() {
+            return reply.error(Errno::ENOSYS);
+        }
+        // The answer has 32 bits; the kernel asks for no more at a time.
+        let (0, 0, Ok(whole)) = (offset_in, offset_out, u32::try_from(len)) else {
+            return reply.error(Errno::EXDEV);
+        };
+        let run = move |fs: &Arc<Fs>, _, patience| {
+            let copied = fs.copy_whole(fh_in.0, fh_out.0, len, patience)?;
+            Ok(copied.then_some(whole))
+        };
+        let answer = |reply: ReplyWrite, copied: Option<u32>| match copied {
+            Some(bytes) => reply.written(bytes),
+            // The kernel, or the program, then reads and writes.
+            None => reply.error(Errno::EXDEV),
+        };
+        let request = Request {
+            is_transfer: true,
+            ..on_inode("copy", req, ino_out, run, answer)
+        };
+        request.serve(&self.fs, &self.uploads, &self.watch, reply);
+    }
+
     // To the rest the answer is ENOSYS: the kernel then helps itself and asks no more. Spelled out
     // because fuser's own defaults log a warning each time.
 
@@ -705,22 +741,6 @@ impl Filesystem for Door {
         _offset: i64,
         _whence: i32,
         reply: ReplyLseek,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &fuser::Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
     ) {
         reply.error(Errno::ENOSYS);
     }

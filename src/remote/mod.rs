@@ -209,6 +209,20 @@ impl Remote {
         })
     }
 
+    /// Whether the server says that it copies files itself.
+    pub fn copies_files(&self) -> bool {
+        self.pool.profile().copies_files
+    }
+
+    /// Copies a file on the server to a name that nothing stands under.
+    pub fn copy(&self, from: &RemotePath, to: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        check(to)?;
+        self.pool
+            .run(Lane::Transfer, deadline, |session, deadline| {
+                change::copy(session, from, to, deadline)
+            })?
+    }
+
     /// The temporary names of this mount.
     pub fn temporaries(&self) -> &Temporaries {
         &self.temporaries

@@ -104,7 +104,7 @@ impl Fs {
         };
         let ino = self.inodes.enter(parent, &name, &attributes);
         let ino = ino.ok_or(Error::Stale)?;
-        self.overlay.forget(ino);
+        self.overlay.forget(&path);
         let undo = |error| {
             self.forget(ino, 1);
             error

@@ -122,21 +122,21 @@ impl Fs {
         let known = Attributes {
             size: task.size,
             mtime: task.dress.modified,
-            mode: publication.mode,
+            mode: publication.mode.filter(|_| published.mode),
             unique: None,
             ..draft.server()
         };
         if let Some(mode) = task.dress.mode
             && !published.mode
         {
-            self.overlay_mode(draft.ino, mode);
+            self.overlay_mode(&path, mode);
         }
         if published.modified {
             return Ok((known, place));
         }
         let server = self.remote.stat(&path, Some(&known), deadline)?;
         if task.dress.given {
-            self.overlay_time(draft.ino, task.dress.modified, server.mtime);
+            self.overlay_time(&path, task.dress.modified, server.mtime);
         }
         Ok((server, place))
     }
@@ -343,7 +343,8 @@ impl Fs {
         Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
-    /// Gives a file that was written under its own name its mode and time, and makes sure of its size.
+    /// Gives a file that was written under its own name its mode and time, and makes sure of its
+    /// size.
     fn verify(
         &self,
         draft: &Draft,
@@ -352,16 +353,16 @@ impl Fs {
         clock: &Clock,
     ) -> Result<Attributes, Stop> {
         let deadline = clock.deadline();
-        let modified = self
-            .remote
-            .set_modified(path, task.dress.modified, deadline);
         let mut known = draft.server();
         if let Some(mode) = task.dress.mode {
             match self.remote.set_mode(path, mode, deadline) {
                 Ok(()) => known.mode = Some(mode),
-                Err(_) => self.overlay_mode(draft.ino, mode),
+                Err(_) => self.overlay_mode(path, mode),
             }
         }
+        let modified = self
+            .remote
+            .set_modified(path, task.dress.modified, deadline);
         let server = self.remote.stat(path, Some(&known), deadline)?;
         if server.size != task.size {
             let (has, size) = (server.size, task.size);
@@ -369,7 +370,7 @@ impl Fs {
             return Err(Stop::Remote(remote::Error::Failed(why)));
         }
         if modified.is_err() && task.dress.given {
-            self.overlay_time(draft.ino, task.dress.modified, server.mtime);
+            self.overlay_time(path, task.dress.modified, server.mtime);
         }
         Ok(server)
     }
