@@ -4,5 +4,6 @@
 mod cli;
 mod client;
 mod data;
+mod faults;
 mod files;
 mod security;
