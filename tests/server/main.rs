@@ -7,3 +7,4 @@ mod data;
 mod faults;
 mod files;
 mod security;
+mod segments;
