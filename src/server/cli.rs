@@ -205,6 +205,13 @@ fn advise(error: &io::Error, listen: SocketAddr, security: Security) -> String {
 mod tests {
     use super::*;
 
+    /// [MS-FTPS] 1.9.
+    #[test]
+    fn implicit_listens_on_990_by_default() {
+        let listen = parse_listen("0.0.0.0", default_port(Security::Implicit));
+        assert_eq!(listen.unwrap().to_string(), "0.0.0.0:990");
+    }
+
     #[test]
     fn listen_takes_address_port_or_both() {
         let table = [
