@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::super::{Error, Fs, Ino, Patience};
 use super::Draft;
+use super::send::Sent;
 use super::upload::{Clock, Stop, Task};
 use crate::proto::RemotePath;
 use crate::remote::Attributes;
@@ -37,7 +38,7 @@ impl Fs {
         };
         patience.deadline()?;
         match self.copy_there(&source, &draft, len) {
-            Ok(server) => {
+            Ok((server, _place)) => {
                 self.copied(&draft, &server);
                 Ok(true)
             }
@@ -59,7 +60,12 @@ impl Fs {
             .then_some((self.inodes.path(from)?, draft))
     }
 
-    fn copy_there(&self, source: &RemotePath, draft: &Draft, len: u64) -> Result<Attributes, Stop> {
+    fn copy_there<'a>(
+        &self,
+        source: &RemotePath,
+        draft: &'a Draft,
+        len: u64,
+    ) -> Result<Sent<'a>, Stop> {
         let _upload = draft.upload.lock();
         let beside = self.beside(draft)?;
         let temporary = self.whereabouts(&beside)?;
@@ -83,7 +89,9 @@ impl Fs {
     fn copied(&self, draft: &Arc<Draft>, server: &Attributes) {
         if !self.drafts.supersede(draft) {
             // Cut or written meanwhile, by somebody who did not wait for the copy.
-            draft.replace();
+            if let Err(error) = draft.replace(server) {
+                log::warn!("inode {}: {error}", draft.ino.0);
+            }
             return;
         }
         if let Some(path) = self.inodes.path(draft.ino) {
