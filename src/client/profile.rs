@@ -40,6 +40,8 @@ pub struct Profile {
     pub mlst_missing: bool,
     /// FEAT lists AVBL.
     pub tells_space: bool,
+    /// FEAT lists SITE COPY: CPFR and CPTO (ProFTPD).
+    pub copies_files: bool,
     /// `LIST -a` was refused (pyftpdlib).
     pub list_all_refused: bool,
     /// STAT of a directory was compared with LIST.

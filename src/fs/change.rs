@@ -27,8 +27,10 @@ impl Fs {
         let made = self.remote.mkdir(&path, deadline);
         made.map_err(|cause| self.failed(&path, cause))?;
         let mode = mode & 0o7777;
+        self.overlay.forget(&path);
         if let Err(error) = self.remote.set_mode(&path, mode, deadline) {
             log::debug!("{path}: permission bits of a new directory: {error}");
+            self.overlay_mode(&path, mode);
         }
         let attributes = Attributes {
             kind: FileKind::Directory,
@@ -102,7 +104,7 @@ impl Fs {
             }
         };
         if let Some(draft) = &draft {
-            draft.file.unlink()?;
+            draft.unlink()?;
         }
         drop(places);
         self.disappeared(parent, &name, &path, aside);
@@ -179,6 +181,12 @@ impl Fs {
         let pending = source.and_then(|ino| self.drafts.of(ino));
         let pending = pending.filter(|draft| !draft.occupies());
         let victim_draft = victim.and_then(|ino| self.drafts.of(ino));
+        // It may have been uploaded while we waited.
+        let replaced = match &victim_draft {
+            Some(draft) => Some(draft.server()),
+            None if replaced.is_some() => self.present(to_parent, &to_name, &to, patience)?,
+            None => None,
+        };
         let stands = match &victim_draft {
             Some(draft) => draft.occupies(),
             None => replaced.is_some(),
@@ -194,7 +202,15 @@ impl Fs {
                 let aside = self.take_away(&to, Some(aside), deadline)?;
                 self.inodes.unlink(to_parent, &to_name, aside);
             }
-            (Some(draft), None) if stands => draft.replace(),
+            (Some(draft), None) if stands => {
+                // Written under that name, it would go to where the link points.
+                let is_link = |found: &Attributes| found.kind == FileKind::Symlink;
+                if replaced.as_ref().is_some_and(is_link) {
+                    self.take_away(&to, None, deadline)?;
+                } else if let Some(replaced) = replaced {
+                    draft.replace(&replaced)?;
+                }
+            }
             (Some(_), None) => {}
             (None, open) => {
                 let open = open.map(|_| (to_parent, &to_name));
@@ -202,7 +218,7 @@ impl Fs {
             }
         }
         if let Some(draft) = &victim_draft {
-            draft.file.unlink()?;
+            draft.unlink()?;
         }
         self.drafts.spool()?.rename(&from, &to)?;
         self.inodes.rename(parent, &name, to_parent, &to_name);
@@ -243,6 +259,7 @@ impl Fs {
         let now = Instant::now();
         self.cache.note(from, None, now);
         self.cache.note(to, Some(moved), now);
+        self.overlay.rename(from, to);
         for file in self.files.all() {
             let path = self.inodes.path(file.ino);
             if Some(file.ino) == victim {
@@ -255,7 +272,6 @@ impl Fs {
             }
         }
         if let Some(victim) = victim {
-            self.overlay.forget(victim);
             self.retire(victim);
         }
     }
@@ -322,8 +338,8 @@ impl Fs {
         let ino = self.inodes.child(parent, name);
         self.inodes.unlink(parent, name, aside);
         self.cache.note(path, None, Instant::now());
+        self.overlay.forget(path);
         if let Some(ino) = ino {
-            self.overlay.forget(ino);
             if let Some(file) = self.files.of(ino) {
                 file.renew(None);
             }

@@ -291,6 +291,28 @@ pub(super) fn chmod(session: &Session, path: &RemotePath, mode: u16) -> Command 
     }
 }
 
+/// SITE CPFR and SITE CPTO (ProFTPD's mod_copy), in one write.
+pub(super) fn copy(
+    session: &mut Session,
+    from: &RemotePath,
+    to: &RemotePath,
+    deadline: Instant,
+) -> Outcome<()> {
+    let commands = [
+        Command::Site(Site::Cpfr(from.into())),
+        Command::Site(Site::Cpto(to.into())),
+    ];
+    let replies = session.pipeline(&commands, deadline)?;
+    Ok(match &replies[..] {
+        [_, cpto] if cpto.code.is_completion() => Ok(()),
+        [cpfr, _] if !cpfr.code.is_intermediate() => {
+            Err(Error::Denied(format!("SITE CPFR: {cpfr}")))
+        }
+        [_, cpto] => Err(Error::Denied(format!("SITE CPTO: {cpto}"))),
+        _ => Err(Error::Failed("SITE CPFR: no reply".to_owned())),
+    })
+}
+
 /// SITE SYMLINK (ProFTPD, which stores the target as a path from its root: where that is not what
 /// was asked for, there will be no link).
 pub(super) fn symlink(

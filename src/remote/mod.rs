@@ -21,7 +21,7 @@ pub use download::{Download, Proof};
 pub use listing::NAME_MAX;
 pub use meaning::Error;
 pub use temporary::{Holds, Reserved, Temporaries, Temporary};
-pub use upload::{Publication, Published, Upload};
+pub use upload::{Expected, Publication, Published, Upload};
 
 /// A server, addressed by path. Shared by all threads; every call may block until `deadline`.
 pub struct Remote {
@@ -209,6 +209,20 @@ impl Remote {
         })
     }
 
+    /// Whether the server says that it copies files itself.
+    pub fn copies_files(&self) -> bool {
+        self.pool.profile().copies_files
+    }
+
+    /// Copies a file on the server to a name that nothing stands under.
+    pub fn copy(&self, from: &RemotePath, to: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        check(to)?;
+        self.pool
+            .run(Lane::Transfer, deadline, |session, deadline| {
+                change::copy(session, from, to, deadline)
+            })?
+    }
+
     /// The temporary names of this mount.
     pub fn temporaries(&self) -> &Temporaries {
         &self.temporaries
@@ -264,6 +278,11 @@ impl Remote {
         let aside = self.temporaries.in_place_of(path);
         let aside = aside.path();
         upload::publish(&self.pool, temporary, path, aside, publication, deadline)
+    }
+
+    /// Whether the server could not be reached when that was last tried.
+    pub fn is_down(&self) -> bool {
+        self.pool.is_down()
     }
 
     /// Whether some request waits for a session.

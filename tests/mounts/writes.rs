@@ -1,5 +1,6 @@
 //! Writing, on every server: what programs do, and what the server's own folder holds afterwards.
 
+mod attrs;
 mod full_disk;
 mod programs;
 mod wire;
@@ -8,6 +9,7 @@ use crate::common::command::{run, soon};
 use crate::common::mount::Mount;
 use crate::common::server::{Kind, RealServer};
 use crate::common::{full, tree, wait_until};
+use attrs::*;
 use full_disk::*;
 use programs::*;
 use std::fs::{self, File};
@@ -39,7 +41,7 @@ macro_rules! on_every_server {
 on_every_server! {
     content, names, links, unlinked_and_replaced, times_and_modes, large_file, memory_maps, one_session, direct,
     killed_server, random_operations, rsync, copies, odd_names, small_tools, git, editors, sqlite, make,
-    appending_shells, small_changes_of_large_files, full_disk,
+    appending_shells, small_changes_of_large_files, full_disk, attributes,
 }
 
 fn mounted(kind: Kind, extra: &str) -> (RealServer, Mount) {

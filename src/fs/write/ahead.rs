@@ -323,12 +323,7 @@ struct Course<'a> {
 }
 
 impl Course<'_> {
-    fn advance(
-        &mut self,
-        file: &SpoolFile,
-        ahead: &Ahead,
-        clock: &mut Clock,
-    ) -> Result<(), Stop> {
+    fn advance(&mut self, file: &SpoolFile, ahead: &Ahead, clock: &mut Clock) -> Result<(), Stop> {
         let mut chunk = Vec::new();
         let mut waiting = None;
         loop {

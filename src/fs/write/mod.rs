@@ -9,7 +9,9 @@
 //! the table, held over local disk work where a draft begins or ends, `shown` and `ahead`.
 
 mod ahead;
+mod backlog;
 mod content;
+mod copy;
 mod names;
 mod recover;
 mod send;
@@ -19,6 +21,7 @@ mod upload;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -28,6 +31,7 @@ use super::{Error, Ino};
 use crate::proto::RemotePath;
 use crate::remote::{Attributes, FileKind, Version};
 use ahead::Ahead;
+use backlog::Backlog;
 pub use content::{Access, Leftover};
 use names::Active;
 pub use names::TempName;
@@ -40,6 +44,8 @@ pub(super) struct Drafts {
     table: Mutex<HashMap<Ino, Slot>>,
     /// Uploads take turns.
     pub turns: Arc<Turns>,
+    /// What goes to the server later (write-back).
+    pub backlog: Arc<Backlog>,
     /// Temporary names in use.
     active: Active,
 }
@@ -58,6 +64,8 @@ pub(super) struct Draft {
     shown: Mutex<Shown>,
     pub upload: Mutex<()>,
     pub place: Mutex<()>,
+    /// An earlier run left it: what its last upload came to is not known.
+    adopted: AtomicBool,
     /// Its content on its way while it is still written.
     ahead: Mutex<Option<Arc<Ahead>>>,
 }
@@ -83,7 +91,6 @@ pub(super) struct Dress {
     /// The time was given by a program.
     pub given: bool,
     pub mode: Option<u16>,
-    pub replaces: bool,
 }
 
 impl Drafts {
@@ -92,6 +99,7 @@ impl Drafts {
             spool,
             table: Mutex::default(),
             turns: Turns::new(uploads),
+            backlog: Arc::new(Backlog::new(uploads)),
             active: Active::default(),
         }
     }
@@ -168,6 +176,9 @@ impl Drafts {
         let draft = created.map(|file| Arc::new(Draft::new(ino, file, shown(), found.is_none())));
         match draft {
             Ok(draft) => {
+                if let Some(mode) = draft.shown.lock().mode {
+                    draft.want(|wanted| wanted.mode = Some(mode.into()))?;
+                }
                 slot.draft = Some(draft.clone());
                 Ok((draft, true))
             }
@@ -207,6 +218,25 @@ impl Drafts {
         true
     }
 
+    /// Ends a draft to which nothing was written, for the server has another content under its name
+    /// by now; whether it did.
+    pub fn supersede(&self, draft: &Arc<Draft>) -> bool {
+        let mut table = self.table.lock();
+        let current = table.get_mut(&draft.ino).map(|slot| &mut slot.draft);
+        let is_current = |current: &&mut Option<Arc<Draft>>| {
+            let current = current.as_ref();
+            current.is_some_and(|current| Arc::ptr_eq(current, draft) && current.is_untouched())
+        };
+        let Some(current) = current.filter(is_current) else {
+            return false;
+        };
+        *current = None;
+        if let Err(error) = draft.file.clone().discard() {
+            log::warn!("the spool keeps an empty file that became a copy: {error}");
+        }
+        true
+    }
+
     /// The places of drafts, in order, until `deadline`.
     pub fn lock_places(
         drafts: &[Arc<Draft>],
@@ -238,6 +268,7 @@ impl Draft {
             }),
             upload: Mutex::new(()),
             place: Mutex::new(()),
+            adopted: AtomicBool::new(false),
             ahead: Mutex::new(None),
         }
     }
@@ -246,6 +277,7 @@ impl Draft {
     fn adopted(ino: Ino, file: SpoolFile, server: Attributes, replaces: bool) -> Self {
         let wanted = file.with(|record| record.wanted).unwrap_or_default();
         let draft = Self::new(ino, file, server.clone(), false);
+        draft.adopted.store(true, Ordering::Relaxed);
         *draft.shown.lock() = Shown {
             modified: wanted.mtime.or(Some(now())),
             given: wanted.mtime.is_some(),
@@ -325,9 +357,15 @@ impl Draft {
         self.file.want(wanted)
     }
 
-    /// It was renamed to where something stands on the server.
-    pub fn replace(&self) {
-        self.shown.lock().replaces = true;
+    /// It was renamed to where something stands on the server, which is to be replaced.
+    pub fn replace(&self, replaced: &Attributes) -> Result<(), SpoolError> {
+        {
+            let mut shown = self.shown.lock();
+            shown.replaces = true;
+            (shown.server.size, shown.server.mtime) = (replaced.size, replaced.mtime);
+        }
+        let uploaded = self.file.with(|record| record.uploaded)?;
+        self.file.mark_uploaded(uploaded, base_of(replaced))
     }
 
     /// What an upload that begins now gives the server.
@@ -337,7 +375,6 @@ impl Draft {
             modified: shown.modified.unwrap_or(shown.server.mtime),
             given: shown.given,
             mode: shown.mode,
-            replaces: shown.replaces || self.is_on_server(),
         }
     }
 
@@ -360,9 +397,10 @@ impl Draft {
 
     /// Whether the server has a file that this is a newer version of.
     pub fn is_on_server(&self) -> bool {
+        // One that is over was sent before it ended.
         self.file
             .with(|record| record.base.is_some())
-            .unwrap_or(false)
+            .unwrap_or(true)
     }
 
     /// Whether something stands on the server under its name.
@@ -372,8 +410,41 @@ impl Draft {
 
     /// Whether the server has all there is, as far as we know.
     pub fn is_clean(&self) -> bool {
-        let clean = |record: &super::spool::Record| !record.changed && !record.is_owed();
+        let clean = |record: &super::spool::Record| {
+            !record.changed && !record.is_owed() && record.wanted == Wanted::default()
+        };
         self.file.with(clean).unwrap_or(true)
+    }
+
+    /// Nobody is to have it any more.
+    pub fn unlink(&self) -> Result<(), SpoolError> {
+        match self.file.unlink() {
+            Ok(()) | Err(SpoolError::Gone) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it is empty, and not even that was asked to be sent yet.
+    pub fn is_untouched(&self) -> bool {
+        let untouched = |record: &super::spool::Record| {
+            record.size == 0 && record.changed && !record.is_owed() && !record.unlinked
+        };
+        self.file.with(untouched).unwrap_or(false)
+    }
+
+    /// Whether an upload was broken off, and nobody has looked yet what it has done.
+    fn is_in_doubt(&self) -> bool {
+        let broken = self
+            .file
+            .with(|record| match self.adopted.load(Ordering::Relaxed) {
+                true => record.upload.is_some(),
+                false => record.torn.is_some(),
+            });
+        broken.unwrap_or(false)
+    }
+
+    fn faced(&self) {
+        self.adopted.store(false, Ordering::Relaxed);
     }
 
     pub fn is_unlinked(&self) -> bool {

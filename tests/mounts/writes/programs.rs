@@ -144,6 +144,27 @@ pub fn small_tools(kind: Kind) {
         truncate -s 1M disk; truncate -s +10 disk; test "$(stat -c %s disk)" = 1048586
         fallocate -l 2M disk; test "$(stat -c %s disk)" = 2097152
 
+        python3 - <<'PYTHON'
+import os
+# No holes are known: all is data, and the only hole is the end.
+with open('disk', 'r+b') as file:
+    file.truncate(5000000)
+    fd, end = file.fileno(), 5000000
+    assert [os.lseek(fd, 7, how) for how in (os.SEEK_DATA, os.SEEK_HOLE)] == [7, end]
+    for how in os.SEEK_DATA, os.SEEK_HOLE:
+        try:
+            os.lseek(fd, end, how)
+        except OSError as error:
+            assert error.errno == 6, error
+        else:
+            raise AssertionError('there is nothing beyond the end')
+    os.lseek(fd, 4000000, os.SEEK_SET)
+    os.write(fd, b'beyond a hole')
+assert os.path.getsize('disk') == end
+PYTHON
+        for sparse in auto always never; do cp --sparse=$sparse disk copy; cmp disk copy; done; rm copy
+        truncate -s 3M sparse; cp sparse copy; cmp sparse copy; rm sparse copy
+
         sed -i 's/text/other/' f; test "$(cat f)" = other
         sed -i.orig 's/other/third/' f; test "$(cat f f.orig)" = "third
 other"
