@@ -112,6 +112,8 @@ impl Session {
             p.logged_in = true;
             p.mlst_missing |= !ready.features.has("MLST");
             p.tells_space = ready.features.has("AVBL");
+            let mut site = ready.features.all("SITE");
+            p.copies_files = site.any(|word| word.eq_ignore_ascii_case(b"COPY"));
         });
         let Opening {
             control,

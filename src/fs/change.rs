@@ -27,8 +27,10 @@ impl Fs {
         let made = self.remote.mkdir(&path, deadline);
         made.map_err(|cause| self.failed(&path, cause))?;
         let mode = mode & 0o7777;
+        self.overlay.forget(&path);
         if let Err(error) = self.remote.set_mode(&path, mode, deadline) {
             log::debug!("{path}: permission bits of a new directory: {error}");
+            self.overlay_mode(&path, mode);
         }
         let attributes = Attributes {
             kind: FileKind::Directory,
@@ -102,7 +104,7 @@ impl Fs {
             }
         };
         if let Some(draft) = &draft {
-            draft.file.unlink()?;
+            draft.unlink()?;
         }
         drop(places);
         self.disappeared(parent, &name, &path, aside);
@@ -201,7 +203,11 @@ impl Fs {
                 self.inodes.unlink(to_parent, &to_name, aside);
             }
             (Some(draft), None) if stands => {
-                if let Some(replaced) = replaced {
+                // Written under that name, it would go to where the link points.
+                let is_link = |found: &Attributes| found.kind == FileKind::Symlink;
+                if replaced.as_ref().is_some_and(is_link) {
+                    self.take_away(&to, None, deadline)?;
+                } else if let Some(replaced) = replaced {
                     draft.replace(&replaced)?;
                 }
             }
@@ -212,7 +218,7 @@ impl Fs {
             }
         }
         if let Some(draft) = &victim_draft {
-            draft.file.unlink()?;
+            draft.unlink()?;
         }
         self.drafts.spool()?.rename(&from, &to)?;
         self.inodes.rename(parent, &name, to_parent, &to_name);
@@ -253,6 +259,7 @@ impl Fs {
         let now = Instant::now();
         self.cache.note(from, None, now);
         self.cache.note(to, Some(moved), now);
+        self.overlay.rename(from, to);
         for file in self.files.all() {
             let path = self.inodes.path(file.ino);
             if Some(file.ino) == victim {
@@ -265,7 +272,6 @@ impl Fs {
             }
         }
         if let Some(victim) = victim {
-            self.overlay.forget(victim);
             self.retire(victim);
         }
     }
@@ -332,11 +338,9 @@ impl Fs {
         let ino = self.inodes.child(parent, name);
         self.inodes.unlink(parent, name, aside);
         self.cache.note(path, None, Instant::now());
-        if let Some(ino) = ino {
-            self.overlay.forget(ino);
-            if let Some(file) = self.files.of(ino) {
-                file.renew(None);
-            }
+        self.overlay.forget(path);
+        if let Some(file) = ino.and_then(|ino| self.files.of(ino)) {
+            file.renew(None);
         }
     }
 

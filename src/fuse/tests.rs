@@ -176,7 +176,12 @@ impl Mount {
     fn unmount(&mut self) {
         if let Some(session) = self.session.take() {
             // By force: a mount namespace made meanwhile by another test would keep it alive.
-            umount2(self.point.path(), MntFlags::MNT_FORCE).unwrap();
+            // Whatever a test has just started may hold its files until it runs.
+            let deadline = Instant::now() + PATIENCE;
+            while let Err(error) = umount2(self.point.path(), MntFlags::MNT_FORCE) {
+                assert!(Instant::now() < deadline, "{error}");
+                thread::sleep(Duration::from_millis(20));
+            }
             let ended = session.join();
             // What fuser reads from a connection that was cut.
             let aborted = |e: &io::Error| e.raw_os_error() == Some(libc::ECONNABORTED);

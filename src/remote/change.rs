@@ -68,6 +68,28 @@ fn mkdir_elsewhere(
     refused_in_parent(session, path, "MKD", refusal, deadline)
 }
 
+/// Makes a directory whose name ends with a space, and sees whether that is its name then. `None`
+/// where none can be made here.
+pub(super) fn keeps_last_space(
+    session: &mut Session,
+    scratch: &RemotePath,
+    deadline: Instant,
+) -> Result<Option<bool>, client::Error> {
+    let named = |last: u8| RemotePath::parse(&[scratch.as_bytes(), &[last]].concat());
+    let (Ok(spaced), Ok(changed)) = (named(b' '), named(b'_')) else {
+        return Ok(None);
+    };
+    let made = session.execute(&Command::Mkd((&spaced).into()), deadline)?;
+    if !made.code.is_completion() {
+        return Ok(None);
+    }
+    let removed = session.execute(&Command::Rmd((&spaced).into()), deadline)?;
+    if !removed.code.is_completion() {
+        session.execute(&Command::Rmd((&changed).into()), deadline)?;
+    }
+    Ok(Some(removed.code.is_completion()))
+}
+
 pub(super) fn rmdir(
     session: &mut Session,
     path: &RemotePath,
@@ -289,6 +311,28 @@ pub(super) fn chmod(session: &Session, path: &RemotePath, mode: u16) -> Command 
         },
         false => Command::Site(Site::Chmod { mode, path }),
     }
+}
+
+/// SITE CPFR and SITE CPTO (ProFTPD's mod_copy), in one write.
+pub(super) fn copy(
+    session: &mut Session,
+    from: &RemotePath,
+    to: &RemotePath,
+    deadline: Instant,
+) -> Outcome<()> {
+    let commands = [
+        Command::Site(Site::Cpfr(from.into())),
+        Command::Site(Site::Cpto(to.into())),
+    ];
+    let replies = session.pipeline(&commands, deadline)?;
+    Ok(match &replies[..] {
+        [_, cpto] if cpto.code.is_completion() => Ok(()),
+        [cpfr, _] if !cpfr.code.is_intermediate() => {
+            Err(Error::Denied(format!("SITE CPFR: {cpfr}")))
+        }
+        [_, cpto] => Err(Error::Denied(format!("SITE CPTO: {cpto}"))),
+        _ => Err(Error::Failed("SITE CPFR: no reply".to_owned())),
+    })
 }
 
 /// SITE SYMLINK (ProFTPD, which stores the target as a path from its root: where that is not what

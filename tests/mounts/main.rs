@@ -6,4 +6,5 @@ mod every_server;
 mod life;
 mod recover;
 mod refusals;
+mod write_back;
 mod writes;

@@ -104,7 +104,7 @@ impl Fs {
         };
         let ino = self.inodes.enter(parent, &name, &attributes);
         let ino = ino.ok_or(Error::Stale)?;
-        self.overlay.forget(ino);
+        self.overlay.forget(&path);
         let undo = |error| {
             self.forget(ino, 1);
             error
@@ -124,7 +124,7 @@ impl Fs {
     /// Takes back a file that could not be made.
     fn unmake(&self, parent: Ino, name: &[u8], ino: Ino) {
         if let Some(draft) = self.drafts.of(ino)
-            && draft.file.unlink().is_ok()
+            && draft.unlink().is_ok()
             && self.drafts.retire(ino)
         {
             self.forget(ino, 1);
@@ -262,7 +262,7 @@ impl Fs {
         if is_new {
             self.hold(ino)?;
             if self.inodes.is_unlinked(ino) {
-                draft.file.unlink()?;
+                draft.unlink()?;
             }
         }
         Ok(draft)
@@ -327,7 +327,7 @@ impl Fs {
         };
         let at = |place: u64| usize::try_from(place - offset).unwrap_or(usize::MAX);
         let mut here = offset;
-        for gap in missing.iter().cloned().chain([end..end]) {
+        for gap in missing.iter().cloned().chain(std::iter::once(end..end)) {
             let part = &mut bytes[at(here)..at(gap.start)];
             if !part.is_empty() {
                 match draft.file.read_at(part, here) {

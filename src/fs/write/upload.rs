@@ -121,9 +121,14 @@ impl Fs {
         if draft.is_unlinked() {
             return Err(Stop::Unwanted);
         }
+        if self.config.write_back && draft.is_in_doubt() {
+            self.face(draft)?;
+            draft.faced();
+        }
         let Some(task) = self.task(draft)? else {
             return Ok(());
         };
+        let path = self.inodes.path(draft.ino);
         let sent = match &task.way {
             Way::Nothing => self.send_nothing(draft, &task, clock),
             Way::Append(offset) => self.send_append(draft, &task, *offset, clock),
@@ -139,6 +144,13 @@ impl Fs {
             }
             sent => sent,
         };
+        if let Err(Stop::Remote(remote::Error::NotFound)) = &sent {
+            // Its directory may have been renamed meanwhile.
+            let _place = self.place(draft, clock)?;
+            if self.inodes.path(draft.ino) != path {
+                return Err(Stop::Again);
+            }
+        }
         let (server, _place) = sent?;
         self.settled(draft, &task, &server)
     }
@@ -220,7 +232,9 @@ impl Fs {
     /// What cannot be sent stays in the spool; told once.
     fn keep(&self, draft: &Draft, why: &str) {
         let is_news = draft.file.with(|record| record.failure.is_none());
-        if let Err(error) = draft.file.fail(why, SystemTime::now()) {
+        if let Err(error) = draft.file.fail(why, SystemTime::now())
+            && !matches!(error, SpoolError::Gone)
+        {
             log::error!("{}: {error}", self.named(draft));
         }
         if is_news.unwrap_or(false) {
@@ -236,6 +250,20 @@ impl Fs {
         match self.inodes.path(draft.ino) {
             Some(path) => path.to_string(),
             None => format!("inode {}", draft.ino.0),
+        }
+    }
+}
+
+impl Task {
+    /// A draft that became, on the server, a copy of a file of `size` bytes.
+    pub fn copied(draft: &Draft, size: u64) -> Self {
+        Self {
+            version: Version::default(),
+            size,
+            base: None,
+            interrupted: None,
+            dress: draft.dress(),
+            way: Way::Whole,
         }
     }
 }
