@@ -25,7 +25,8 @@ pub fn full_disk(kind: Kind) {
         ..Options::default()
     };
     let server = RealServer::start(kind, options);
-    let mount = Mount::new(&server, "");
+    // A server that says nothing any more is not to hold the test up.
+    let mount = Mount::new(&server, "timeout=5s");
     let (dir, root) = (mount.dir.clone(), server.root.clone());
     let no_space = move |what: &str, result: io::Result<()>| {
         let error = result.expect_err(what);
