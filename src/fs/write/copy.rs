@@ -39,7 +39,7 @@ impl Fs {
         patience.deadline()?;
         match self.copy_there(&source, &draft, len) {
             Ok((server, _place)) => {
-                self.copied(&draft, &server);
+                self.copied(&draft, &server)?;
                 Ok(true)
             }
             Err(stop) => {
@@ -86,18 +86,16 @@ impl Fs {
 
     /// The server has the copy under its name: the draft has nothing to add, and what is written
     /// from now on is a change of what is there.
-    fn copied(&self, draft: &Arc<Draft>, server: &Attributes) {
+    fn copied(&self, draft: &Arc<Draft>, server: &Attributes) -> Result<(), Error> {
         if !self.drafts.supersede(draft) {
             // Cut or written meanwhile, by somebody who did not wait for the copy.
-            if let Err(error) = draft.replace(server) {
-                log::warn!("inode {}: {error}", draft.ino.0);
-            }
-            return;
+            return Ok(draft.replace(server)?);
         }
         if let Some(path) = self.inodes.path(draft.ino) {
             self.made(draft.ino, &path, server);
         }
         // The draft's own hold; the handle has another.
         self.inodes.forget(draft.ino, 1);
+        Ok(())
     }
 }

@@ -21,6 +21,7 @@ mod upload;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -63,6 +64,8 @@ pub(super) struct Draft {
     shown: Mutex<Shown>,
     pub upload: Mutex<()>,
     pub place: Mutex<()>,
+    /// An earlier run left it: what its last upload came to is not known.
+    adopted: AtomicBool,
     /// Its content on its way while it is still written.
     ahead: Mutex<Option<Arc<Ahead>>>,
 }
@@ -265,6 +268,7 @@ impl Draft {
             }),
             upload: Mutex::new(()),
             place: Mutex::new(()),
+            adopted: AtomicBool::new(false),
             ahead: Mutex::new(None),
         }
     }
@@ -273,6 +277,7 @@ impl Draft {
     fn adopted(ino: Ino, file: SpoolFile, server: Attributes, replaces: bool) -> Self {
         let wanted = file.with(|record| record.wanted).unwrap_or_default();
         let draft = Self::new(ino, file, server.clone(), false);
+        draft.adopted.store(true, Ordering::Relaxed);
         *draft.shown.lock() = Shown {
             modified: wanted.mtime.or(Some(now())),
             given: wanted.mtime.is_some(),
@@ -411,6 +416,14 @@ impl Draft {
         self.file.with(clean).unwrap_or(true)
     }
 
+    /// Nobody is to have it any more.
+    pub fn unlink(&self) -> Result<(), SpoolError> {
+        match self.file.unlink() {
+            Ok(()) | Err(SpoolError::Gone) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether it is empty, and not even that was asked to be sent yet.
     pub fn is_untouched(&self) -> bool {
         let untouched = |record: &super::spool::Record| {
@@ -419,12 +432,19 @@ impl Draft {
         self.file.with(untouched).unwrap_or(false)
     }
 
-    /// Nobody is to have it any more.
-    pub fn unlink(&self) -> Result<(), SpoolError> {
-        match self.file.unlink() {
-            Ok(()) | Err(SpoolError::Gone) => Ok(()),
-            Err(error) => Err(error),
-        }
+    /// Whether an upload was broken off, and nobody has looked yet what it has done.
+    fn is_in_doubt(&self) -> bool {
+        let broken = self
+            .file
+            .with(|record| match self.adopted.load(Ordering::Relaxed) {
+                true => record.upload.is_some(),
+                false => record.torn.is_some(),
+            });
+        broken.unwrap_or(false)
+    }
+
+    fn faced(&self) {
+        self.adopted.store(false, Ordering::Relaxed);
     }
 
     pub fn is_unlinked(&self) -> bool {

@@ -121,6 +121,10 @@ impl Fs {
         if draft.is_unlinked() {
             return Err(Stop::Unwanted);
         }
+        if self.config.write_back && draft.is_in_doubt() {
+            self.face(draft)?;
+            draft.faced();
+        }
         let Some(task) = self.task(draft)? else {
             return Ok(());
         };
