@@ -51,6 +51,8 @@ pub struct Profile {
     pub mlsd_hides_links: Option<bool>,
     /// MLST does (ProFTPD, pyftpdlib).
     pub mlst_hides_links: Option<bool>,
+    /// A name may end with a space (Pure-FTPd makes an underscore of that): tried on a directory.
+    pub keeps_last_space: Option<bool>,
     /// REST and STOR in the middle of a file keep its tail: tried on a scratch file.
     pub patches_in_place: Option<bool>,
     /// Verbs that set no time here.

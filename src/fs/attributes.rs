@@ -42,7 +42,7 @@ impl Fs {
             None => draft.is_some() && !self.config.strict,
         };
         let is_owner_only = changes.size.is_none() && changes.mode.is_none();
-        if !local && !(is_owner_only && changes.modified.is_none()) {
+        if !(local || is_owner_only && changes.modified.is_none()) {
             patience.deadline()?;
         }
         self.change_owner(ino, &before, changes)?;

@@ -339,10 +339,8 @@ impl Fs {
         self.inodes.unlink(parent, name, aside);
         self.cache.note(path, None, Instant::now());
         self.overlay.forget(path);
-        if let Some(ino) = ino {
-            if let Some(file) = self.files.of(ino) {
-                file.renew(None);
-            }
+        if let Some(file) = ino.and_then(|ino| self.files.of(ino)) {
+            file.renew(None);
         }
     }
 

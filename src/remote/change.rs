@@ -68,6 +68,28 @@ fn mkdir_elsewhere(
     refused_in_parent(session, path, "MKD", refusal, deadline)
 }
 
+/// Makes a directory whose name ends with a space, and sees whether that is its name then. `None`
+/// where none can be made here.
+pub(super) fn keeps_last_space(
+    session: &mut Session,
+    scratch: &RemotePath,
+    deadline: Instant,
+) -> Result<Option<bool>, client::Error> {
+    let named = |last: u8| RemotePath::parse(&[scratch.as_bytes(), &[last]].concat());
+    let (Ok(spaced), Ok(changed)) = (named(b' '), named(b'_')) else {
+        return Ok(None);
+    };
+    let made = session.execute(&Command::Mkd((&spaced).into()), deadline)?;
+    if !made.code.is_completion() {
+        return Ok(None);
+    }
+    let removed = session.execute(&Command::Rmd((&spaced).into()), deadline)?;
+    if !removed.code.is_completion() {
+        session.execute(&Command::Rmd((&changed).into()), deadline)?;
+    }
+    Ok(Some(removed.code.is_completion()))
+}
+
 pub(super) fn rmdir(
     session: &mut Session,
     path: &RemotePath,
