@@ -34,7 +34,10 @@ fn fio(folder: &Path, how: &[&str]) {
     });
     fio.arg(format!("--filename={}", folder.join("file").display()));
     fio.args(how);
-    let finished = run(&mut fio, Duration::from_secs(300));
+    let finished = run(
+        &mut fio,
+        Duration::from_secs(if full() { 1200 } else { 300 }),
+    );
     assert!(
         finished.status.success() && finished.stderr.is_empty(),
         "{fio:?}: {}\n{}",
