@@ -5,8 +5,15 @@
 //! healthy right after. The same with `hard`, where nothing fails, with write-back, and by several
 //! at once on one session.
 
+#[path = "../common/mod.rs"]
+mod common;
+mod dice;
 mod report;
 mod script;
+mod soak;
+mod weather;
+mod worker;
+mod worlds;
 
 use std::fmt;
 use std::sync::Mutex;
