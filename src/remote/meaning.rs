@@ -70,6 +70,11 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Lost(_) | Self::Failed(_))
     }
+
+    /// Whether the server did not say what has become of what it was asked for.
+    pub fn is_open(&self) -> bool {
+        self.is_passing() || matches!(self, Self::TimedOut(_))
+    }
 }
 
 /// What the refusal of `verb` on an existing or missing `path` means.

@@ -278,13 +278,22 @@ pub(super) fn publish(
         };
         // Asked with the file known: that is cheap on every server.
         if let Some(expected) = publication.expects {
-            let is_it = match super::stat(session, path, Some(&FILE), deadline)? {
-                Ok(found) => expected == Expected::Version(found.version()),
-                Err(Error::NotFound) => true,
+            let other = match super::stat(session, path, Some(&FILE), deadline)? {
+                Ok(found) if expected == Expected::Version(found.version()) => None,
+                Ok(found) => Some(found),
+                Err(Error::NotFound) => None,
                 Err(error) => return Ok(Err(error)),
             };
-            if !is_it {
-                return Ok(Err(Error::Changed));
+            if let Some(other) = other {
+                // The first attempt may have renamed it already.
+                let [size] = &ask;
+                let is_ours = again
+                    && other.size == publication.size
+                    && number(&session.execute(size, deadline)?).is_none();
+                return match is_ours {
+                    true => dress(session, path, publication, deadline),
+                    false => Ok(Err(Error::Changed)),
+                };
             }
         }
         if publication.replaces || again {

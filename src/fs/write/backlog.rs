@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::super::spool::SpoolError;
 use super::super::{Error, Fs, Ino};
 use super::Draft;
 use super::upload::Stop;
-use crate::remote;
 
 /// The pauses after failures in a row, while the server is not to be had: doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -123,8 +123,11 @@ impl Backlog {
 impl Fs {
     /// Makes what was written to a draft outlast this machine's end, and has it sent.
     pub(in crate::fs) fn promise(&self, draft: &Draft) -> Result<(), Error> {
-        draft.file.commit()?;
-        draft.file.sync()?;
+        match draft.file.commit().and_then(|_| draft.file.sync()) {
+            // It is on the server, or nobody wants it any more.
+            Err(SpoolError::Gone) => return Ok(()),
+            synced => synced?,
+        };
         self.send_later(draft.ino);
         Ok(())
     }
@@ -156,9 +159,7 @@ impl Fs {
             return Sent::Done;
         };
         let sent = match self.try_upload(&draft) {
-            Err(Stop::Remote(why))
-                if why.is_passing() || matches!(why, remote::Error::TimedOut(_)) =>
-            {
+            Err(Stop::Remote(why)) if why.is_open() => {
                 log::info!("{}: uploaded later: {why}", self.named(&draft));
                 return Sent::Later;
             }

@@ -10,9 +10,9 @@ use parking_lot::MutexGuard;
 
 use super::super::spool::{Method, SpoolFile};
 use super::super::{Fs, Ino, NAME_MAX};
-use super::Draft;
 use super::names::InUse;
 use super::upload::{Clock, Stop, Task};
+use super::{Doubt, Draft};
 use crate::proto::{Name, RemotePath};
 use crate::remote::{self, Attributes, Expected, Publication, Reserved, Upload};
 
@@ -70,7 +70,10 @@ impl Fs {
     ) -> Result<Sent<'a>, Stop> {
         let ahead = self.send_beside(draft, task.size, clock)?;
         let published = self.publish(draft, task, &ahead.beside, clock);
-        if let Err(stop) = &published {
+        // Whether the temporary file is there will tell whether it was renamed.
+        if let Err(stop) = &published
+            && draft.doubt().is_none()
+        {
             self.clean_up(&ahead.beside, stop);
         }
         published
@@ -117,7 +120,17 @@ impl Fs {
                 let theirs = self.part(draft, task, &temporary, publication, clock)?;
                 return Ok((theirs, place));
             }
-            published => published?,
+            Err(error) => {
+                if self.config.write_back && error.is_open() {
+                    *draft.doubt.lock() = Some(Doubt {
+                        version: task.version,
+                        size: task.size,
+                        temporary,
+                    });
+                }
+                return Err(error.into());
+            }
+            Ok(published) => published,
         };
         let known = Attributes {
             size: task.size,
