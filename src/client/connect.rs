@@ -6,7 +6,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{SockRef, TcpKeepalive};
+use nix::errno::Errno;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{Config, Error, Server};
 
@@ -51,11 +52,28 @@ pub(super) fn connect_one(
         return Err(io::ErrorKind::TimedOut.into());
     }
     let tcp = TcpStream::connect_timeout(&address, left)?;
+    probe(&tcp)?;
+    Ok(tcp)
+}
+
+/// Begins to connect, and waits for nothing; the socket is in non-blocking mode.
+pub(super) fn begin(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(e) if e.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(e),
+        _ => {}
+    }
+    let tcp = socket.into();
+    probe(&tcp)?;
+    Ok(tcp)
+}
+
+fn probe(tcp: &TcpStream) -> io::Result<()> {
     let probes = TcpKeepalive::new()
         .with_time(PROBE_AFTER)
         .with_interval(PROBE_INTERVAL);
-    SockRef::from(&tcp).set_tcp_keepalive(&probes)?;
-    Ok(tcp)
+    SockRef::from(tcp).set_tcp_keepalive(&probes)
 }
 
 /// An IPv4 address in IPv6 dress as the IPv4 address that it is; any other as it stands, a

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::ahead::Readiness;
 use super::download::Download;
+use super::foresight::Bell;
 use super::{Config, Error, Profile, Server, Session};
 
-/// How long a server's limit is believed.
-const CAP_LIFETIME: Duration = Duration::from_secs(60);
 /// The pause between attempts to reach a server that is down.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
 /// The housekeeper's round.
@@ -32,30 +32,36 @@ pub enum Lane {
     Transfer,
 }
 
-/// The sessions. Lock: `state` is a leaf, never held over I/O.
+/// The sessions. Lock: `state` is a leaf, never held over anything that waits.
 pub struct Pool {
-    server: Arc<Server>,
-    state: Mutex<State>,
-    changed: Condvar,
+    pub(super) server: Arc<Server>,
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Condvar,
+    /// Rung when a data connection is on its way.
+    bell: Arc<Bell>,
     /// Requests that wait for a session.
     waiting: AtomicUsize,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// The most recently used last.
-    idle: Vec<Session>,
+    pub(super) idle: Vec<Session>,
     /// Sessions in being or being made: idle, leased or parked.
-    open: usize,
+    pub(super) open: usize,
     /// Leases of the transfer lane, parked ones among them.
-    transfers: usize,
+    pub(super) transfers: usize,
     /// The oldest first.
-    parked: VecDeque<(Ticket, Download)>,
+    pub(super) parked: VecDeque<(Ticket, Download)>,
     next_ticket: Ticket,
     /// The server's own limit, and until when it is believed.
-    cap: Option<(usize, Instant)>,
-    outage: Option<Outage>,
-    closed: bool,
+    pub(super) cap: Option<(usize, Instant)>,
+    pub(super) outage: Option<Outage>,
+    /// Something is being done ahead of need.
+    pub(super) foreseeing: bool,
+    /// Nothing is until then.
+    pub(super) foresight_paused: Option<Instant>,
+    pub(super) closed: bool,
 }
 
 type Ticket = u64;
@@ -65,7 +71,7 @@ type Ticket = u64;
 pub struct Parked(Ticket);
 
 /// The server cannot be reached.
-struct Outage {
+pub(super) struct Outage {
     since: Instant,
     last_attempt: Instant,
     error: Error,
@@ -92,12 +98,14 @@ impl Pool {
             server,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            bell: Arc::default(),
             waiting: AtomicUsize::new(0),
         });
         let weak = Arc::downgrade(&pool);
+        let bell = pool.bell.clone();
         thread::Builder::new()
             .name("housekeeper".to_owned())
-            .spawn(move || keep_house(&weak))
+            .spawn(move || keep_house(&weak, &bell))
             .map_err(|e| Error::lost("starting the housekeeper thread", e))?;
         Ok(pool)
     }
@@ -135,7 +143,7 @@ impl Pool {
             }
             Err(error @ Error::Busy(_)) => {
                 log::debug!("{}: {error}; trying with less", self.server.name());
-                self.keep_to_open();
+                self.keep_to_open(&mut self.state.lock());
             }
             result => return result,
         }
@@ -144,6 +152,14 @@ impl Pool {
 
     /// A session for the lane, by the deadline.
     pub fn acquire(self: &Arc<Self>, lane: Lane, deadline: Instant) -> Result<Lease, Error> {
+        let lease = self.wait_for(lane, deadline)?;
+        if lane == Lane::Transfer {
+            self.foresee();
+        }
+        Ok(lease)
+    }
+
+    fn wait_for(self: &Arc<Self>, lane: Lane, deadline: Instant) -> Result<Lease, Error> {
         let _waiting = Waiting::new(&self.waiting);
         let mut state = self.state.lock();
         loop {
@@ -163,9 +179,8 @@ impl Pool {
                 });
             }
             let limit = self.limit(&mut state);
-            let transfers = if limit > 1 { limit - 1 } else { limit };
-            let admitted = lane == Lane::Metadata || state.transfers < transfers;
-            if admitted && let Some(session) = state.idle.pop() {
+            let admitted = lane == Lane::Metadata || state.transfers < places(limit);
+            if admitted && let Some(session) = state.take_idle() {
                 state.count(lane, 1);
                 let lease = self.lease(session, lane);
                 match MutexGuard::unlocked(&mut state, || lease.refreshed(deadline)) {
@@ -221,8 +236,8 @@ impl Pool {
     ) -> Result<(), Error> {
         match error {
             Error::Busy(_) | Error::Connect { .. } if state.open > 0 => {
-                log::debug!("keeping to {} sessions: {error}", state.open);
-                state.cap = Some((state.open, Instant::now() + CAP_LIFETIME));
+                log::debug!("{}: {error}", self.server.name());
+                self.keep_to_open(state);
                 Ok(())
             }
             Error::Busy(_)
@@ -266,7 +281,7 @@ impl Pool {
         Ok(())
     }
 
-    fn make(&self, deadline: Instant) -> Result<Session, Error> {
+    pub(super) fn make(&self, deadline: Instant) -> Result<Session, Error> {
         let session = Session::connect(&self.server, deadline)?;
         log::debug!("{}: session opened", self.server.name());
         Ok(session)
@@ -281,7 +296,7 @@ impl Pool {
     }
 
     /// The smaller of `max_sessions` and the server's own limit, at least one.
-    fn limit(&self, state: &mut State) -> usize {
+    pub(super) fn limit(&self, state: &mut State) -> usize {
         let max = self.server.config.max_sessions.max(1);
         match state.cap {
             Some((cap, until)) if Instant::now() < until => cap.clamp(1, max),
@@ -292,20 +307,16 @@ impl Pool {
         }
     }
 
-    /// Believes that the server bears no more sessions than are open now.
-    fn keep_to_open(&self) {
-        let mut state = self.state.lock();
-        state.cap = Some((state.open.max(1), Instant::now() + CAP_LIFETIME));
-    }
-
     /// Keeps a half-read stream until it is asked for, or its session is needed.
-    pub fn park(&self, download: Download) -> Parked {
+    pub fn park(self: &Arc<Self>, download: Download) -> Parked {
         let mut state = self.state.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.parked.push_back((ticket, download));
         // All: the first woken may have no time left.
         self.changed.notify_all();
+        drop(state);
+        self.foresee();
         Parked(ticket)
     }
 
@@ -343,9 +354,22 @@ impl Pool {
         idle.into_iter().for_each(Session::quit);
     }
 
-    fn give_back(&self, session: Session, lane: Lane) {
+    fn give_back(self: &Arc<Self>, mut session: Session, lane: Lane) {
+        let transferred = session.readiness() <= Readiness::Bare;
+        // One that was only kept alive needs nothing.
+        if session.idle_for(Instant::now()) < ROUND {
+            session.prepare();
+        }
+        self.state.lock().count(lane, -1);
+        self.take_in(session);
+        if transferred {
+            self.foresee();
+        }
+    }
+
+    /// Keeps a session for those who want one, unless it is one too many.
+    pub(super) fn take_in(&self, session: Session) {
         let mut state = self.state.lock();
-        state.count(lane, -1);
         let keep = !session.is_broken() && !state.closed && state.open <= self.limit(&mut state);
         let surplus = if keep {
             // In its place: one that was only kept alive is not the most recently used.
@@ -361,13 +385,26 @@ impl Pool {
         // All: the first woken may wait for another lane.
         self.changed.notify_all();
         drop(state);
-        if let Some(session) = surplus {
-            session.quit();
+        match surplus {
+            Some(session) => session.quit(),
+            None => self.bell.ring(),
         }
     }
 }
 
+/// How many sessions may be in transfers at a time: from two up one is kept for metadata.
+pub(super) fn places(limit: usize) -> usize {
+    limit.saturating_sub(1).max(1)
+}
+
 impl State {
+    /// The session that could begin a transfer the soonest; of those the most recently used.
+    fn take_idle(&mut self) -> Option<Session> {
+        let ready = |&at: &usize| (self.idle[at].readiness(), at);
+        let best = (0..self.idle.len()).max_by_key(ready)?;
+        Some(self.idle.remove(best))
+    }
+
     fn count(&mut self, lane: Lane, by: isize) {
         if lane == Lane::Transfer {
             self.transfers = self.transfers.saturating_add_signed(by);
@@ -447,14 +484,21 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Keepalive and idle close, until the pool is gone.
-fn keep_house(pool: &Weak<Pool>) {
+/// Data connections ahead of need, keepalive and idle close, until the pool is gone.
+fn keep_house(pool: &Weak<Pool>, bell: &Bell) {
+    let mut round = Instant::now() + ROUND;
+    let mut pace = ROUND;
     loop {
-        thread::sleep(ROUND);
+        bell.wait(pace.min(round.saturating_duration_since(Instant::now())));
         let Some(pool) = pool.upgrade() else { return };
         if pool.state.lock().closed {
             return;
         }
+        pace = pool.advance_ahead().unwrap_or(ROUND);
+        if Instant::now() < round {
+            continue;
+        }
+        round = Instant::now() + ROUND;
         while let Some(session) = pool.take_surplus() {
             session.quit();
         }

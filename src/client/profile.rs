@@ -1,6 +1,8 @@
 //! What was learned about a server, shared by all sessions with it. A wrong entry corrects
 //! itself at the next refusal.
 
+use std::time::{Duration, Instant};
+
 use parking_lot::Mutex;
 
 /// Whether data connections must resume a TLS session of their control connection.
@@ -32,6 +34,11 @@ pub struct Profile {
     pub epsv_refused: bool,
     /// EPRT was refused; PORT is used.
     pub eprt_refused: bool,
+    /// How long a data connection that was opened ahead of its transfer stays good, where the
+    /// server has shown that.
+    pub ahead_lifetime: Option<Duration>,
+    /// None is opened ahead until then.
+    pub ahead_paused: Option<Instant>,
     /// REIN was refused, or left TLS up.
     pub rein_refused: bool,
     /// FEAT lists MLST, but MLSD does not work (Serv-U).

@@ -16,6 +16,7 @@ use crate::proto::{
 };
 use crate::tls::{SessionTls, Stream, in_time, wait_any};
 
+use super::ahead::{Ahead, Readiness};
 use super::control::Control;
 use super::data::{DataOpening, Endpoint, acknowledge_quickly, reset};
 use super::opening::{Driver, Opening};
@@ -57,6 +58,8 @@ pub struct Session {
     patience: Option<Duration>,
     /// The shortest round trip seen.
     round_trip: Duration,
+    /// The next transfer's data connection.
+    pub(super) ahead: Option<Ahead>,
     /// A transfer's final reply that came before its data was read to the end.
     final_reply: Option<Reply>,
     /// A data connection is open: until it ends, the control connection is out of step.
@@ -130,6 +133,7 @@ impl Session {
             last_spoke: now,
             patience: None,
             round_trip: now - started,
+            ahead: None,
             final_reply: None,
             in_transfer: false,
             broken: false,
@@ -169,6 +173,7 @@ impl Session {
                 let until = commands.len().min(replies.len() + WINDOW);
                 self.control.send(&commands[sent..until], deadline)?;
                 sent = until;
+                self.settle_ahead(deadline)?;
             }
             replies.push(
                 self.control
@@ -201,33 +206,70 @@ impl Session {
         command: Command,
         deadline: Instant,
     ) -> Result<Begun, Error> {
-        let result = self.prove_data(&command, deadline).and_then(|()| {
-            let endpoint = Endpoint::open(self, deadline)?;
-            self.try_begin(prelude, command, endpoint, deadline)
-        });
+        let result = self.begin_proven(prelude, &command, deadline);
         self.note(result)
+    }
+
+    fn begin_proven(
+        &mut self,
+        prelude: &[Command],
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<Begun, Error> {
+        loop {
+            self.prove_data(command, deadline)?;
+            let endpoint = Endpoint::open(self, deadline)?;
+            if let Some(begun) = self.begin_on(endpoint, prelude, command, deadline)? {
+                return Ok(begun);
+            }
+        }
+    }
+
+    /// `None` where the endpoint was opened ahead, and the server has forgotten it: another will do.
+    fn begin_on(
+        &mut self,
+        endpoint: Endpoint,
+        prelude: &[Command],
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<Option<Begun>, Error> {
+        let ahead = endpoint.ahead();
+        let begun = self.try_begin(endpoint, prelude, command, deadline);
+        match (ahead, &begun) {
+            (None, _) => {}
+            (Some(age), Ok(None)) => self.ahead_died(age),
+            (Some(age), Ok(Some(begun))) => {
+                if matches!(begun.transfer, Transfer::Started(_)) {
+                    self.ahead_worked(age);
+                }
+            }
+            // It may have been the age that it had.
+            (Some(_), Err(_)) => self.learn(|p| p.ahead_lifetime = None),
+        }
+        begun
     }
 
     fn try_begin(
         &mut self,
-        prelude: &[Command],
-        command: Command,
         endpoint: Endpoint,
+        prelude: &[Command],
+        command: &Command,
         deadline: Instant,
-    ) -> Result<Begun, Error> {
+    ) -> Result<Option<Begun>, Error> {
         // Refused, a STOR would leave its target truncated; anything else may as well try.
         let demanded = self.profile().resumption == Resumption::Demanded;
-        if demanded && is_store(&command) && !self.tls.can_resume() {
+        if demanded && is_store(command) && !self.tls.can_resume() {
             return Err(Error::NoResumption(
                 "it gave none for this connection".to_owned(),
             ));
         }
         let verb = command.verb();
         let mut commands = prelude.to_vec();
-        commands.push(command);
+        commands.push(command.clone());
         self.limit_replies(&commands);
         self.control.send(&commands, deadline)?;
 
+        let ahead = endpoint.ahead().is_some();
         let mut opening = DataOpening::Endpoint(endpoint);
         let mut replies = Vec::with_capacity(prelude.len());
         let mut started = false;
@@ -255,21 +297,25 @@ impl Session {
                         Err(_) => None,
                     };
                     opening.reset();
+                    // "Use EPSV first", or "cannot build the data connection".
+                    if ahead && handshake.is_none() && matches!(reply.code.as_u16(), 425 | 503) {
+                        return Ok(None);
+                    }
                     self.check_resumption(handshake, &reply)?;
                     let transfer = Transfer::Refused(reply);
-                    return Ok(Begun {
+                    return Ok(Some(Begun {
                         prelude: replies,
                         transfer,
-                    });
+                    }));
                 }
             }
             if started && let DataOpening::Open(data) = opening {
                 self.in_transfer = true;
                 acknowledge_quickly(&data);
-                return Ok(Begun {
+                return Ok(Some(Begun {
                     prelude: replies,
                     transfer: Transfer::Started(Box::new(data)),
-                });
+                }));
             }
             let mut waiting = Vec::with_capacity(2);
             if self.final_reply.is_none() {
@@ -508,7 +554,15 @@ impl Session {
 
     /// One LIST of the current folder, to its final reply. What it lists does not matter.
     fn list_proof(&mut self, endpoint: Endpoint, deadline: Instant) -> Result<Reply, Error> {
-        match self.try_begin(&[], LIST, endpoint, deadline)?.transfer {
+        let begun = match self.begin_on(endpoint, &[], &LIST, deadline)? {
+            Some(begun) => begun,
+            None => {
+                let another = Endpoint::open(self, deadline)?;
+                self.begin_on(another, &[], &LIST, deadline)?
+                    .ok_or_else(|| Error::lost("LIST", "no data connection"))?
+            }
+        };
+        match begun.transfer {
             Transfer::Refused(reply) => Ok(reply),
             Transfer::Started(mut data) => {
                 data.set_patience(self.patience);
@@ -556,8 +610,11 @@ impl Session {
         if self.profile().implicit_needs_prot {
             self.negotiation.send_prot();
         }
-        let step = self.negotiation.reinitialize();
-        let result = self.renegotiate(step, deadline);
+        let result = self.settle_ahead(deadline).and_then(|()| {
+            self.ahead = None;
+            let step = self.negotiation.reinitialize();
+            self.renegotiate(step, deadline)
+        });
         if matches!(
             result,
             Err(Error::Negotiation(NegotiationError::ReinRefused(_)))
@@ -613,8 +670,13 @@ impl Session {
 
     /// Whether it may serve another request: nothing broke it, and nothing came unasked.
     pub(super) fn is_usable(&mut self) -> bool {
+        let pending = self.advance_ahead();
         if self.is_broken() {
             return false;
+        }
+        if pending && self.readiness() == Readiness::Asked {
+            // The next reply is that to EPSV.
+            return true;
         }
         match self.control.reply_now("idleness") {
             Ok(None) => true,
@@ -643,6 +705,43 @@ impl Session {
 
     pub(super) fn is_broken(&self) -> bool {
         self.broken || self.in_transfer
+    }
+
+    /// Nothing is left for its data connections to resume, where that is demanded.
+    pub(super) fn is_spent(&self) -> bool {
+        let profile = self.profile();
+        let demanded = match profile.resumption {
+            Resumption::Demanded => true,
+            Resumption::Unknown => profile.uploads_bring_no_ticket,
+            Resumption::Optional => false,
+        };
+        demanded && !self.tls.can_resume()
+    }
+
+    /// The shortest round trip that was seen.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
+    /// Writes a command whose reply is read before those of later ones.
+    pub(super) fn write_ahead(&mut self, command: Command, deadline: Instant) -> Result<(), Error> {
+        self.limit_replies(&[]);
+        self.last_spoke = Instant::now();
+        self.control.send(&[command], deadline)
+    }
+
+    /// The reply to that, if it is here.
+    pub(super) fn reply_ahead(&mut self, command: &Command) -> Result<Option<Reply>, Error> {
+        self.control.reply_now(command.verb())
+    }
+
+    /// The reply to that.
+    pub(super) fn await_ahead(
+        &mut self,
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        self.control.reply(command.verb(), deadline)
     }
 
     /// Too old for its TLS sessions to be resumed with certainty.
