@@ -110,7 +110,10 @@ impl Pool {
             return state.idle.pop().map(Step::Replace);
         }
         if places > 1 && state.parked.len() >= places {
-            return state.parked.pop_front().map(|(_, oldest)| Step::GiveUp(oldest));
+            return state
+                .parked
+                .pop_front()
+                .map(|(_, oldest)| Step::GiveUp(oldest));
         }
         None
     }

@@ -1,9 +1,12 @@
 //! What was learned about a server, shared by all sessions with it. A wrong entry corrects
 //! itself at the next refusal.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use crate::proto::Features;
 
 /// Whether data connections must resume a TLS session of their control connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -19,8 +22,10 @@ pub enum Resumption {
 /// The lessons. All false or unknown at first.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
-    /// A login succeeded.
-    pub logged_in: bool,
+    /// What FEAT listed.
+    pub features: Option<Arc<Features>>,
+    /// It loses commands that come before its reply to the last.
+    pub one_by_one: bool,
     /// This implicit server wants PBSZ 0 and PROT P nonetheless (vsftpd: 522).
     pub implicit_needs_prot: bool,
     /// A data transfer succeeded.
@@ -30,6 +35,9 @@ pub struct Profile {
     pub uploads_bring_no_ticket: bool,
     /// After a download that we reset, a final reply comes (not always so on Pure-FTPd).
     pub speaks_after_reset: Option<bool>,
+    /// A small download is whole although we said close_notify before the server did: its final
+    /// reply comes along with the data then. False where it was not, or nobody knows why.
+    pub early_close: Option<bool>,
     /// EPSV was refused; PASV is used.
     pub epsv_refused: bool,
     /// EPRT was refused; PORT is used.

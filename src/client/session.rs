@@ -12,7 +12,7 @@ use rustls::HandshakeKind;
 
 use crate::proto::{
     Command, Features, Negotiation, NegotiationError, Protection, Ready, Reply, ReplyParser,
-    Security, Step,
+    Security, Step, wants_one_by_one,
 };
 use crate::tls::{SessionTls, Stream, in_time, wait_any};
 
@@ -92,27 +92,48 @@ pub enum Transfer {
 }
 
 impl Session {
-    /// Connects, starts TLS and logs in.
+    /// Connects, starts TLS and logs in, in as few round trips as the server bears.
     pub(super) fn connect(server: &Arc<Server>, deadline: Instant) -> Result<Self, Error> {
         let deadline = deadline.min(Instant::now() + 2 * server.config.connect_timeout);
+        let mut stumbled = false;
+        let at_once = !server.profile.current().one_by_one;
+        match Self::open(server, at_once, &mut stumbled, deadline) {
+            Err(error) if stumbled => {
+                log::debug!("{}: {error}; one by one", server.name());
+                let session = Self::open(server, false, &mut stumbled, deadline)?;
+                server.profile.learn(|p| p.one_by_one = true);
+                Ok(session)
+            }
+            result => result,
+        }
+    }
+
+    fn open(
+        server: &Arc<Server>,
+        at_once: bool,
+        stumbled: &mut bool,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
         let tcp = connect::connect(server, deadline)?;
         let failed = |e: io::Error| Error::io("connecting", &e);
         let peer = tcp.peer_addr().map_err(failed)?;
         let mut opening = Opening {
             control: Control::new(Stream::new(tcp).map_err(failed)?),
-            negotiation: Negotiation::new(server.login()),
+            negotiation: Negotiation::new(server.login(at_once)),
             tls: server.trust.session(server.prefers_tls12())?,
             explicit_silence: server.config.security == Security::Explicit,
+            stumbled: false,
         };
         let started = Instant::now();
         let step = opening.negotiation.start();
-        let ready = opening
-            .negotiate(step, deadline)
-            .map_err(|e| server.explain(e))?;
+        let ready = opening.negotiate(step, deadline);
+        *stumbled = opening.stumbled;
+        let ready = ready.map_err(|e| server.explain(e))?;
         server.profile.learn(|p| {
-            p.logged_in = true;
+            p.one_by_one |= wants_one_by_one(&ready.greeting);
             p.mlst_missing |= !ready.features.has("MLST");
             p.tells_space = ready.features.has("AVBL");
+            p.features = Some(Arc::new(ready.features.clone()));
         });
         let Opening {
             control,
@@ -168,9 +189,14 @@ impl Session {
         let mut replies = Vec::with_capacity(commands.len());
         let mut sent = 0;
         let started = Instant::now();
+        let mut window = WINDOW;
+        if self.profile().one_by_one {
+            window = 1;
+            self.settle_ahead(deadline)?;
+        }
         while replies.len() < commands.len() {
-            if sent < commands.len() && sent - replies.len() <= WINDOW / 2 {
-                let until = commands.len().min(replies.len() + WINDOW);
+            if sent < commands.len() && sent - replies.len() <= window / 2 {
+                let until = commands.len().min(replies.len() + window);
                 self.control.send(&commands[sent..until], deadline)?;
                 sent = until;
                 self.settle_ahead(deadline)?;
@@ -264,14 +290,19 @@ impl Session {
             ));
         }
         let verb = command.verb();
-        let mut commands = prelude.to_vec();
+        let mut replies = Vec::with_capacity(prelude.len());
+        let mut commands = Vec::with_capacity(prelude.len() + 1);
+        if self.profile().one_by_one {
+            replies = self.try_pipeline(prelude, deadline)?;
+        } else {
+            commands.extend_from_slice(prelude);
+        }
         commands.push(command.clone());
         self.limit_replies(&commands);
         self.control.send(&commands, deadline)?;
 
         let ahead = endpoint.ahead().is_some();
         let mut opening = DataOpening::Endpoint(endpoint);
-        let mut replies = Vec::with_capacity(prelude.len());
         let mut started = false;
         let mut deadline = deadline;
         loop {
@@ -472,6 +503,10 @@ impl Session {
             Transfer::Refused(reply) => return Ok((begun.prelude, Err(reply))),
         };
         data.set_patience(self.patience);
+        if self.profile().early_close == Some(true) {
+            // Its 226 comes along with the data then. What is broken shows when it is read.
+            let _ = data.close_notify(deadline);
+        }
         let read = read_to_end(&mut data, deadline);
         let (bytes, clean) = self.note(read)?;
         let reply = self.finish_download(*data, verb, deadline)?;
@@ -629,6 +664,7 @@ impl Session {
             control: &mut self.control,
             negotiation: &mut self.negotiation,
             tls: &self.tls,
+            at_once: 0,
         };
         self.ready = driver.run(step, deadline)?;
         self.born = Instant::now();

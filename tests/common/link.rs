@@ -196,7 +196,8 @@ impl Relay {
             let waits = pipe.from_client && self.connected_at == Some(now);
             let arrives = now + if waits { 3 } else { 1 };
             busy |= !came.is_empty();
-            pipe.held.extend(came.into_iter().map(|sent| (arrives, sent)));
+            pipe.held
+                .extend(came.into_iter().map(|sent| (arrives, sent)));
         }
         busy
     }
