@@ -270,9 +270,10 @@ pub(super) fn reset(data: Stream) {
     drop(data);
 }
 
-/// Acknowledge at once: Pure-FTPd's short answers wait 40 ms for it otherwise.
-pub(super) fn acknowledge_quickly(data: &Stream) {
-    let _ = SockRef::from(data.tcp()).set_tcp_quickack(true);
+/// Acknowledge at once what came: Pure-FTPd's short answers, and vsftpd's 226 behind its 150, wait 40 ms
+/// for it otherwise (Nagle's algorithm against delayed acknowledgements).
+pub(super) fn acknowledge_quickly(stream: &Stream) {
+    let _ = SockRef::from(stream.tcp()).set_tcp_quickack(true);
 }
 
 /// After close_notify on an upload: no more from us, and the rest of theirs to the end.

@@ -25,21 +25,46 @@ pub(super) fn run<T>(
     })?
 }
 
+/// MKD, and in the same write the question which permission bits the new directory has: where they
+/// are others than `mode`, they are changed. (Not at once: where MKD is refused because another client
+/// was first, that would open up what it has made.)
 pub(super) fn mkdir(
     session: &mut Session,
     path: &RemotePath,
+    mode: u16,
     again: bool,
     deadline: Instant,
 ) -> Outcome<()> {
-    let reply = session.execute(&Command::Mkd(path.into()), deadline)?;
+    let mut commands = vec![Command::Mkd(path.into())];
+    let asks = !session.profile().mlst_missing;
+    if asks {
+        commands.push(Command::Mlst(Some(path.into())));
+    } else {
+        commands.extend(super::listing::own(path));
+    }
+    let replies = session.pipeline(&commands, deadline)?;
+    let [reply, told @ ..] = &replies[..] else {
+        return Ok(Err(Error::Failed("MKD: no reply".to_owned())));
+    };
+    let own = match told {
+        [mlst] => super::listing::parse_mlst(mlst),
+        told => super::listing::own_told(session, told)?,
+    };
     if reply.code.is_completion() {
+        let has = own.and_then(|own| own.mode);
+        // A bit that it inherited (set-group-ID) is nothing that mkdir(2) takes away.
+        if has.is_none_or(|has| has & 0o777 != mode & 0o777 || has | mode != has)
+            && let Err(error) = set_mode(session, path, mode, deadline)?
+        {
+            log::debug!("{path}: permission bits of a new directory: {error}");
+        }
         return Ok(Ok(()));
     }
     let there = look(session, path, deadline)?;
     match there {
         Ok(found) if again && found.kind == FileKind::Directory => Ok(Ok(())),
         Ok(_) => Ok(Err(Error::Exists)),
-        Err(Error::NotFound) => refused_in_parent(session, path, "MKD", &reply, deadline),
+        Err(Error::NotFound) => refused_in_parent(session, path, "MKD", reply, deadline),
         Err(error) => Ok(Err(error)),
     }
 }
@@ -168,68 +193,79 @@ fn rename_now(
         .map_err(|_| client::Error::Protocol("RNFR and RNTO: replies are missing".to_owned()))
 }
 
-/// MFMT; where that is missing MDTM with a time (vsftpd), else SITE UTIME. Whole seconds.
+/// One way to set a time.
+pub(super) struct TimeWay {
+    name: &'static str,
+    when: SystemTime,
+    /// In one write.
+    pub(super) commands: Vec<Command>,
+}
+
+/// MFMT; where that is missing MDTM with a time (vsftpd), else SITE UTIME. Whole seconds. The ways
+/// that this server is not known to lack.
+pub(super) fn time_ways(
+    session: &Session,
+    path: &RemotePath,
+    time: SystemTime,
+) -> impl Iterator<Item = TimeWay> + use<> {
+    let name = Pathname::from(path);
+    let refused = session.profile().time_ways_refused;
+    let has_mfmt = session.features().has("MFMT");
+    let path = name.clone();
+    let mfmt = Command::Mfmt { time, path };
+    let path = name.clone();
+    let mdtm = Command::MdtmSet { time, path };
+    let path = name.clone();
+    let utime = Command::Site(Site::Utime { time, path });
+    let ways = [
+        ("MFMT", vec![mfmt]),
+        // Without mdtm_write vsftpd takes it for a question about a file of that odd name.
+        ("MDTM", vec![mdtm, Command::Mdtm(name)]),
+        ("SITE UTIME", vec![utime]),
+    ];
+    ways.into_iter()
+        .filter(move |(way, _)| !refused.contains(way) && (*way != "MFMT" || has_mfmt))
+        .map(move |(name, commands)| TimeWay {
+            name,
+            when: time,
+            commands,
+        })
+}
+
+impl TimeWay {
+    /// Whether the replies to its commands say that the time is set now.
+    pub(super) fn is_done(&self, replies: &[Reply]) -> bool {
+        let set = replies.first().is_some_and(|r| r.code.is_completion());
+        let told = replies.get(1).and_then(time);
+        let same = told.is_some_and(|told| format_time(told) == format_time(self.when));
+        set && (same || self.commands.len() == 1)
+    }
+}
+
+/// Sets the modification time in the first way that works.
 pub(super) fn set_modified(
     session: &mut Session,
     path: &RemotePath,
     when: SystemTime,
     deadline: Instant,
 ) -> Outcome<()> {
-    let name = Pathname::from(path);
-    let ways = [
-        (
-            "MFMT",
-            Command::Mfmt {
-                time: when,
-                path: name.clone(),
-            },
-        ),
-        (
-            "MDTM",
-            Command::MdtmSet {
-                time: when,
-                path: name.clone(),
-            },
-        ),
-        (
-            "SITE UTIME",
-            Command::Site(Site::Utime {
-                time: when,
-                path: name.clone(),
-            }),
-        ),
-    ];
     let mut words = "no way to set a time".to_owned();
-    for (way, command) in ways {
-        if way == "MFMT" && !session.features().has("MFMT") {
-            continue;
+    for way in time_ways(session, path, when) {
+        let replies = session.pipeline(&way.commands, deadline)?;
+        if way.is_done(&replies) {
+            return Ok(Ok(()));
         }
-        if session.profile().time_ways_refused.contains(&way) {
-            continue;
+        let name = way.name;
+        let Some(reply) = replies.into_iter().next() else {
+            return Ok(Err(Error::Failed(format!("{name}: no reply"))));
+        };
+        if !reply.code.is_completion() && !matches!(reply.code.as_u16(), 500..=504) {
+            return meaning::of_refusal(session, path, name, &reply, deadline).map(Err);
         }
-        let reply = session.execute(&command, deadline)?;
-        if reply.code.is_completion() {
-            if way != "MDTM" || is_set(session, &name, when, deadline)? {
-                return Ok(Ok(()));
-            }
-            // Without mdtm_write vsftpd takes it for a question about a file of that odd name.
-        } else if !matches!(reply.code.as_u16(), 500..=504) {
-            return meaning::of_refusal(session, path, way, &reply, deadline).map(Err);
-        }
-        words = format!("{way}: {reply}");
-        session.learn(|p| p.time_ways_refused.push(way));
+        words = format!("{name}: {reply}");
+        session.learn(|p| p.time_ways_refused.push(name));
     }
     Ok(Err(Error::Unsupported(words)))
-}
-
-fn is_set(
-    session: &mut Session,
-    name: &Pathname,
-    when: SystemTime,
-    deadline: Instant,
-) -> Result<bool, client::Error> {
-    let reply = session.execute(&Command::Mdtm(name.clone()), deadline)?;
-    Ok(time(&reply).is_some_and(|found| format_time(found) == format_time(when)))
 }
 
 /// SITE CHMOD, else MFF.

@@ -257,6 +257,10 @@ impl Pipe {
             }
             self.ended = !matches!(came.last(), Some(Sent::Bytes(_)));
         }
+        if !came.is_empty() {
+            // A sender that waits for the acknowledgement would seem to be done.
+            let _ = socket2::SockRef::from(&self.from).set_tcp_quickack(true);
+        }
         came
     }
 
