@@ -335,7 +335,7 @@ fn what_proc_mounts_shows() {
         .find(|line| line.contains(point.to_str().unwrap()))
         .unwrap();
     let expected = format!(
-        "ftps://me@{address}/ {} fuse.ftps ro,nosuid,nodev,noexec",
+        "ftps://me@{address}/ {} fuse.ftps rw,nosuid,nodev,noexec",
         point.display()
     );
     assert!(line.starts_with(&expected), "{line}");

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use super::{Config, Error, Server};
 
@@ -27,7 +27,7 @@ pub(super) fn connect(server: &Server, deadline: Instant) -> Result<TcpStream, E
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let timeout = share.min(server.config.connect_timeout);
-        match connect_one(*address, timeout, deadline) {
+        match connect_one(*address, None, timeout, deadline) {
             Ok(tcp) => return Ok(tcp),
             Err(error) => last = Some(error),
         }
@@ -39,9 +39,11 @@ pub(super) fn connect(server: &Server, deadline: Instant) -> Result<TcpStream, E
     })
 }
 
-/// Connects to one address within the shorter of both bounds.
+/// Connects to one address within the shorter of both bounds. `window`: how many bytes the peer
+/// may send before they are read; `None` leaves that to the kernel.
 pub(super) fn connect_one(
     address: SocketAddr,
+    window: Option<usize>,
     timeout: Duration,
     deadline: Instant,
 ) -> io::Result<TcpStream> {
@@ -51,9 +53,13 @@ pub(super) fn connect_one(
     if left.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    let tcp = TcpStream::connect_timeout(&address, left)?;
-    probe(&tcp)?;
-    Ok(tcp)
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if let Some(window) = window {
+        // Only before it connects: a window that the peer has been offered stays.
+        socket.set_recv_buffer_size(window)?;
+    }
+    socket.connect_timeout(&address.into(), left)?;
+    probed(socket)
 }
 
 /// Begins to connect, and waits for nothing; the socket is in non-blocking mode.
@@ -61,19 +67,17 @@ pub(super) fn begin(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
-        Err(e) if e.raw_os_error() != Some(Errno::EINPROGRESS as i32) => return Err(e),
-        _ => {}
+        Err(e) if e.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(e),
+        _ => probed(socket),
     }
-    let tcp = socket.into();
-    probe(&tcp)?;
-    Ok(tcp)
 }
 
-fn probe(tcp: &TcpStream) -> io::Result<()> {
+fn probed(socket: Socket) -> io::Result<TcpStream> {
     let probes = TcpKeepalive::new()
         .with_time(PROBE_AFTER)
         .with_interval(PROBE_INTERVAL);
-    SockRef::from(tcp).set_tcp_keepalive(&probes)
+    socket.set_tcp_keepalive(&probes)?;
+    Ok(socket.into())
 }
 
 /// An IPv4 address in IPv6 dress as the IPv4 address that it is; any other as it stands, a

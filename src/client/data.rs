@@ -28,16 +28,25 @@ pub(super) enum Endpoint {
 
 impl Endpoint {
     /// Agrees on an endpoint as the options and the server have it, or takes the one that was
-    /// opened ahead.
-    pub(super) fn open(session: &mut Session, deadline: Instant) -> Result<Self, Error> {
+    /// opened ahead. `window`: how many bytes the server may send before they are read, where that
+    /// is to be few.
+    pub(super) fn open(
+        session: &mut Session,
+        window: Option<usize>,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
         if session.server().config.active {
-            return listen(session, deadline);
+            return listen(session, window, deadline);
         }
         if let Some((tcp, age)) = session.take_ahead(deadline)? {
             let ahead = Some(age);
+            if let Some(window) = window {
+                // The window offered so far is smaller still, and grows with what is read only.
+                let _ = SockRef::from(&tcp).set_recv_buffer_size(window);
+            }
             return Ok(Self::Connected { tcp, ahead });
         }
-        let tcp = connect(session, deadline)?;
+        let tcp = connect(session, window, deadline)?;
         Ok(Self::Connected { tcp, ahead: None })
     }
 
@@ -79,10 +88,14 @@ impl Endpoint {
     }
 }
 
-fn connect(session: &mut Session, deadline: Instant) -> Result<TcpStream, Error> {
+fn connect(
+    session: &mut Session,
+    window: Option<usize>,
+    deadline: Instant,
+) -> Result<TcpStream, Error> {
     let address = passive_address(session, deadline)?;
     let timeout = session.server().config.connect_timeout;
-    connect_one(address, timeout, deadline).map_err(|e| {
+    connect_one(address, window, timeout, deadline).map_err(|e| {
         // A dead data port says nothing about the control connection, but the server may now
         // wait on that port for long: the session is given up.
         Error::lost(format!("the data connection to {address}"), e)
@@ -161,11 +174,20 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-fn listen(session: &mut Session, deadline: Instant) -> Result<Endpoint, Error> {
+fn listen(
+    session: &mut Session,
+    window: Option<usize>,
+    deadline: Instant,
+) -> Result<Endpoint, Error> {
     let failed = |e: io::Error| Error::lost("opening a port for an active data connection", e);
     let local = session.local().map_err(failed)?;
     let listener = TcpListener::bind(with_port(local, 0)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
+    if let Some(window) = window {
+        // What it accepts inherits that.
+        let socket = SockRef::from(&listener);
+        socket.set_recv_buffer_size(window).map_err(failed)?;
+    }
     let address = listener.local_addr().map_err(failed)?;
     let command = if session.profile().eprt_refused {
         port(address)

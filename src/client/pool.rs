@@ -330,6 +330,11 @@ impl Pool {
         state.parked.remove(at).map(|(_, download)| download)
     }
 
+    /// Whether some request waits for a session.
+    pub fn is_busy(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// What was learned about the server.
     pub fn profile(&self) -> Profile {
         self.server.profile.current()
@@ -438,7 +443,7 @@ impl Lease {
 
     /// Whether some request waits for a session.
     pub(super) fn is_wanted(&self) -> bool {
-        self.pool.waiting.load(Ordering::Relaxed) > 0
+        self.pool.is_busy()
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Profile {
     pub mlst_hides_links: Option<bool>,
     /// REST and STOR in the middle of a file keep its tail: tried on a scratch file.
     pub patches_in_place: Option<bool>,
+    /// RNTO replaces what stands under the new name (not on IIS and FileZilla).
+    pub renames_over: Option<bool>,
     /// Verbs that set no time here.
     pub time_ways_refused: Vec<&'static str>,
     /// What LIST's and STAT's times must be moved by to be UTC, seconds.

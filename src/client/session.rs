@@ -62,6 +62,8 @@ pub struct Session {
     pub(super) ahead: Option<Ahead>,
     /// A transfer's final reply that came before its data was read to the end.
     final_reply: Option<Reply>,
+    /// See [`Session::limit_window`].
+    window: Option<usize>,
     /// A data connection is open: until it ends, the control connection is out of step.
     in_transfer: bool,
     /// An error left it in an unknown state: close it.
@@ -156,6 +158,7 @@ impl Session {
             round_trip: now - started,
             ahead: None,
             final_reply: None,
+            window: None,
             in_transfer: false,
             broken: false,
         })
@@ -212,6 +215,12 @@ impl Session {
         Ok(replies)
     }
 
+    /// Keeps the server from sending more than about so many bytes of the next transfer before
+    /// they are read: for those who will not read much.
+    pub fn limit_window(&mut self, bytes: usize) {
+        self.window = Some(bytes);
+    }
+
     fn limit_replies(&mut self, commands: &[Command]) {
         let listing = commands
             .iter()
@@ -232,7 +241,8 @@ impl Session {
         command: Command,
         deadline: Instant,
     ) -> Result<Begun, Error> {
-        let result = self.begin_proven(prelude, &command, deadline);
+        let window = self.window.take();
+        let result = self.begin_proven(prelude, &command, window, deadline);
         self.note(result)
     }
 
@@ -240,11 +250,12 @@ impl Session {
         &mut self,
         prelude: &[Command],
         command: &Command,
+        window: Option<usize>,
         deadline: Instant,
     ) -> Result<Begun, Error> {
         loop {
             self.prove_data(command, deadline)?;
-            let endpoint = Endpoint::open(self, deadline)?;
+            let endpoint = Endpoint::open(self, window, deadline)?;
             if let Some(begun) = self.begin_on(endpoint, prelude, command, deadline)? {
                 return Ok(begun);
             }
@@ -455,6 +466,12 @@ impl Session {
         let mut spoke = false;
         for _ in 0..4 {
             let code = self.control.reply("NOOP", deadline)?.code;
+            if code.as_u16() == 500 {
+                // Pure-FTPd's answer while the transfer is still ending: there will be no other.
+                self.last_word(deadline.min(Instant::now() + LATE))?;
+                self.control.send(&[Command::Noop], deadline)?;
+                continue;
+            }
             if !code.is_completion() || matches!(code.as_u16(), 225 | 226 | 250) {
                 spoke = true;
                 continue;
@@ -534,7 +551,7 @@ impl Session {
         }
         if is_store(command) && profile.resumption != Resumption::Optional && !self.tls.can_resume()
         {
-            let endpoint = Endpoint::open(self, deadline)?;
+            let endpoint = Endpoint::open(self, None, deadline)?;
             self.list_proof(endpoint, deadline)?;
         }
         Ok(())
@@ -545,7 +562,7 @@ impl Session {
     /// are sent, now and on every later connection.
     fn prove_implicit(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
         // A data port that cannot be reached shows nothing.
-        let endpoint = Endpoint::open(self, deadline)?;
+        let endpoint = Endpoint::open(self, None, deadline)?;
         let mut result = self.list_proof(endpoint, deadline);
         let lacks_prot = match &result {
             _ if self.negotiation.sends_prot() => false,
@@ -564,7 +581,7 @@ impl Session {
                 self.resynchronize(deadline)?;
             }
             self.protect(deadline)?;
-            let endpoint = Endpoint::open(self, deadline)?;
+            let endpoint = Endpoint::open(self, None, deadline)?;
             result = self.list_proof(endpoint, deadline);
         }
         let reply = result?;
@@ -592,7 +609,7 @@ impl Session {
         let begun = match self.begin_on(endpoint, &[], &LIST, deadline)? {
             Some(begun) => begun,
             None => {
-                let another = Endpoint::open(self, deadline)?;
+                let another = Endpoint::open(self, None, deadline)?;
                 self.begin_on(another, &[], &LIST, deadline)?
                     .ok_or_else(|| Error::lost("LIST", "no data connection"))?
             }

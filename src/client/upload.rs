@@ -60,6 +60,11 @@ impl Upload {
         self.sent
     }
 
+    /// Whether some request waits for a session.
+    pub fn is_wanted(&self) -> bool {
+        self.lease.is_wanted()
+    }
+
     /// Sends bytes. A server that breaks off (452, 552, 426) is quoted in the error.
     pub fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Error> {
         if let Err(error) = self.data.write_all(bytes, deadline) {

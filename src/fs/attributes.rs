@@ -142,7 +142,9 @@ impl Fs {
             }
             Err(cause) => {
                 self.accept(&path, "a time", cause)?;
-                self.overlay_time(ino, modified, before.mtime);
+                // Of a directory that we made, the server's time is not known.
+                let guessed = before.kind == FileKind::Directory;
+                self.overlay.set_time(ino, modified, before.mtime, guessed);
                 Ok(())
             }
         }
@@ -232,7 +234,7 @@ impl Fs {
     }
 
     pub(super) fn overlay_time(&self, ino: Ino, time: SystemTime, instead: SystemTime) {
-        self.overlay.set_time(ino, time, instead);
+        self.overlay.set_time(ino, time, instead, false);
     }
 
     /// What stat shows.

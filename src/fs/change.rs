@@ -10,7 +10,7 @@ use super::write::{Draft, Drafts, blank, now};
 use super::{Entry, Error, Fs, Ino, Patience, parse_name};
 use crate::cache::Answer;
 use crate::proto::{Name, RemotePath};
-use crate::remote::{self, Attributes, FileKind, Temporary};
+use crate::remote::{self, Attributes, FileKind, Reserved, Temporary};
 
 impl Fs {
     /// Makes a directory.
@@ -22,14 +22,11 @@ impl Fs {
         patience: Patience,
     ) -> Result<Entry, Error> {
         self.drafts.spool()?;
-        let (name, path) = self.child_path(parent, name)?;
+        let (name, path) = self.new_path(parent, name)?;
         let deadline = patience.deadline()?;
-        let made = self.remote.mkdir(&path, deadline);
-        made.map_err(|cause| self.failed(&path, cause))?;
         let mode = mode & 0o7777;
-        if let Err(error) = self.remote.set_mode(&path, mode, deadline) {
-            log::debug!("{path}: permission bits of a new directory: {error}");
-        }
+        let made = self.remote.mkdir(&path, mode, deadline);
+        made.map_err(|cause| self.failed(&path, cause))?;
         let attributes = Attributes {
             kind: FileKind::Directory,
             mode: Some(mode),
@@ -47,7 +44,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<Entry, Error> {
         self.drafts.spool()?;
-        let (name, path) = self.child_path(parent, name)?;
+        let (name, path) = self.new_path(parent, name)?;
         let deadline = patience.deadline()?;
         match self.remote.symlink(target, &path, deadline) {
             Ok(()) => {}
@@ -63,7 +60,7 @@ impl Fs {
         self.appeared(parent, &name, &path, &attributes)
     }
 
-    /// Removes a directory that is empty, but for what our own broken uploads left there.
+    /// Removes a directory that is empty, but for temporary files that nobody needs.
     pub fn rmdir(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<(), Error> {
         self.drafts.spool()?;
         let (name, path) = self.child_path(parent, name)?;
@@ -72,7 +69,7 @@ impl Fs {
             return Err(Error::remote(&path, remote::Error::NotEmpty));
         }
         let removed = match self.remote.rmdir(&path, deadline) {
-            Err(remote::Error::NotEmpty) if self.sweep(&path, deadline)? => {
+            Err(remote::Error::NotEmpty) if self.sweep(parent, &name, &path, deadline)? => {
                 self.remote.rmdir(&path, deadline)
             }
             removed => removed,
@@ -80,23 +77,6 @@ impl Fs {
         removed.map_err(|cause| self.failed(&path, cause))?;
         self.disappeared(parent, &name, &path, None);
         Ok(())
-    }
-
-    /// Removes our own temporary files from a directory that holds nothing else; whether it did.
-    fn sweep(&self, path: &RemotePath, deadline: Instant) -> Result<bool, Error> {
-        let listing = self.remote.list(path, deadline);
-        let listing = listing.map_err(|cause| self.failed(path, cause))?;
-        let ours =
-            |name: &Name| Temporary::parse(name).is_some_and(|t| self.remote.temporaries().made(t));
-        if !listing.complete || !listing.entries.iter().all(|(name, _)| ours(name)) {
-            return Ok(false);
-        }
-        for (name, _) in listing.entries {
-            let leftover = path.join(&name);
-            let removed = self.remote.unlink(&leftover, deadline);
-            removed.map_err(|cause| self.failed(&leftover, cause))?;
-        }
-        Ok(true)
     }
 
     /// Removes a file's name. Whoever has it open keeps it.
@@ -114,7 +94,8 @@ impl Fs {
                 let needed = ino.filter(|ino| {
                     self.files.of(*ino).is_some() && !draft.as_ref().is_some_and(|d| d.is_whole())
                 });
-                self.take_away(&path, needed.is_some(), deadline)?
+                let aside = needed.map(|_| self.remote.temporaries().beside(&path));
+                self.take_away(&path, aside, deadline)?
             }
         };
         if let Some(draft) = &draft {
@@ -128,17 +109,17 @@ impl Fs {
         Ok(())
     }
 
-    /// Removes a file from its name on the server, `needed` ones to another name that is given.
+    /// Removes a file from its name on the server; to the name `aside`, where it is still needed
+    /// and the server lets us.
     fn take_away(
         &self,
         path: &RemotePath,
-        needed: bool,
+        aside: Option<Reserved>,
         deadline: Instant,
-    ) -> Result<Option<Name>, Error> {
-        if needed {
-            let aside = self.remote.temporaries().beside(path);
-            match self.remote.rename(path, &aside, deadline) {
-                Ok(()) => return Ok(aside.name()),
+    ) -> Result<Option<Reserved>, Error> {
+        if let Some(aside) = aside {
+            match self.remote.rename(path, aside.path(), deadline) {
+                Ok(()) => return Ok(Some(aside)),
                 Err(remote::Error::Denied(why)) => log::debug!("{path}: not set aside: {why}"),
                 Err(cause) => return Err(self.failed(path, cause)),
             }
@@ -158,7 +139,7 @@ impl Fs {
     ) -> Result<(), Error> {
         self.drafts.spool()?;
         let (name, from) = self.child_path(parent, name)?;
-        let (to_name, to) = self.child_path(to_parent, to_name)?;
+        let (to_name, to) = self.new_path(to_parent, to_name)?;
         let deadline = patience.deadline()?;
         let moved = self.present(parent, &name, &from, patience)?;
         let moved = moved.ok_or_else(|| Error::remote(&from, remote::Error::NotFound))?;
@@ -206,7 +187,8 @@ impl Fs {
         match (&pending, open) {
             // The server has nothing of it yet: it goes there under its new name.
             (Some(_), Some(_)) => {
-                let aside = self.take_away(&to, true, deadline)?;
+                let aside = self.remote.temporaries().in_place_of(&to);
+                let aside = self.take_away(&to, Some(aside), deadline)?;
                 self.inodes.unlink(to_parent, &to_name, aside);
             }
             (Some(draft), None) if stands => draft.replace(),
@@ -238,12 +220,13 @@ impl Fs {
             let renamed = self.remote.rename(from, to, deadline);
             return renamed.map_err(|cause| self.failed(to, cause));
         };
-        let aside = self.take_away(to, true, deadline)?;
+        let aside = self.remote.temporaries().in_place_of(to);
+        let aside = self.take_away(to, Some(aside), deadline)?;
         if let Err(cause) = self.remote.rename(from, to, deadline) {
             if let Some(aside) = &aside
-                && let Some(directory) = to.parent()
-                && let Err(error) = self.remote.rename(&directory.join(aside), to, deadline)
+                && let Err(error) = self.remote.rename(aside.path(), to, deadline)
             {
+                let aside = aside.path();
                 log::error!("{to} could not be put back, it is now {aside}: {error}");
             }
             return Err(self.failed(to, cause));
@@ -304,6 +287,15 @@ impl Fs {
         drafts
     }
 
+    /// The same for a name that is to be given: one of our own temporary names would not be seen.
+    fn new_path(&self, parent: Ino, name: &[u8]) -> Result<(Name, RemotePath), Error> {
+        let (name, path) = self.child_path(parent, name)?;
+        match Temporary::parse(&name) {
+            Some(_) => Err(Error::InvalidName),
+            None => Ok((name, path)),
+        }
+    }
+
     fn child_path(&self, parent: Ino, name: &[u8]) -> Result<(Name, RemotePath), Error> {
         let name = parse_name(name)?;
         let path = self.live_path(parent)?.join(&name);
@@ -323,7 +315,7 @@ impl Fs {
     }
 
     /// We have removed a name.
-    fn disappeared(&self, parent: Ino, name: &Name, path: &RemotePath, aside: Option<Name>) {
+    fn disappeared(&self, parent: Ino, name: &Name, path: &RemotePath, aside: Option<Reserved>) {
         let ino = self.inodes.child(parent, name);
         self.inodes.unlink(parent, name, aside);
         self.cache.note(path, None, Instant::now());

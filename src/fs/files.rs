@@ -17,7 +17,7 @@ use super::Ino;
 use super::read::{Reader, Target};
 use crate::cache::Directory;
 use crate::proto::RemotePath;
-use crate::remote::{Attributes, Proof};
+use crate::remote::{Attributes, Proof, Version};
 
 /// Bytes kept of what was read last.
 const PROOF: usize = 4 << 10;
@@ -57,6 +57,9 @@ pub(super) struct OpenFile {
     pub reader: Reader,
     /// The content that is being read. A leaf lock.
     content: Mutex<Content>,
+    /// How many seconds later a download's time is than a listing's: some servers keep their
+    /// clocks in two zones. A leaf lock.
+    slip: Mutex<i64>,
     /// What was read of it last. A leaf lock.
     proof: Mutex<Option<Proof>>,
     /// Whether the server holds another content by now.
@@ -127,6 +130,7 @@ impl Files {
                         attributes: attributes.clone(),
                         epoch: 0,
                     }),
+                    slip: Mutex::new(0),
                     proof: Mutex::new(None),
                     replaced: AtomicBool::new(false),
                     seen: AtomicBool::new(false),
@@ -184,7 +188,7 @@ impl Files {
         drop(table);
         if last {
             // At once, even if a read still holds the file.
-            file.reader.close();
+            file.reader.end();
         }
         Some(Closed {
             ino: file.ino,
@@ -216,12 +220,9 @@ impl Files {
         Some(self.table.lock().directories.remove(&handle)?.ino)
     }
 
-    /// Ends all reading.
-    pub fn close_all(&self) {
-        let table = std::mem::take(&mut *self.table.lock());
-        for handle in table.files.values() {
-            handle.file.reader.close();
-        }
+    /// Every handle of a file.
+    pub fn handles(&self) -> Vec<u64> {
+        self.table.lock().files.keys().copied().collect()
     }
 }
 
@@ -230,18 +231,26 @@ impl OpenFile {
     pub fn target(&self, path: &RemotePath) -> Option<Target> {
         let replaced = self.replaced.load(Ordering::Relaxed);
         (!replaced).then(|| {
+            let version = self.downloaded_as();
             let content = self.content.lock();
+            let proof = self.proof.lock().clone();
             Target {
                 path: path.clone(),
-                version: content.attributes.version(),
+                version,
                 epoch: content.epoch,
-                proof: self
-                    .proof
-                    .lock()
-                    .clone()
-                    .filter(|_| content.attributes.unique.is_none()),
+                proof: proof.filter(|_| content.attributes.unique.is_none()),
             }
         })
+    }
+
+    /// The version to read; `None` where it is no longer to be had.
+    pub fn version(&self) -> Option<Version> {
+        (!self.is_replaced()).then(|| self.downloaded_as())
+    }
+
+    fn downloaded_as(&self) -> Version {
+        let slip = *self.slip.lock();
+        self.content.lock().attributes.version().later(slip)
     }
 
     /// Takes note of bytes that were read, the last of them.
@@ -251,7 +260,7 @@ impl OpenFile {
         }
         let from = bytes.len().saturating_sub(PROOF);
         let (offset, bytes) = (offset + from as u64, bytes[from..].to_vec());
-        let now = self.content.lock().attributes.version();
+        let now = self.downloaded_as();
         let mut proof = self.proof.lock();
         // What the reader sees is the version that the file had when reading began: what it grew
         // to has to be proven each time.
@@ -288,6 +297,7 @@ impl OpenFile {
             self.replaced.store(false, Ordering::Relaxed);
         }
         drop(content);
+        *self.slip.lock() = 0;
         *self.proof.lock() = None;
         self.reader.close();
     }
@@ -311,6 +321,21 @@ impl OpenFile {
         self.content.lock().attributes = attributes.clone();
         *self.proof.lock() = None;
         self.replaced.store(false, Ordering::Relaxed);
+        true
+    }
+
+    /// A listing, fetched just now, insists on what is known of the file, but downloads say that
+    /// it is another version: `told`. Nothing was read through it yet, so the two merely differ
+    /// in their clocks. Whether it can be so.
+    pub fn reconcile(&self, listed: &Attributes, told: Version) -> bool {
+        let listed = listed.version();
+        let known = self.content.lock().attributes.version();
+        let read = self.proof.lock().is_some() || self.replaced.load(Ordering::Relaxed);
+        if read || listed != known || told.size != known.size {
+            return false;
+        }
+        *self.slip.lock() = told.seconds_after(&listed);
+        self.reader.close();
         true
     }
 

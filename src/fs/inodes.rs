@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use crate::proto::{Name, RemotePath};
-use crate::remote::{Attributes, FileKind};
+use crate::remote::{Attributes, FileKind, Reserved};
 
 /// An inode number, as stat(2) shows it and as the kernel addresses the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,11 +51,11 @@ struct Node {
 }
 
 /// Whether a node still has a name in its directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Standing {
     Named,
     /// Unlinked, but still on the server under a name that nobody else knows.
-    Aside(Name),
+    Aside(Reserved),
     /// Unlinked, and nowhere on the server.
     Gone,
 }
@@ -120,7 +120,7 @@ impl Inodes {
         let nodes = self.nodes.lock();
         nodes
             .get(&ino)
-            .is_some_and(|n| n.standing != Standing::Named)
+            .is_some_and(|n| !matches!(n.standing, Standing::Named))
     }
 
     /// Where an unlinked file was set aside on the server.
@@ -134,7 +134,7 @@ impl Inodes {
 
     /// A name was removed: whoever holds its node keeps it. With `aside` the file is still on the
     /// server, in the same directory under that name.
-    pub fn unlink(&self, parent: Ino, name: &Name, aside: Option<Name>) {
+    pub fn unlink(&self, parent: Ino, name: &Name, aside: Option<Reserved>) {
         let nodes = &mut *self.nodes.lock();
         let Some(parent) = nodes.get_mut(&parent) else {
             return;
@@ -144,6 +144,38 @@ impl Inodes {
         {
             node.standing = aside.map_or(Standing::Gone, Standing::Aside);
         }
+    }
+
+    /// The files of a directory that were set aside there, and where they are.
+    pub fn asides(&self, directory: Ino) -> Vec<(Ino, RemotePath)> {
+        let nodes = self.nodes.lock();
+        let aside = |(ino, node): (&Ino, &Node)| match node.standing {
+            Standing::Aside(_) if node.parent == directory => {
+                Some((*ino, path(&nodes, &self.root, *ino)?))
+            }
+            _ => None,
+        };
+        nodes.iter().filter_map(aside).collect()
+    }
+
+    /// A file that was set aside is now in the directory `to`, for its own is about to go.
+    pub fn move_aside(&self, ino: Ino, to: Ino, aside: Reserved) {
+        let nodes = &mut *self.nodes.lock();
+        let Some(target) = nodes.get_mut(&to) else {
+            return;
+        };
+        target.dependents += 1;
+        let from = match nodes.get_mut(&ino) {
+            Some(node) if matches!(node.standing, Standing::Aside(_)) => {
+                node.standing = Standing::Aside(aside);
+                std::mem::replace(&mut node.parent, to)
+            }
+            _ => to,
+        };
+        if let Some(node) = nodes.get_mut(&from) {
+            node.dependents -= 1;
+        }
+        reap(nodes, from);
     }
 
     /// A file that was set aside was removed for good.
@@ -259,7 +291,7 @@ fn path(nodes: &HashMap<Ino, Node>, root: &RemotePath, ino: Ino) -> Option<Remot
     while let Some(name) = &node.name {
         names.push(match &node.standing {
             Standing::Named => name,
-            Standing::Aside(name) => name,
+            Standing::Aside(aside) => aside.name(),
             Standing::Gone => return None,
         });
         node = nodes.get(&node.parent)?;

@@ -19,11 +19,13 @@ mod names;
 mod overlay;
 mod read;
 pub mod spool;
+mod tidy;
 mod write;
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -32,7 +34,7 @@ use parking_lot::Mutex;
 use crate::cache::{Answer, Cache, Directory, Limits};
 use crate::proto::{Name, PathError, RemotePath};
 pub use crate::remote::NAME_MAX;
-use crate::remote::{self, Attributes, FileKind, Remote, Space, Temporary};
+use crate::remote::{self, Attributes, FileKind, Remote, Space, Temporary, Version};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use attributes::Changes;
 pub use error::Error;
@@ -46,6 +48,7 @@ use overlay::Overlay;
 pub use read::Data;
 use read::{Failure, Reads};
 use spool::Spool;
+use tidy::Tidying;
 use write::Drafts;
 pub use write::{Access, Leftover, TempName};
 
@@ -130,6 +133,9 @@ const FAREWELL: Duration = Duration::from_secs(60);
 /// How long a caller waits for news of the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often one read follows a file that is replaced again and again.
+const CHANGES: usize = 3;
+
 /// How long, and of how many paths, it is remembered that the server did not answer. A program
 /// that names a path would otherwise wait twice: where the kernel fails to confirm what it knew
 /// of a name, it looks the name up once more.
@@ -153,6 +159,7 @@ pub struct Fs {
     drafts: Drafts,
     overlay: Overlay,
     leftovers: Leftovers,
+    tidying: Tidying,
     /// Whether the log says already that attributes are shown which the server does not have.
     told: AtomicBool,
     roots: Arc<Flights<Answer>>,
@@ -172,6 +179,9 @@ impl Fs {
             listings: config.dir_timeout,
             absences: config.negative_timeout,
         };
+        if let Some(spool) = &config.spool {
+            remote.temporaries().belong_to(spool.id());
+        }
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             cache: Cache::new(limits),
@@ -187,6 +197,7 @@ impl Fs {
             drafts: Drafts::new(config.spool.clone(), config.uploads),
             overlay: Overlay::new(config.cache_entries),
             leftovers: Leftovers::default(),
+            tidying: Tidying::new(),
             told: AtomicBool::new(false),
             remote,
             config,
@@ -306,6 +317,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<Data, Error> {
         let file = self.files.file(handle).ok_or(Error::Stale)?;
+        let mut changes = 0;
         loop {
             let draft = self.drafts.of(file.ino).filter(|_| !file.is_replaced());
             if let Some(draft) = draft {
@@ -317,7 +329,9 @@ impl Fs {
             }
             let path = self.live_path(file.ino)?;
             let epoch = file.epoch();
-            let read = match file.target(&path) {
+            let target = file.target(&path);
+            let version = target.as_ref().map(|target| target.version);
+            let read = match target {
                 None => Err(Failure::Remote(remote::Error::Changed)),
                 Some(target) => {
                     let deadline = patience.deadline().ok();
@@ -336,7 +350,11 @@ impl Fs {
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
-                    self.go_over(&file, &path, patience)?;
+                    changes += 1;
+                    if changes > CHANGES {
+                        return Err(Error::remote(&path, remote::Error::Changed));
+                    }
+                    self.go_over(&file, version, &path, patience)?;
                 }
                 Err(Failure::WouldWait) => return Err(Error::WouldWait),
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
@@ -347,16 +365,37 @@ impl Fs {
 
     /// The server holds another content than was known when the file was opened: what is known
     /// of it is learned anew, and the handle goes over to it if nobody has seen the old content.
-    fn go_over(&self, file: &OpenFile, path: &RemotePath, patience: Patience) -> Result<(), Error> {
-        patience.deadline()?;
+    /// `failed`: the version that is not there.
+    fn go_over(
+        &self,
+        file: &OpenFile,
+        failed: Option<Version>,
+        path: &RemotePath,
+        patience: Patience,
+    ) -> Result<(), Error> {
+        let deadline = patience.deadline()?;
+        let went_over = || file.version().is_some_and(|now| Some(now) != failed);
+        if went_over() {
+            return Ok(()); // By another read.
+        }
         self.cache.changed(path);
-        file.give_up();
-        if let Answer::Present(attributes, _) = self.stat(path, patience)?
-            && attributes.kind == FileKind::File
-            && file.adopt(&attributes)
+        if let Answer::Present(now, _) = self.stat(path, patience)?
+            && now.kind == FileKind::File
         {
+            if failed == Some(now.version()) {
+                let told = self.remote.version(path, now.version(), deadline);
+                let told = told.map_err(|cause| Error::remote(path, cause))?;
+                if file.reconcile(&now, told) {
+                    return Ok(());
+                }
+            } else if file.adopt(&now) {
+                return Ok(());
+            }
+        }
+        if went_over() {
             return Ok(());
         }
+        file.give_up();
         Err(Error::remote(path, remote::Error::Changed))
     }
 
@@ -383,10 +422,14 @@ impl Fs {
         Ok(space)
     }
 
-    /// Ends all reading: the mount is gone. Waits for what is still to be uploaded, up to a bound;
-    /// what is not done then stays in the spool.
+    /// The mount is gone: closes what is still open, for the kernel does not always say so. Waits
+    /// for what is still to be uploaded, up to a bound; what is not done then stays in the spool.
     pub fn close(&self) {
-        self.files.close_all();
+        let handles = self.files.handles().into_iter();
+        let leftovers: Vec<_> = handles.filter_map(|handle| self.release(handle)).collect();
+        if let Some(fs) = self.this.upgrade() {
+            thread::spawn(move || leftovers.into_iter().for_each(|left| fs.finish(left)));
+        }
         self.settle();
     }
 
@@ -419,6 +462,11 @@ impl Fs {
             _ => self.stat(&path, patience)?,
         };
         match answer {
+            Answer::Present(attributes, _)
+                if ino == Ino::ROOT && attributes.kind != FileKind::Directory =>
+            {
+                Err(Error::remote(&path, remote::Error::NotDirectory))
+            }
             // Another kind of file has taken the name: the kernel has to look it up once more.
             Answer::Present(attributes, _) if self.inodes.kind(ino) != Some(attributes.kind) => {
                 Err(Error::Stale)
@@ -559,6 +607,7 @@ impl Fs {
                 Ok(_) | Err(_) => {}
             }
             let mut listing = fetched?;
+            self.tidy_up(path, &listing);
             listing.entries.retain(|(name, _)| {
                 Temporary::parse(name).is_none() && !self.drafts.hides(&path.join(name))
             });

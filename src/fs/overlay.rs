@@ -22,8 +22,16 @@ struct Worn {
     mode: Option<u16>,
     uid: Option<u32>,
     gid: Option<u32>,
-    /// A time, in place of this one of the server's: once that changes, the file was written.
-    time: Option<(SystemTime, SystemTime)>,
+    time: Option<Time>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Time {
+    shown: SystemTime,
+    /// In place of this one of the server's: once that changes, the file was written.
+    instead: SystemTime,
+    /// `instead` is not the server's word yet: it may change once.
+    guessed: bool,
 }
 
 impl Overlay {
@@ -53,9 +61,14 @@ impl Overlay {
         });
     }
 
-    /// Shows `time` as long as the server says `instead`.
-    pub fn set_time(&self, ino: Ino, time: SystemTime, instead: SystemTime) {
-        self.wear(ino, |worn| worn.time = Some((time, instead)));
+    /// Shows a time as long as the server says `instead`; `guessed`: what it says is not known.
+    pub fn set_time(&self, ino: Ino, shown: SystemTime, instead: SystemTime, guessed: bool) {
+        let time = Time {
+            shown,
+            instead,
+            guessed,
+        };
+        self.wear(ino, |worn| worn.time = Some(time));
     }
 
     /// An inode number stands for another file from now on.
@@ -65,16 +78,19 @@ impl Overlay {
 
     pub fn apply(&self, attr: &mut Attr) {
         let mut files = self.files.lock();
-        let Some(worn) = files.get(&attr.ino) else {
+        let Some(worn) = files.get_mut(&attr.ino) else {
             return;
         };
         attr.mode = worn.mode.unwrap_or(attr.mode);
         attr.uid = worn.uid.unwrap_or(attr.uid);
         attr.gid = worn.gid.unwrap_or(attr.gid);
-        if let Some((time, instead)) = worn.time
-            && attr.time == instead
-        {
-            attr.time = time;
+        if let Some(time) = &mut worn.time {
+            if attr.time != time.instead && std::mem::take(&mut time.guessed) {
+                time.instead = attr.time;
+            }
+            if attr.time == time.instead {
+                attr.time = time.shown;
+            }
         }
     }
 

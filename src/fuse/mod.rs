@@ -115,6 +115,24 @@ impl Door {
         request.serve(&self.fs, &self.uploads, &self.watch, reply);
     }
 
+    /// Answers a write that is done once the server has caught up with it a little.
+    fn brake(
+        &self,
+        req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        written: u32,
+        reply: ReplyWrite,
+    ) {
+        let run = move |fs: &Arc<Fs>, _, patience| {
+            fs.catch_up(fh.0, patience)?;
+            Ok(written)
+        };
+        let answer = |reply: ReplyWrite, written| reply.written(written);
+        let request = on_inode("write", req, ino, run, answer);
+        request.serve(&self.fs, &self.uploads, &self.watch, reply);
+    }
+
     /// Has done what a release left to do.
     fn see_to(&self, leftover: Leftover) {
         let fs = self.fs.clone();
@@ -551,7 +569,7 @@ impl Filesystem for Door {
 
     fn write(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -567,7 +585,11 @@ impl Filesystem for Door {
         let run = |fs: &Fs| fs.write(fh.0, data, offset, append);
         let answer = |reply: ReplyWrite, written: usize| {
             // No request is larger than MAX_WRITE.
-            reply.written(written as u32);
+            let written = written as u32;
+            match self.fs.is_far_ahead(fh.0) {
+                true => self.brake(req, ino, fh, written, reply),
+                false => reply.written(written),
+            }
         };
         self.answer(("write", ino), run, answer, reply);
     }

@@ -16,8 +16,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{BackgroundSession, MountOption};
 use nix::mount::{MntFlags, umount2};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
+mod ahead;
+mod leftovers;
 mod model;
 mod writes;
 
@@ -77,10 +80,19 @@ impl Mount {
     }
 
     fn of(served: TempDir, max_sessions: usize, change: impl FnOnce(&mut Config)) -> Self {
+        let config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+        Self::serving(served, config, max_sessions, change)
+    }
+
+    fn serving(
+        served: TempDir,
+        config: server::Config,
+        max_sessions: usize,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let _ = env_logger::Builder::from_default_env()
             .is_test(true)
             .try_init();
-        let config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
         let server = Server::start(config).unwrap();
         let proxy = Proxy::new(server.local_addr());
         let client = client::Config {
@@ -585,6 +597,42 @@ fn a_file_replaced_unnoticed_opens_with_its_new_content_and_no_error() {
 }
 
 #[test]
+fn a_server_whose_mdtm_is_in_another_zone_is_read_all_the_same() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    config.mdtm_slip = Duration::from_secs(3600);
+    let mount = Mount::serving(served, config, 4, |_| {});
+    let all = content(9_000_000);
+    fs::write(mount.there("file"), &all[..8_000_000]).unwrap();
+    let begun = Instant::now();
+    let mut file = File::open(mount.here("file")).unwrap();
+    let mut read = Vec::new();
+    file.read_to_end(&mut read).unwrap();
+    assert!(read == all[..8_000_000]);
+    // Again, with what the kernel has of it, and elsewhere in it.
+    let again = File::open(mount.here("file")).unwrap();
+    let mut part = vec![0; 1000];
+    again.read_exact_at(&mut part, 3_000_000).unwrap();
+    assert!(part == all[3_000_000..][..1000]);
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    let grown = File::options().append(true).open(mount.there("file"));
+    grown.unwrap().write_all(&all[8_000_000..]).unwrap();
+    thread::sleep(2 * BELIEF);
+    file.read_to_end(&mut read).unwrap();
+    assert!(read == all, "{}", read.len());
+    // Replaced is replaced.
+    thread::sleep(Duration::from_millis(1100));
+    fs::write(mount.there("new"), vec![b'n'; 9_000_000]).unwrap();
+    fs::rename(mount.there("new"), mount.there("file")).unwrap();
+    thread::sleep(2 * BELIEF);
+    assert!(fs::read(mount.here("file")).unwrap() == vec![b'n'; 9_000_000]);
+}
+
+#[test]
 fn the_page_cache_is_dropped_when_a_file_changed() {
     let mount = Mount::new();
     fs::write(mount.there("file"), "one").unwrap();
@@ -689,6 +737,52 @@ fn a_program_that_waits_for_a_silent_server_can_be_killed() {
 }
 
 #[test]
+fn readers_killed_before_a_silent_server_leave_few_threads_behind() {
+    let mount = Mount::with(1, |config| {
+        config.attr_timeout = Duration::from_secs(60);
+        config.dir_timeout = Duration::from_secs(60);
+    });
+    for i in 0..150 {
+        fs::write(mount.there(&format!("f{i}")), "hello").unwrap();
+    }
+    for entry in fs::read_dir(mount.point.path()).unwrap() {
+        entry.unwrap().metadata().unwrap();
+    }
+    // Those of other tests too.
+    let pumps = || {
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm"));
+        let names = tasks.filter_map(|task| name(task.ok()?).ok());
+        names.filter(|name| name.starts_with("read-ahead")).count()
+    };
+    mount.proxy.hold();
+    let before = pumps();
+    for round in 0..3 {
+        let head = |i| {
+            Command::new("head")
+                .arg(mount.here(&format!("f{i}")))
+                .spawn()
+        };
+        let mut readers: Vec<_> = (50 * round..50 * (round + 1))
+            .map(|i| head(i).unwrap())
+            .collect();
+        thread::sleep(Duration::from_millis(500));
+        for reader in &mut readers {
+            reader.kill().unwrap();
+        }
+        for reader in &mut readers {
+            reader.wait().unwrap();
+        }
+        // It is seen that they are gone.
+        thread::sleep(Duration::from_millis(500));
+    }
+    let left = pumps().saturating_sub(before);
+    assert!((50..=115).contains(&left), "{left}");
+    mount.proxy.go_on();
+    assert_eq!(fs::read_to_string(mount.here("f149")).unwrap(), "hello");
+}
+
+#[test]
 fn what_is_known_is_told_while_others_wait() {
     let mount = Mount::with(4, |config| {
         config.attr_timeout = Duration::from_secs(60);
@@ -750,6 +844,8 @@ struct Proxy {
     connections: Arc<AtomicUsize>,
     /// How often something went to the server.
     requests: Arc<AtomicUsize>,
+    /// Both ends of every connection so far.
+    ends: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Proxy {
@@ -762,7 +858,9 @@ impl Proxy {
             ended: Arc::new(AtomicBool::new(false)),
             connections: Arc::new(AtomicUsize::new(0)),
             requests: Arc::new(AtomicUsize::new(0)),
+            ends: Arc::default(),
         };
+        let ends = proxy.ends.clone();
         let (holding, ended) = (proxy.holding.clone(), proxy.ended.clone());
         let (connections, requests) = (proxy.connections.clone(), proxy.requests.clone());
         thread::spawn(move || {
@@ -778,6 +876,9 @@ impl Proxy {
                 // Small answers must not wait for each other.
                 for side in [&inward, &outward] {
                     side.set_nodelay(true).unwrap();
+                }
+                for side in [&inward, &outward] {
+                    ends.lock().push(side.try_clone().unwrap());
                 }
                 let back = (outward.try_clone().unwrap(), inward.try_clone().unwrap());
                 let answers = Arc::new(AtomicUsize::new(0));
@@ -810,6 +911,13 @@ impl Proxy {
 
     fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Breaks all connections.
+    fn cut(&self) {
+        for end in self.ends.lock().drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
     }
 
     fn hold(&self) {

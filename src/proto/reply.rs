@@ -108,11 +108,19 @@ impl Reply {
     }
 }
 
-/// "550 No such file": for messages, control characters escaped, at most 300 characters.
+/// "550 No such file": for messages, control characters escaped, at most 300 characters. Of a refusal
+/// all lines: Pure-FTPd gives its reason in the first.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MOST: usize = 300;
-        let text = self.text();
+        let text = match self.code.is_transient() || self.code.is_permanent() {
+            true => {
+                let lines = self.lines.iter().map(|line| line.trim_ascii());
+                let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+                String::from_utf8_lossy(&lines.join(&b"; "[..])).into_owned()
+            }
+            false => self.text(),
+        };
         let shown = text.trim().chars().flat_map(|c| {
             let (escaped, plain) = if c.is_control() {
                 (Some(c.escape_default()), None)

@@ -1,6 +1,6 @@
 //! What is known of a file on the server.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::proto::{Facts, Kind, Name, Precision};
 
@@ -44,7 +44,8 @@ pub struct Listing {
     pub complete: bool,
 }
 
-/// What identifies the content of a file while it is read.
+/// What identifies the content of a file while it is read. Its time has no fraction: servers tell
+/// one in listings, but not by MDTM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
     /// Bytes.
@@ -94,15 +95,41 @@ impl Attributes {
     }
 
     pub fn version(&self) -> Version {
-        Version {
-            size: self.size,
-            mtime: self.mtime,
+        Version::new(self.size, self.mtime)
+    }
+}
+
+impl Version {
+    /// Of the whole seconds of `mtime`.
+    pub fn new(size: u64, mtime: SystemTime) -> Self {
+        let fraction = match mtime.duration_since(UNIX_EPOCH) {
+            Ok(after) => after.subsec_nanos(),
+            Err(before) => (1_000_000_000 - before.duration().subsec_nanos()) % 1_000_000_000,
+        };
+        let whole = mtime.checked_sub(Duration::from_nanos(fraction.into()));
+        Self {
+            size,
+            mtime: whole.unwrap_or(mtime),
+        }
+    }
+
+    /// The same with a time so many seconds later.
+    pub fn later(self, seconds: i64) -> Self {
+        Self::new(self.size, shifted(self.mtime, seconds))
+    }
+
+    /// How many seconds later than that of `other` its time is.
+    pub fn seconds_after(&self, other: &Self) -> i64 {
+        let seconds = |by: Duration| i64::try_from(by.as_secs()).unwrap_or(i64::MAX);
+        match self.mtime.duration_since(other.mtime) {
+            Ok(after) => seconds(after),
+            Err(before) => -seconds(before.duration()),
         }
     }
 }
 
 fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
-    let by = std::time::Duration::from_secs(seconds.unsigned_abs());
+    let by = Duration::from_secs(seconds.unsigned_abs());
     let moved = if seconds < 0 {
         time.checked_sub(by)
     } else {
@@ -117,4 +144,22 @@ fn hash(bytes: &[u8]) -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     hash.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fraction_of_a_second_is_no_other_version() {
+        for second in [1_234_567_890, 0, -5] {
+            let whole = Version::new(7, shifted(UNIX_EPOCH, second));
+            assert_eq!(whole.mtime, shifted(UNIX_EPOCH, second));
+            let exact = whole.mtime + Duration::from_nanos(123_456_789);
+            assert_eq!(Version::new(7, exact), whole);
+            let later = whole.later(3600);
+            assert_eq!(later.seconds_after(&whole), 3600);
+            assert_eq!(whole.seconds_after(&later), -3600);
+        }
+    }
 }

@@ -7,7 +7,7 @@ use crate::client::{self, Lane, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, Site, format_time};
 
 use super::meaning::{self, Error};
-use super::{Attributes, FileKind, stat, time};
+use super::{Attributes, FileKind, listing, number, stat, time};
 
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
 
@@ -31,6 +31,7 @@ pub(super) fn run<T>(
 pub(super) fn mkdir(
     session: &mut Session,
     path: &RemotePath,
+    temporary: &RemotePath,
     mode: u16,
     again: bool,
     deadline: Instant,
@@ -40,33 +41,70 @@ pub(super) fn mkdir(
     if asks {
         commands.push(Command::Mlst(Some(path.into())));
     } else {
-        commands.extend(super::listing::own(path));
+        commands.extend(listing::ask_within(path));
     }
     let replies = session.pipeline(&commands, deadline)?;
     let [reply, told @ ..] = &replies[..] else {
         return Ok(Err(Error::Failed("MKD: no reply".to_owned())));
     };
     let own = match told {
-        [mlst] => super::listing::parse_mlst(mlst),
-        told => super::listing::own_told(session, told)?,
+        [mlst] => listing::parse_mlst(mlst),
+        within => listing::told_within(session, within)?,
     };
     if reply.code.is_completion() {
-        let has = own.and_then(|own| own.mode);
         // A bit that it inherited (set-group-ID) is nothing that mkdir(2) takes away.
-        if has.is_none_or(|has| has & 0o777 != mode & 0o777 || has | mode != has)
-            && let Err(error) = set_mode(session, path, mode, deadline)?
-        {
-            log::debug!("{path}: permission bits of a new directory: {error}");
-        }
-        return Ok(Ok(()));
+        let has = own.and_then(|own| own.mode);
+        return match has.is_some_and(|has| has & 0o777 == mode & 0o777 && has | mode == has) {
+            true => Ok(Ok(())),
+            false => give_mode(session, path, mode, deadline),
+        };
     }
     let there = look(session, path, deadline)?;
     match there {
         Ok(found) if again && found.kind == FileKind::Directory => Ok(Ok(())),
         Ok(_) => Ok(Err(Error::Exists)),
+        // ProFTPD makes no directory of such a name, but it renames one to it.
+        Err(Error::NotFound) if path.as_bytes().contains(&b'*') => {
+            match mkdir_elsewhere(session, path, temporary, reply, deadline)? {
+                Ok(()) => give_mode(session, path, mode, deadline),
+                Err(error) => Ok(Err(error)),
+            }
+        }
         Err(Error::NotFound) => refused_in_parent(session, path, "MKD", reply, deadline),
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// The mode of a new directory, where the server can set one: it is made in any case.
+fn give_mode(
+    session: &mut Session,
+    path: &RemotePath,
+    mode: u16,
+    deadline: Instant,
+) -> Outcome<()> {
+    if let Err(error) = set_mode(session, path, mode, deadline)? {
+        log::debug!("{path}: permission bits of a new directory: {error}");
+    }
+    Ok(Ok(()))
+}
+
+/// Makes a directory under another name and renames it.
+fn mkdir_elsewhere(
+    session: &mut Session,
+    path: &RemotePath,
+    temporary: &RemotePath,
+    refusal: &Reply,
+    deadline: Instant,
+) -> Outcome<()> {
+    let made = session.execute(&Command::Mkd(temporary.into()), deadline)?;
+    if made.code.is_completion() {
+        let [_, rnto] = rename_now(session, temporary.into(), path.into(), deadline)?;
+        if rnto.code.is_completion() {
+            return Ok(Ok(()));
+        }
+        session.execute(&Command::Rmd(temporary.into()), deadline)?;
+    }
+    refused_in_parent(session, path, "MKD", refusal, deadline)
 }
 
 pub(super) fn rmdir(
@@ -84,7 +122,7 @@ pub(super) fn rmdir(
         Err(error) => Ok(Err(error)),
         Ok(found) if found.kind != FileKind::Directory => Ok(Err(Error::NotDirectory)),
         Ok(_) => {
-            let listing = super::listing::list(session, path, deadline)?;
+            let listing = listing::list(session, path, deadline)?;
             let empty = listing.is_ok_and(|l| l.entries.is_empty() && l.complete);
             let words = format!("RMD: {reply}");
             Ok(Err(if empty {
@@ -139,7 +177,7 @@ pub(super) fn rename(
         Err(Error::NotFound) => refused_in_parent(session, to, "RNTO", &rnto, deadline),
         Err(error) => Ok(Err(error)),
         Ok(found) if found.kind == FileKind::Directory => {
-            let listing = super::listing::list(session, to, deadline)?;
+            let listing = listing::list(session, to, deadline)?;
             if !listing.is_ok_and(|l| l.entries.is_empty() && l.complete) {
                 return Ok(Err(Error::NotEmpty));
             }
@@ -268,39 +306,81 @@ pub(super) fn set_modified(
     Ok(Err(Error::Unsupported(words)))
 }
 
-/// SITE CHMOD, else MFF.
+/// Sets a known file's modification time, and asks what it is then, in one write; whether it was set.
+pub(super) fn date(
+    session: &mut Session,
+    path: &RemotePath,
+    when: SystemTime,
+    known: &Attributes,
+    deadline: Instant,
+) -> Outcome<(Attributes, bool)> {
+    let way = time_ways(session, path, when).next();
+    let mut commands = way.as_ref().map_or(Vec::new(), |way| way.commands.clone());
+    let setting = commands.len();
+    let name = Pathname::from(path);
+    match session.profile().mlst_missing {
+        true => commands.extend([Command::Size(name.clone()), Command::Mdtm(name)]),
+        false => commands.push(Command::Mlst(Some(name))),
+    }
+    let mut replies = session.pipeline(&commands, deadline)?;
+    let told = replies.split_off(setting);
+    let found = match &told[..] {
+        [mlst] => listing::parse_mlst(mlst),
+        [size, mdtm] => number(size)
+            .zip(time(mdtm))
+            .map(|(size, mtime)| Attributes {
+                size,
+                mtime,
+                ..known.clone()
+            }),
+        _ => None,
+    };
+    let set = way.is_some_and(|way| way.is_done(&replies));
+    if let (true, Some(found)) = (set, found) {
+        return Ok(Ok((found, true)));
+    }
+    let set = set || set_modified(session, path, when, deadline)?.is_ok();
+    let found = stat(session, path, Some(known), deadline)?;
+    Ok(found.map(|found| (found, set)))
+}
+
+/// MFF where the server gives files modes by it, else SITE CHMOD.
 pub(super) fn set_mode(
     session: &mut Session,
     path: &RemotePath,
     mode: u16,
     deadline: Instant,
 ) -> Outcome<()> {
-    let chmod = Command::Site(Site::Chmod {
-        mode,
-        path: path.into(),
-    });
-    let mut reply = session.execute(&chmod, deadline)?;
-    let unknown = |reply: &Reply| matches!(reply.code.as_u16(), 500..=504);
-    if unknown(&reply) && session.features().has("MFF") {
-        let facts = format!("UNIX.mode=0{mode:o};");
-        reply = session.execute(
-            &Command::Mff {
-                facts,
-                path: path.into(),
-            },
-            deadline,
-        )?;
+    let command = chmod(session, path, mode);
+    let verb = command.verb();
+    let reply = session.execute(&command, deadline)?;
+    match reply.code.as_u16() {
+        _ if reply.code.is_completion() => Ok(Ok(())),
+        500..=504 => Ok(Err(Error::Unsupported(format!("{verb}: {reply}")))),
+        _ => meaning::of_refusal(session, path, verb, &reply, deadline).map(Err),
     }
-    if reply.code.is_completion() {
-        return Ok(Ok(()));
-    }
-    if unknown(&reply) {
-        return Ok(Err(Error::Unsupported(format!("SITE CHMOD: {reply}"))));
-    }
-    meaning::of_refusal(session, path, "SITE CHMOD", &reply, deadline).map(Err)
 }
 
-/// SITE SYMLINK (ProFTPD).
+/// The command that gives a file its mode. ProFTPD's SITE CHMOD loses tabs and double spaces of
+/// a name, its MFF does not.
+pub(super) fn chmod(session: &Session, path: &RemotePath, mode: u16) -> Command {
+    let path = Pathname::from(path);
+    let facts = session.features().feature("MFF").unwrap_or_default();
+    match facts
+        .to_ascii_lowercase()
+        .split(|&b| b == b';')
+        .any(|fact| fact == b"unix.mode")
+    {
+        true => Command::Mff {
+            facts: format!("UNIX.mode=0{mode:o};"),
+            path,
+        },
+        false => Command::Site(Site::Chmod { mode, path }),
+    }
+}
+
+/// SITE SYMLINK (ProFTPD, which stores the target as a path from its root: where that is not what
+/// was asked for, there will be no link).
 pub(super) fn symlink(
     session: &mut Session,
     target: &Pathname,
@@ -327,17 +407,43 @@ pub(super) fn symlink(
         return Ok(Err(Error::Failed("SITE SYMLINK: no reply".to_owned())));
     };
     if reply.code.is_completion() {
-        return Ok(Ok(()));
+        return points_to(session, link, target, deadline);
     }
     if matches!(reply.code.as_u16(), 500..=504) {
         return Ok(Err(Error::Unsupported(format!("SITE SYMLINK: {reply}"))));
     }
     match look(session, link, deadline)? {
-        Ok(found) if again && found.kind == FileKind::Symlink => Ok(Ok(())),
+        Ok(found) if again && found.kind == FileKind::Symlink => {
+            points_to(session, link, target, deadline)
+        }
         Ok(_) => Ok(Err(Error::Exists)),
         Err(Error::NotFound) => refused_in_parent(session, link, "SITE SYMLINK", &reply, deadline),
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// Makes sure that a new link is what was asked for, else removes it. A server that shows no
+/// targets is believed.
+fn points_to(
+    session: &mut Session,
+    link: &RemotePath,
+    target: &Pathname,
+    deadline: Instant,
+) -> Outcome<()> {
+    let stored = match listing::link_target(session, link, deadline)? {
+        Ok(stored) if *stored == *target.as_bytes() => return Ok(Ok(())),
+        Ok(stored) => stored,
+        Err(Error::Unsupported(_)) => return Ok(Ok(())),
+        Err(error) => return Ok(Err(error)),
+    };
+    let stored = String::from_utf8_lossy(&stored);
+    let gone = session.execute(&Command::Dele(link.into()), deadline)?;
+    if !gone.code.is_completion() {
+        log::warn!("{link} points to {stored} and could not be removed: {gone}");
+    }
+    Ok(Err(Error::Unsupported(format!(
+        "SITE SYMLINK made it point to {stored}"
+    ))))
 }
 
 /// What is at a path, asked afresh and exactly.

@@ -1,16 +1,22 @@
 //! [`Download`]: a file's content in order, unbothered by lost connections.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::client::{self, Lane, Parked, Pool, Progress, Started};
-use crate::proto::{Command, Pathname, RemotePath};
+use crate::proto::{Command, Pathname, RemotePath, Reply};
 
 use super::{Error, Version, meaning, number, time};
 
 /// Bytes kept of what was read last, to be compared where a file has grown before a stream is
 /// opened again.
 const TAIL: usize = 4 << 10;
+/// So few bytes are read through a small window: the server has no more of them under way than
+/// that when the transfer is broken off.
+const FEW: u64 = 256 << 10;
+/// A TLS record has 16 KiB.
+const WINDOW: usize = 16 << 10;
 /// Attempts to go on without a byte of progress.
 const ATTEMPTS: u32 = 5;
 
@@ -24,6 +30,8 @@ pub struct Download {
     stream: Stream,
     /// The last bytes read.
     tail: Vec<u8>,
+    /// How far it will be read, where that is known.
+    end: Option<u64>,
 }
 
 /// Bytes that were read of a file, and its version then. Growth looks like replacement by a longer
@@ -54,17 +62,7 @@ impl Download {
         proof: Option<Proof>,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let mut download = Self {
-            pool: pool.clone(),
-            path: path.clone(),
-            offset,
-            version: Version {
-                size: 0,
-                mtime: SystemTime::UNIX_EPOCH,
-            },
-            stream: Stream::Closed,
-            tail: Vec::new(),
-        };
+        let mut download = Self::closed(pool, path, offset);
         let Some(proof) = proof else {
             download.begin(expected, deadline)?;
             return Ok(download);
@@ -92,6 +90,34 @@ impl Download {
             deadline,
         )?);
         Self::open(pool, path, offset, Some(version), None, deadline)
+    }
+
+    /// For bytes that are read up to `range`'s end and no further: the server sends little more.
+    pub(super) fn open_range(
+        pool: &Arc<Pool>,
+        path: &RemotePath,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        let mut download = Self::closed(pool, path, range.start);
+        download.end = Some(range.end);
+        download.begin(None, deadline)?;
+        Ok(download)
+    }
+
+    fn closed(pool: &Arc<Pool>, path: &RemotePath, offset: u64) -> Self {
+        Self {
+            pool: pool.clone(),
+            path: path.clone(),
+            offset,
+            version: Version {
+                size: 0,
+                mtime: SystemTime::UNIX_EPOCH,
+            },
+            stream: Stream::Closed,
+            tail: Vec::new(),
+            end: None,
+        }
     }
 
     /// The version that is read: what SIZE and MDTM said when the stream was opened last.
@@ -188,8 +214,7 @@ impl Download {
 
     /// SIZE, MDTM, REST and RETR in one write, on a session of the transfer lane.
     fn reopen(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
-        let name = Pathname::from(&self.path);
-        let ask = [Command::Size(name.clone()), Command::Mdtm(name)];
+        let ask = ask_version(&self.path);
         // Bytes read already are read again where growth has to be told from replacement.
         let back = self.tail.len() as u64;
         let begin = self.offset - back;
@@ -206,15 +231,7 @@ impl Download {
                 return Err(error);
             }
         };
-        let found = |at: usize| started.prelude.get(at);
-        let size = found(0).and_then(number);
-        let mtime = found(1).and_then(time);
-        let version = Version {
-            size: size.or(expected.map(|e| e.size)).unwrap_or(0),
-            mtime: mtime
-                .or(expected.map(|e| e.mtime))
-                .unwrap_or(SystemTime::UNIX_EPOCH),
-        };
+        let version = told_version(&started.prelude, expected);
         let unchanged = expected.is_none_or(|expected| expected == version);
         let grown = expected.is_some_and(|e| version.size > e.size && version.mtime >= e.mtime);
         if !unchanged && !grown {
@@ -251,9 +268,15 @@ impl Download {
         offset: u64,
         deadline: Instant,
     ) -> Result<Started, client::Error> {
-        self.pool.start(Lane::Transfer, deadline, |lease, bound| {
-            client::Download::start(lease, ask, &self.path, offset, bound)
-        })
+        let few = self.end.map(|end| end.saturating_sub(offset));
+        let few = few.filter(|few| *few <= FEW);
+        self.pool
+            .start(Lane::Transfer, deadline, |mut lease, bound| {
+                if few.is_some() {
+                    lease.limit_window(WINDOW);
+                }
+                client::Download::start(lease, ask, &self.path, offset, bound)
+            })
     }
 
     fn remember(&mut self, bytes: &[u8]) {
@@ -279,6 +302,24 @@ impl Drop for Download {
             open.give_up();
         }
     }
+}
+
+/// What tells the version of the file that is about to be read.
+pub(super) fn ask_version(path: &RemotePath) -> [Command; 2] {
+    let name = Pathname::from(path);
+    [Command::Size(name.clone()), Command::Mdtm(name)]
+}
+
+/// The answer; `known` stands in for what the server cannot tell.
+pub(super) fn told_version(replies: &[Reply], known: Option<Version>) -> Version {
+    let size = replies.first().and_then(number);
+    let mtime = replies.get(1).and_then(time);
+    Version::new(
+        size.or(known.map(|k| k.size)).unwrap_or(0),
+        mtime
+            .or(known.map(|k| k.mtime))
+            .unwrap_or(SystemTime::UNIX_EPOCH),
+    )
 }
 
 /// Reads past bytes that are not wanted: a server without REST sends from the start.

@@ -31,22 +31,12 @@ struct Raw {
     complete: bool,
 }
 
-/// Lists a directory. The server's root always says something of itself.
+/// Lists a directory.
 pub(super) fn list(
     session: &mut Session,
     path: &RemotePath,
     deadline: Instant,
 ) -> Outcome<Listing> {
-    let mut outcome = entries(session, path, deadline)?;
-    if let Ok(listing) = &mut outcome
-        && path.is_root()
-    {
-        listing.own.get_or_insert_with(unknown_root);
-    }
-    Ok(outcome)
-}
-
-fn entries(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Listing> {
     let profile = session.profile();
     if !profile.mlst_missing
         && !profile.mlsd_refused
@@ -257,8 +247,7 @@ fn names(raw: &Raw) -> Vec<&[u8]> {
 
 /// `None` where the server has no STAT for directories.
 fn by_stat(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Option<Raw>> {
-    let commands = [Command::Cwd(path.into()), here(true), Command::Noop];
-    let replies = session.pipeline(&commands, deadline)?;
+    let replies = session.pipeline(&ask_within(path), deadline)?;
     let [cwd, stat, noop] = &replies[..] else {
         return Ok(Ok(None));
     };
@@ -273,9 +262,29 @@ fn by_stat(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outco
     Ok(Ok(Some(parse_stat(stat))))
 }
 
+/// What lists a directory on the control connection.
+pub(super) fn ask_within(path: &RemotePath) -> [Command; 3] {
+    [Command::Cwd(path.into()), here(true), Command::Noop]
+}
+
+/// What the replies to that tell of the directory itself.
+pub(super) fn told_within(
+    session: &mut Session,
+    replies: &[Reply],
+) -> Result<Option<Attributes>, client::Error> {
+    let [cwd, stat, noop] = replies else {
+        return Ok(None);
+    };
+    in_step(session, noop)?;
+    if !cwd.code.is_completion() || !is_listing(stat) {
+        return Ok(None);
+    }
+    Ok(finished(parse_stat(stat), 0).own)
+}
+
 /// After a STAT listing, the reply to NOOP must be that, and nothing may be left over: a name
 /// with CRLF in it can look like the end of the listing, and like replies.
-fn in_step(session: &mut Session, noop: &Reply) -> Result<(), client::Error> {
+pub(super) fn in_step(session: &mut Session, noop: &Reply) -> Result<(), client::Error> {
     if noop.code.as_u16() == 200 && session.is_in_step() {
         return Ok(());
     }
@@ -289,6 +298,22 @@ fn in_step(session: &mut Session, noop: &Reply) -> Result<(), client::Error> {
 /// 211, 212 and 213 carry listings; 211 is also the answer to a bare STAT.
 fn is_listing(reply: &Reply) -> bool {
     matches!(reply.code.as_u16(), 211..=213) && reply.lines.len() > 1
+}
+
+/// Whether there is a symbolic link under a name, by the reply to `STAT path`: asked of a file,
+/// vsftpd, ProFTPD and pyftpdlib show it, or the link itself, in one line. `None` where the reply
+/// does not tell: a directory, patterns in the name, a server without STAT.
+pub(super) fn shows_link(stat: &Reply, path: &RemotePath) -> Option<bool> {
+    let [entry] = &parse_stat(stat).entries[..] else {
+        return None;
+    };
+    let name = path.name()?;
+    let is_named = entry.name == name.as_bytes() || entry.name == path.as_bytes();
+    match entry.facts.kind {
+        Some(Kind::Symlink) if is_named => Some(true),
+        Some(Kind::File) if is_named => Some(false),
+        _ => None,
+    }
 }
 
 /// The lines between the first and the last. ProFTPD puts a space before each, so that none can
@@ -548,6 +573,27 @@ mod tests {
         assert!(listing.complete);
         let names: Vec<_> = listing.entries.iter().map(|(n, _)| n.as_bytes()).collect();
         assert_eq!(names, [fits.as_bytes()]);
+    }
+
+    #[test]
+    fn a_link_is_told_from_a_file_by_stat() {
+        let told = |line: &str, path: &str| {
+            let text = format!("213-Status follows:\r\n{line}\r\n213 End of status\r\n");
+            let mut parser = crate::proto::ReplyParser::default();
+            parser.push(text.as_bytes());
+            let reply = parser.next().expect("a reply").expect("the whole reply");
+            shows_link(&reply, &RemotePath::parse(path.as_bytes()).expect("a path"))
+        };
+        let file = "-rw-r--r--    1 0        0               3 Nov 26 12:59";
+        let link = "lrwxrwxrwx    1 0        0               4 Nov 26 12:59";
+        assert_eq!(told(&format!("{file} f"), "/d/f"), Some(false));
+        assert_eq!(told(&format!(" {file} /d/f"), "/d/f"), Some(false));
+        assert_eq!(told(&format!("{link} f -> x"), "/d/f"), Some(true));
+        assert_eq!(told(&format!("{link} /d/f -> x"), "/d/f"), Some(true));
+        // A pattern found another, or the target is a directory.
+        assert_eq!(told(&format!("{file} g"), "/d/[fg]"), None);
+        assert_eq!(told(&format!("{file} a\r\n{file} b"), "/d/f"), None);
+        assert_eq!(told("", "/d/f"), None);
     }
 
     #[test]

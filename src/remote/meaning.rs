@@ -121,8 +121,11 @@ fn says_of(path: &RemotePath, reply: &Reply, phrases: &[&str]) -> bool {
     phrases.iter().any(|phrase| text.contains(phrase))
 }
 
-/// Whether the reply's text has one of these phrases (lower case).
+/// Whether a line of the reply has one of these phrases (lower case).
 pub(super) fn says(reply: &Reply, phrases: &[&str]) -> bool {
-    let text = reply.text().to_ascii_lowercase();
-    phrases.iter().any(|phrase| text.contains(phrase))
+    let mut lines = reply.lines.iter().map(|line| String::from_utf8_lossy(line));
+    lines.any(|line| {
+        let line = line.to_ascii_lowercase();
+        phrases.iter().any(|phrase| line.contains(phrase))
+    })
 }

@@ -9,6 +9,7 @@ mod meaning;
 mod temporary;
 mod upload;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -19,7 +20,7 @@ pub use attributes::{Attributes, FileKind, Listing, Version};
 pub use download::{Download, Proof};
 pub use listing::NAME_MAX;
 pub use meaning::Error;
-pub use temporary::{Temporaries, Temporary};
+pub use temporary::{Holds, Reserved, Temporaries, Temporary};
 pub use upload::{Publication, Published, Upload};
 
 /// A server, addressed by path. Shared by all threads; every call may block until `deadline`.
@@ -40,7 +41,7 @@ impl Remote {
         let pool = Pool::connect(config, deadline)?;
         Ok(Self {
             pool,
-            temporaries: Temporaries::new(mount_id()),
+            temporaries: Temporaries::new(),
         })
     }
 
@@ -98,6 +99,32 @@ impl Remote {
         Download::open(&self.pool, path, offset, expected, proof, deadline)
     }
 
+    /// What a download of the file is compared with: SIZE and MDTM, which do not tell the same as
+    /// a listing on every server. `known` stands in for what they do not tell.
+    pub fn version(
+        &self,
+        path: &RemotePath,
+        known: Version,
+        deadline: Instant,
+    ) -> Result<Version, Error> {
+        check(path)?;
+        self.metadata(deadline, |session, deadline| {
+            let replies = session.pipeline(&download::ask_version(path), deadline)?;
+            Ok(Ok(download::told_version(&replies, Some(known))))
+        })
+    }
+
+    /// Starts reading a range of a file, whatever version that is; beyond it nothing will be read.
+    pub fn download_range(
+        &self,
+        path: &RemotePath,
+        range: Range<u64>,
+        deadline: Instant,
+    ) -> Result<Download, Error> {
+        check(path)?;
+        Download::open_range(&self.pool, path, range, deadline)
+    }
+
     /// Free space where the server tells it (AVBL); that it does not is known without asking.
     pub fn space(&self, path: &RemotePath, deadline: Instant) -> Result<Option<Space>, Error> {
         if !self.pool.profile().tells_space {
@@ -109,11 +136,13 @@ impl Remote {
         })
     }
 
-    /// Makes a directory. `Exists`, `NotFound` (its parent), `Denied`.
-    pub fn mkdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+    /// Makes a directory, with these permission bits where the server can. `Exists`, `NotFound` (its
+    /// parent), `Denied`.
+    pub fn mkdir(&self, path: &RemotePath, mode: u16, deadline: Instant) -> Result<(), Error> {
         check(path)?;
+        let temporary = self.temporaries.beside(path);
         change::run(&self.pool, deadline, |session, again, deadline| {
-            change::mkdir(session, path, again, deadline)
+            change::mkdir(session, path, temporary.path(), mode, again, deadline)
         })
     }
 
@@ -143,9 +172,9 @@ impl Remote {
     ) -> Result<(), Error> {
         check(from)?;
         check(to)?;
-        let aside = self.temporaries.beside(to);
+        let aside = self.temporaries.in_place_of(to);
         change::run(&self.pool, deadline, |session, again, deadline| {
-            change::rename(session, from, to, &aside, again, deadline)
+            change::rename(session, from, to, aside.path(), again, deadline)
         })
     }
 
@@ -158,6 +187,20 @@ impl Remote {
     ) -> Result<(), Error> {
         self.metadata(deadline, |session, deadline| {
             change::set_modified(session, path, time, deadline)
+        })
+    }
+
+    /// Sets a known file's modification time where the server can, and gives its attributes then, in one
+    /// round trip; whether the time was set.
+    pub fn date(
+        &self,
+        path: &RemotePath,
+        time: SystemTime,
+        known: &Attributes,
+        deadline: Instant,
+    ) -> Result<(Attributes, bool), Error> {
+        self.metadata(deadline, |session, deadline| {
+            change::date(session, path, time, known, deadline)
         })
     }
 
@@ -216,9 +259,9 @@ impl Remote {
             return Ok(known);
         }
         let scratch = self.temporaries.beside(path);
-        let proven = upload::try_patch(&self.pool, &scratch, deadline);
+        let proven = upload::try_patch(&self.pool, scratch.path(), deadline);
         // Whatever came of it, the scratch file goes.
-        let gone = self.unlink(&scratch, deadline);
+        let gone = self.unlink(scratch.path(), deadline);
         let proven = proven?;
         gone?;
         self.pool.learn(|p| p.patches_in_place = Some(proven));
@@ -233,8 +276,14 @@ impl Remote {
         publication: Publication,
         deadline: Instant,
     ) -> Result<Published, Error> {
-        let aside = self.temporaries.beside(path);
-        upload::publish(&self.pool, temporary, path, &aside, publication, deadline)
+        let aside = self.temporaries.in_place_of(path);
+        let aside = aside.path();
+        upload::publish(&self.pool, temporary, path, aside, publication, deadline)
+    }
+
+    /// Whether some request waits for a session.
+    pub fn is_busy(&self) -> bool {
+        self.pool.is_busy()
     }
 
     /// Closes all sessions politely.
@@ -340,11 +389,4 @@ fn time(reply: &Reply) -> Option<SystemTime> {
 fn text_of_213(reply: &Reply) -> Option<&str> {
     let line = (reply.code.as_u16() == 213).then(|| reply.lines.last())??;
     std::str::from_utf8(line).ok().map(str::trim)
-}
-
-/// An id for this mount: unlike any other's by time and process.
-fn mount_id() -> u32 {
-    use std::hash::{BuildHasher, RandomState};
-    let random = RandomState::new().hash_one(std::process::id());
-    (random ^ (random >> 32)) as u32
 }

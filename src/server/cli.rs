@@ -166,7 +166,7 @@ fn default_port(security: Security) -> u16 {
 }
 
 fn parse_listen(text: &str, default_port: u16) -> Option<SocketAddr> {
-    if let Ok(port) = text.trim_start_matches(':').parse() {
+    if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
         return Some(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port));
     }
     let bare = text.trim_start_matches('[').trim_end_matches(']');

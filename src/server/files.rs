@@ -117,7 +117,7 @@ impl<'a> Session<'a> {
             }
             C::Mdtm(path) => {
                 let time = modified(&tree.stat(&at(&path)?)?);
-                Reply::new(213, format_time(time))
+                Reply::new(213, format_time(time + self.server.config.mdtm_slip))
             }
             C::MdtmSet { time, path } | C::Mfmt { time, path } => {
                 tree.set_time(&at(&path)?, time)?;

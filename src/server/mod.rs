@@ -71,6 +71,9 @@ pub struct Config {
     pub require_reuse: bool,
     /// Verbs this server does not know (`"MLSD"`, `"SITE CHMOD"`): 502, and absent from FEAT.
     pub without: Vec<String>,
+    /// MDTM tells times so much later than listings do, as servers with their clocks in two
+    /// zones have it.
+    pub mdtm_slip: Duration,
 }
 
 /// Who may log in.
@@ -106,6 +109,7 @@ impl Config {
             require_prot: false,
             require_reuse: false,
             without: Vec::new(),
+            mdtm_slip: Duration::ZERO,
         }
     }
 }

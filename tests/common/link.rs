@@ -18,11 +18,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::Mutex;
 
-/// Both ends are taken to be done when nothing came for this long.
-const QUIET_MS: u8 = 12;
+/// Both ends are taken to be done when nothing came for so many milliseconds, at first.
+const QUIET_MS: u16 = 12;
 /// So many quiet spells in a row, with nothing under way, and the link is at rest.
-const RESTFUL: u64 = 12;
+const RESTFUL: u64 = 8;
 
 /// A running link.
 pub struct Link {
@@ -31,14 +32,23 @@ pub struct Link {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
 struct Shared {
+    quiet_ms: AtomicU16,
     /// Half-trips so far.
     clock: AtomicU64,
     /// Quiet spells in a row with nothing under way.
     quiet: AtomicU64,
     connections: AtomicU64,
+    /// [`Link::forget_unused`].
+    forget: Mutex<Option<Forgotten>>,
     stop: AtomicBool,
+}
+
+/// Who hears of the end of a connection that was forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forgotten {
+    ByServer,
+    ByBoth,
 }
 
 impl Link {
@@ -51,7 +61,14 @@ impl Link {
         let own = Ipv4Addr::new(127, 2 + process[1] % 250, process[0], number);
         let control = listen(SocketAddr::from((own, 0))).expect("listen on the link");
         let address = control.local_addr().expect("listening");
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            quiet_ms: AtomicU16::new(QUIET_MS),
+            clock: AtomicU64::default(),
+            quiet: AtomicU64::default(),
+            connections: AtomicU64::default(),
+            forget: Mutex::default(),
+            stop: AtomicBool::default(),
+        });
         let relay = Relay {
             shared: shared.clone(),
             data,
@@ -78,6 +95,13 @@ impl Link {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
+    /// Waits longer for both ends to be done, the more often `tries` says that it was in vain: on a
+    /// busy machine whoever has something to say may not have had the time to.
+    pub fn be_patient(&self, tries: u32) {
+        let quiet = QUIET_MS << tries.min(4);
+        self.shared.quiet_ms.store(quiet, Ordering::SeqCst);
+    }
+
     /// The round trips that `operation` takes, begun on a link at rest.
     pub fn count<T>(&self, operation: impl FnOnce() -> T) -> (u64, T) {
         self.rest();
@@ -85,6 +109,13 @@ impl Link {
         let value = operation();
         let after = self.shared.clock.load(Ordering::SeqCst);
         ((after - before) / 2, value)
+    }
+
+    /// Ends every data connection that nothing was sent on yet, as a server or a router may.
+    pub fn forget_unused(&self, whose: Forgotten) {
+        self.rest();
+        *self.shared.forget.lock() = Some(whose);
+        self.rest();
     }
 
     /// Waits until nothing is under way, nor will be without another request.
@@ -126,8 +157,12 @@ struct Pipe {
     from: TcpStream,
     to: End,
     from_client: bool,
+    is_data: bool,
+    unused: bool,
     /// Under way, with the time of arrival.
     held: VecDeque<(u64, Sent)>,
+    /// Arrived, and not taken: nobody reads. Nothing more is received meanwhile.
+    stuck: Vec<u8>,
     ended: bool,
 }
 
@@ -148,7 +183,14 @@ enum Sent {
 impl Relay {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::SeqCst) {
-            let busy = self.wait() && self.receive();
+            let forgotten = self.shared.forget.lock().take();
+            if let Some(whose) = forgotten {
+                self.forget(whose);
+            }
+            let mut busy = self.wait() && self.receive();
+            for pipe in &mut self.pipes {
+                busy |= pipe.unstick();
+            }
             if busy {
                 self.shared.quiet.store(0, Ordering::SeqCst);
             } else if !self.deliver() {
@@ -157,16 +199,32 @@ impl Relay {
         }
     }
 
+    fn forget(&mut self, whose: Forgotten) {
+        for pipe in &mut self.pipes {
+            if let (true, true, End::There(there)) = (pipe.unused, pipe.is_data, &pipe.to) {
+                if !pipe.from_client {
+                    continue;
+                }
+                let _ = there.shutdown(Shutdown::Both);
+                if whose == Forgotten::ByBoth {
+                    let _ = pipe.from.shutdown(Shutdown::Both);
+                }
+            }
+        }
+    }
+
     /// Whether anything came before it was quiet for long enough.
     fn wait(&self) -> bool {
-        let open = self.pipes.iter().filter(|pipe| !pipe.ended);
+        let receiving = |pipe: &&Pipe| !pipe.ended && pipe.stuck.is_empty();
+        let open = self.pipes.iter().filter(receiving);
         let fds = open.map(|pipe| pipe.from.as_fd());
         let listening = self.listeners.iter().map(|(listener, _)| listener.as_fd());
         let mut fds: Vec<_> = fds
             .chain(listening)
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
-        poll(&mut fds, PollTimeout::from(QUIET_MS)).is_ok_and(|ready| ready > 0)
+        let quiet = self.shared.quiet_ms.load(Ordering::SeqCst);
+        poll(&mut fds, PollTimeout::from(quiet)).is_ok_and(|ready| ready > 0)
     }
 
     fn receive(&mut self) -> bool {
@@ -187,7 +245,10 @@ impl Relay {
                     from: client,
                     to: End::ToDial(server),
                     from_client: true,
+                    is_data: at > 0,
+                    unused: true,
                     held: VecDeque::from([(now + 3, Sent::Connect)]),
+                    stuck: Vec::new(),
                     ended: false,
                 });
             }
@@ -204,7 +265,8 @@ impl Relay {
 
     /// Moves the clock on to the next arrival; false where nothing is under way.
     fn deliver(&mut self) -> bool {
-        let next = self.pipes.iter().filter_map(|pipe| pipe.held.front());
+        let moving = self.pipes.iter().filter(|pipe| pipe.stuck.is_empty());
+        let next = moving.filter_map(|pipe| pipe.held.front());
         let Some(now) = next.map(|(arrives, _)| *arrives).min() else {
             return false;
         };
@@ -212,10 +274,11 @@ impl Relay {
         self.shared.clock.store(now, Ordering::SeqCst);
         let mut dialled = Vec::new();
         for pipe in &mut self.pipes {
-            while pipe
-                .held
-                .front()
-                .is_some_and(|(arrives, _)| *arrives <= now)
+            while pipe.stuck.is_empty()
+                && pipe
+                    .held
+                    .front()
+                    .is_some_and(|(arrives, _)| *arrives <= now)
             {
                 let (_, sent) = pipe.held.pop_front().expect("there is one");
                 dialled.extend(pipe.deliver(sent));
@@ -223,7 +286,7 @@ impl Relay {
         }
         self.pipes.extend(dialled);
         self.pipes
-            .retain(|pipe| !pipe.ended || !pipe.held.is_empty());
+            .retain(|pipe| !(pipe.ended && pipe.held.is_empty() && pipe.stuck.is_empty()));
         true
     }
 
@@ -248,7 +311,7 @@ impl Pipe {
     fn receive(&mut self) -> Vec<Sent> {
         let mut came = Vec::new();
         let mut chunk = vec![0; 64 << 10];
-        while !self.ended {
+        while !self.ended && self.stuck.is_empty() && came.len() < 4 {
             match self.from.read(&mut chunk) {
                 Ok(0) => came.push(Sent::Fin),
                 Ok(n) => came.push(Sent::Bytes(chunk[..n].to_vec())),
@@ -258,10 +321,29 @@ impl Pipe {
             self.ended = !matches!(came.last(), Some(Sent::Bytes(_)));
         }
         if !came.is_empty() {
+            self.unused = false;
             // A sender that waits for the acknowledgement would seem to be done.
             let _ = socket2::SockRef::from(&self.from).set_tcp_quickack(true);
         }
         came
+    }
+
+    /// Hands on what has arrived, as far as it is taken; whether some was.
+    fn unstick(&mut self) -> bool {
+        let End::There(to) = &mut self.to else {
+            return false;
+        };
+        let mut sent = 0;
+        while sent < self.stuck.len() {
+            match to.write(&self.stuck[sent..]) {
+                Ok(n) => sent += n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                // Closed meanwhile.
+                Err(_) => sent = self.stuck.len(),
+            }
+        }
+        self.stuck.drain(..sent);
+        sent > 0
     }
 
     /// The way back, where this connected.
@@ -279,38 +361,25 @@ impl Pipe {
                     from: there.try_clone().expect("duplicate a socket"),
                     to: End::There(self.from.try_clone().expect("duplicate a socket")),
                     from_client: false,
+                    is_data: self.is_data,
+                    unused: true,
                     held: VecDeque::new(),
+                    stuck: Vec::new(),
                     ended: false,
                 };
                 self.to = End::There(there);
                 return Some(back);
             }
-            (End::There(to), Sent::Bytes(bytes)) => write(to, &bytes),
+            (End::There(_), Sent::Bytes(bytes)) => {
+                self.stuck = bytes;
+                self.unstick();
+            }
             // Whoever closed both ways already does not hear it.
             (End::There(to), Sent::Fin) => drop(to.shutdown(Shutdown::Write)),
             (End::There(to), Sent::Reset) => reset(to),
             (End::ToDial(_), _) | (End::There(_), Sent::Connect) => {}
         }
         None
-    }
-}
-
-/// Tests send little: what the socket does not take at once it takes soon.
-fn write(mut to: &TcpStream, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        match to.write(bytes) {
-            Ok(n) => bytes = &bytes[n..],
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
-                let ready = poll(&mut fds, PollTimeout::from(10_000_u16));
-                assert!(
-                    ready.is_ok_and(|ready| ready > 0),
-                    "nobody reads on the link"
-                );
-            }
-            // Closed meanwhile.
-            Err(_) => return,
-        }
     }
 }
 

@@ -71,6 +71,10 @@ pub struct Options {
     pub verify_client: bool,
     /// Entries after which Pure-FTPd cuts a listing off; its own default is 10,000.
     pub listing_limit: u32,
+    /// The account's folder is a file system of its own, of so many bytes.
+    pub disk: Option<u64>,
+    /// False: neither permission bits nor times can be set (vsftpd only).
+    pub attributes: bool,
 }
 
 impl Default for Options {
@@ -83,6 +87,8 @@ impl Default for Options {
             passive: true,
             verify_client: false,
             listing_limit: 200_000,
+            disk: None,
+            attributes: true,
         }
     }
 }
@@ -128,6 +134,12 @@ impl RealServer {
         fs::set_permissions(folder.path(), all_may_pass).expect("open the folder");
         let root = folder.path().join("root");
         fs::create_dir(&root).expect("make the root");
+        if let Some(bytes) = options.disk {
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "disk"]);
+            let mounted = mount.arg(&root).status().expect("run mount");
+            assert!(mounted.success(), "the tests run as root");
+        }
         std::os::unix::fs::chown(&root, Some(UID), Some(UID)).expect("the tests run as root");
         let mut server = Self {
             kind,
@@ -315,6 +327,7 @@ impl RealServer {
                 ("IMPLICIT", yes(self.kind.is_implicit())),
                 ("PASSIVE", yes(self.options.passive)),
                 ("EMPTY", empty.display().to_string()),
+                ("ATTRIBUTES", yes(self.options.attributes)),
             ],
         );
         let mut command = program("vsftpd", "usr/sbin/vsftpd");
@@ -435,6 +448,16 @@ impl RealServer {
     }
 }
 
+impl Drop for RealServer {
+    fn drop(&mut self) {
+        self.kill();
+        if self.options.disk.is_some() {
+            // Lazily: servers that started meanwhile see it, too.
+            let _ = Command::new("umount").arg("-l").arg(&self.root).status();
+        }
+    }
+}
+
 /// A program of an unpacked package, which finds its libraries there. Its clock's zone is not the client's: what
 /// the client makes of times must not depend on that.
 fn program(package: &str, path: &str) -> Command {
@@ -467,7 +490,9 @@ fn write_private(path: &Path, text: &str) {
 fn is_listening(port: u16) -> bool {
     const LISTEN: &str = "0A";
     let suffix = format!(":{port:04X}");
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| {
+    ["tcp", "tcp6"].iter().any(|table| {
+        // A test may have put its thread into a network namespace of its own.
+        let table = format!("/proc/thread-self/net/{table}");
         let table = fs::read_to_string(table).unwrap_or_default();
         table.lines().any(|line| {
             let mut fields = line.split_whitespace().skip(1);

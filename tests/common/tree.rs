@@ -147,7 +147,7 @@ pub fn set_age(path: &Path, age: Duration) {
 }
 
 /// Bytes that repeat nowhere, so a piece from the wrong place never passes: block `n` of `seed`, 64 bytes.
-fn block(seed: u64, n: u64) -> [u8; 64] {
+pub fn block(seed: u64, n: u64) -> [u8; 64] {
     let mut bytes = [0; 64];
     let mut state =
         seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ n.wrapping_mul(0xd1b5_4a32_d192_ed03);

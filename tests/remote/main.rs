@@ -5,10 +5,11 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::time::{Duration, Instant, SystemTime};
 
 use common::server::{Kind, PASSWORD, RealServer, USER, certificate};
+use common::tree;
 use ftpsfs::client::Config;
 use ftpsfs::proto::{Name, RemotePath, Secret, Security};
 use ftpsfs::remote::{Error, FileKind, Publication, Remote};
@@ -184,6 +185,29 @@ fn reads_whole_and_from_any_offset(server: &RealServer, change: fn(&mut Config))
     remote.shutdown();
 }
 
+/// The server has sent it all by then, and is about to say so: Pure-FTPd, from which nothing came after a large one,
+/// takes NOOP for an unknown command there.
+fn a_small_file_given_up_costs_no_time(server: &RealServer) {
+    fs::write(server.root.join("small"), &content()[..23_456]).unwrap();
+    tree::fill(&server.root.join("large"), 1, 32 << 20);
+    let remote = connect(server, |_| {});
+    for round in 0..40 {
+        for name in ["/large", "/small"] {
+            let started = Instant::now();
+            let mut download = remote
+                .download(&path(name), round, None, None, soon())
+                .unwrap();
+            download
+                .read(&mut vec![0; (round as usize % 24 + 1) * 1000], soon())
+                .unwrap();
+            drop(download);
+            let took = started.elapsed();
+            assert!(took < Duration::from_secs(4), "{name} {round}: {took:?}");
+        }
+    }
+    remote.shutdown();
+}
+
 fn a_killed_server_costs_time_only(server: &mut RealServer, change: fn(&mut Config)) {
     let content = content().repeat(16);
     fs::write(server.root.join("data"), &content).unwrap();
@@ -210,9 +234,12 @@ fn a_killed_server_costs_time_only(server: &mut RealServer, change: fn(&mut Conf
 fn changes_names_times_and_modes(server: &RealServer, change: fn(&mut Config)) {
     let remote = connect(server, change);
     let dir = path("/new-dir");
-    remote.mkdir(&dir, soon()).unwrap();
-    assert!(matches!(remote.mkdir(&dir, soon()), Err(Error::Exists)));
-    let error = remote.mkdir(&path("/none/dir"), soon()).unwrap_err();
+    remote.mkdir(&dir, 0o755, soon()).unwrap();
+    assert!(matches!(
+        remote.mkdir(&dir, 0o755, soon()),
+        Err(Error::Exists)
+    ));
+    let error = remote.mkdir(&path("/none/dir"), 0o755, soon()).unwrap_err();
     assert!(matches!(error, Error::NotFound), "{error:?}");
     put(server, &remote, &path("/new-dir/a"), b"one", false);
     assert!(matches!(remote.rmdir(&dir, soon()), Err(Error::NotEmpty)));
@@ -270,7 +297,7 @@ fn changes_names_times_and_modes(server: &RealServer, change: fn(&mut Config)) {
 /// Uploads to a temporary name and publishes it.
 fn put(server: &RealServer, remote: &Remote, to: &RemotePath, content: &[u8], replaces: bool) {
     let temporary = remote.temporaries().beside(to);
-    let mut upload = remote.store(&temporary, soon()).unwrap();
+    let mut upload = remote.store(temporary.path(), soon()).unwrap();
     for chunk in content.chunks(100_000) {
         upload.write(chunk, soon()).unwrap();
     }
@@ -283,7 +310,7 @@ fn put(server: &RealServer, remote: &Remote, to: &RemotePath, content: &[u8], re
         replaces,
     };
     let published = remote
-        .publish(&temporary, to, publication, soon())
+        .publish(temporary.path(), to, publication, soon())
         .unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
     assert!(published.modified && published.mode, "{published:?}");
 }
@@ -329,6 +356,21 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
         put(server, &remote, &path("/many"), &[round; 10], round > 0);
     }
     assert_eq!(fs::read(server.root.join("many")).unwrap(), [11; 10]);
+    // A rename would replace a link, of which a server may show only what it points to.
+    symlink("many", server.root.join("link")).unwrap();
+    let temporary = remote.temporaries().beside(&path("/link"));
+    let upload = remote.store(temporary.path(), soon()).unwrap();
+    upload.finish(soon()).unwrap();
+    let publication = Publication {
+        size: 0,
+        modified: None,
+        mode: None,
+        replaces: true,
+    };
+    let refused = remote.publish(temporary.path(), &path("/link"), publication, soon());
+    assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
+    remote.unlink(temporary.path(), soon()).unwrap();
+    fs::remove_file(server.root.join("link")).unwrap();
     let error = remote.store(&path("/none/file"), soon()).err();
     assert!(matches!(error, Some(Error::NotFound)), "{error:?}");
     let left: Vec<_> = fs::read_dir(&server.root)
@@ -366,6 +408,11 @@ macro_rules! on_servers {
                 config.trust.only_tls12 = true;
                 config.max_sessions = 1;
             });
+        }
+
+        #[test]
+        fn a_small_file_given_up_costs_no_time() {
+            super::a_small_file_given_up_costs_no_time(&RealServer::of(Kind::$kind));
         }
 
         #[test]

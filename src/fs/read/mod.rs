@@ -3,26 +3,34 @@
 //!
 //! Must not know the kernel or inodes.
 
+mod leftovers;
 mod memory;
 mod stream;
 mod window;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::proto::RemotePath;
 use crate::remote::{self, Proof, Remote, Version};
+use leftovers::Leftovers;
 use memory::Memory;
-use stream::{Stop, Stream};
+use stream::{IDLE, Stop, Stream};
 pub use window::Data;
 
 /// Streams of one file, where no more handles than that are open.
 const STREAMS_PER_FILE: usize = 3;
 /// Streams of all files.
 const STREAMS: usize = 64;
+/// Closed streams that still wait for the server: beyond that a read first waits for them.
+const ABANDONED: usize = 64;
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(50);
 /// A stream that was read so recently is not taken away.
 const RECENT: Duration = Duration::from_secs(1);
 /// The first read of a file may be overtaken by the second: so near the beginning it is taken for
@@ -33,6 +41,7 @@ const OVERTAKEN: u64 = 256 * 1024;
 pub(super) struct Reads {
     remote: Arc<Remote>,
     memory: Arc<Memory>,
+    leftovers: Arc<Leftovers>,
     /// How long the server may be silent.
     timeout: Duration,
     /// A leaf lock.
@@ -56,6 +65,8 @@ pub(super) struct Reader {
     reads: Arc<Reads>,
     /// The most recently used last. Held over no wait; streams' locks are taken below it.
     streams: Mutex<Vec<Arc<Stream>>>,
+    /// Whether nobody has the file open any more.
+    ended: AtomicBool,
 }
 
 /// Why a read has no bytes.
@@ -72,6 +83,7 @@ impl Reads {
         Arc::new(Self {
             remote,
             memory: Memory::new(memory),
+            leftovers: Leftovers::new(IDLE),
             timeout,
             streams: Mutex::new(Vec::new()),
         })
@@ -93,12 +105,20 @@ impl Reads {
     }
 
     fn alive(&self) -> Vec<Arc<Stream>> {
-        let mut streams: Vec<_> = {
-            let streams = self.streams.lock();
-            streams.iter().filter_map(Weak::upgrade).collect()
-        };
+        let mut streams = self.all();
         streams.retain(|s| !s.is_over());
         streams
+    }
+
+    fn all(&self) -> Vec<Arc<Stream>> {
+        let streams = self.streams.lock();
+        streams.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether so many pumps are left behind by readers that are gone that the server seems to be
+    /// silent: another would only join them.
+    fn is_crowded(&self) -> bool {
+        self.all().iter().filter(|s| s.is_abandoned()).count() >= ABANDONED
     }
 
     fn start(self: &Arc<Self>, target: &Target, offset: u64) -> Arc<Stream> {
@@ -118,6 +138,7 @@ impl Reader {
         Self {
             reads: reads.clone(),
             streams: Mutex::new(Vec::new()),
+            ended: AtomicBool::new(false),
         }
     }
 
@@ -140,7 +161,17 @@ impl Reader {
         }
         let read = offset..end;
         loop {
-            let stream = self.choose(target, &read, handles);
+            if self.ended.load(Ordering::Relaxed) {
+                return Err(Failure::TimedOut); // Whoever asked is gone.
+            }
+            let Some(stream) = self.choose(target, &read, handles) else {
+                let deadline = deadline.ok_or(Failure::WouldWait)?;
+                match deadline.saturating_duration_since(Instant::now()) {
+                    Duration::ZERO => return Err(Failure::TimedOut),
+                    left => thread::sleep(left.min(LOOK)),
+                }
+                continue;
+            };
             match stream.read(&read, deadline) {
                 Ok(data) => return Ok(data),
                 Err(Stop::WouldWait) => return Err(Failure::WouldWait),
@@ -155,8 +186,9 @@ impl Reader {
         }
     }
 
-    /// The stream that will have the read's bytes first, or a new one.
-    fn choose(&self, target: &Target, read: &Range<u64>, handles: usize) -> Arc<Stream> {
+    /// The stream that will have the read's bytes first, or a new one; `None` while there cannot
+    /// be a new one.
+    fn choose(&self, target: &Target, read: &Range<u64>, handles: usize) -> Option<Arc<Stream>> {
         let mut streams = self.streams.lock();
         streams.retain(|stream| {
             let current = stream.epoch() == target.epoch;
@@ -171,7 +203,10 @@ impl Reader {
         if let Some((_, at)) = nearest {
             let stream = streams.remove(at);
             streams.push(stream.clone());
-            return stream;
+            return Some(stream);
+        }
+        if self.reads.is_crowded() {
+            return None;
         }
         streams.retain(|s| !s.is_over());
         if streams.len() >= STREAMS_PER_FILE.max(handles)
@@ -185,7 +220,13 @@ impl Reader {
         };
         let stream = self.reads.start(target, offset);
         streams.push(stream.clone());
-        stream
+        Some(stream)
+    }
+
+    /// Ends all streams for good: what still waits is not started anew.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.close();
     }
 
     /// Ends all streams.

@@ -20,7 +20,7 @@ use crate::remote::{self, Download};
 /// A reader that pauses so long lets others have the session, should they need it.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A stream that nobody reads ends after that.
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// How long to wait before asking again for memory.
 const SHORTAGE: Duration = Duration::from_millis(50);
 /// What was fetched is handed over after that, even if nobody waits for it yet.
@@ -47,6 +47,8 @@ struct State {
     window: Window,
     failed: Option<(remote::Error, Instant)>,
     closed: bool,
+    /// Whether its pump is still there.
+    pumped: bool,
     /// When it was last read from.
     used: Instant,
 }
@@ -70,6 +72,7 @@ impl Stream {
                 window: Window::new(offset, target.version.size),
                 failed: None,
                 closed: false,
+                pumped: true,
                 used: Instant::now(),
             }),
             arrived: Condvar::new(),
@@ -154,6 +157,12 @@ impl Stream {
         state.closed || state.failed.is_some()
     }
 
+    /// Whether it was closed while its pump waits for the server.
+    pub fn is_abandoned(&self) -> bool {
+        let state = self.state.lock();
+        state.closed && state.pumped
+    }
+
     /// Since when nobody reads it; `None` while a read waits.
     pub fn idle_since(&self) -> Option<Instant> {
         let state = self.state.lock();
@@ -187,13 +196,24 @@ struct Pump {
 
 impl Pump {
     fn run(self, target: &Target, offset: u64) {
-        if let Err(error) = self.pump(target, offset) {
-            self.stream.fail(error);
+        match self.pump(target, offset) {
+            Ok(true) => {
+                let leftovers = self.reads.leftovers.clone();
+                let stream = Arc::downgrade(&self.stream);
+                drop(self);
+                leftovers.keep(stream);
+            }
+            Ok(false) => {}
+            Err(error) => self.stream.fail(error),
         }
     }
 
-    fn pump(&self, target: &Target, offset: u64) -> Result<(), remote::Error> {
+    /// Whether it came to the end of the file.
+    fn pump(&self, target: &Target, offset: u64) -> Result<bool, remote::Error> {
         let Reads { remote, .. } = &*self.reads;
+        if self.stream.state.lock().closed {
+            return Ok(false);
+        }
         let deadline = self.deadline();
         let mut download = remote.download(
             &target.path,
@@ -213,10 +233,10 @@ impl Pump {
             self.stream.arrived.notify_all();
             drop(state);
             if end {
-                return Ok(());
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Waits until there is something to fetch: a buffer, and how much to put into it. `None` ends
@@ -298,6 +318,7 @@ impl Pump {
 impl Drop for Pump {
     /// Also after a panic nobody waits for a pump that is no more.
     fn drop(&mut self) {
+        self.stream.state.lock().pumped = false;
         if thread::panicking() {
             let error = remote::Error::Failed("reading ahead went wrong".into());
             self.stream.fail(error);

@@ -196,8 +196,9 @@ impl Fs {
         let written = match append {
             true => draft.append(bytes),
             false => draft.write(bytes, offset),
-        };
-        Ok(written?)
+        }?;
+        self.send_ahead(&draft)?;
+        Ok(written)
     }
 
     /// Makes sure that an open file is at least `size` bytes long.
@@ -369,7 +370,11 @@ impl Fs {
     /// Does what a release left to do.
     pub fn finish(&self, leftover: Leftover) {
         let Leftover { ino, upload } = leftover;
-        if upload && let Err(error) = self.upload_now(ino) {
+        // Who has opened it since uploads it when done: what it holds meanwhile may be half of that.
+        if upload
+            && !self.drafts.is_open(ino)
+            && let Err(error) = self.upload_now(ino)
+        {
             log::warn!("upload after the last close: {error}");
         }
         if let Some(aside) = self.inodes.aside(ino)

@@ -6,8 +6,9 @@
 //!
 //! Locks: a draft's `upload`, held while it is sent; then its `place`, held while its name on the
 //! server is used or changed (of several drafts in the order of their numbers); then the leaves:
-//! the table, held over local disk work where a draft begins or ends, and `shown`.
+//! the table, held over local disk work where a draft begins or ends, `shown` and `ahead`.
 
+mod ahead;
 mod content;
 mod names;
 mod recover;
@@ -26,6 +27,7 @@ use super::spool::{Base, RecordId, Spool, SpoolError, SpoolFile, Wanted};
 use super::{Error, Ino};
 use crate::proto::RemotePath;
 use crate::remote::{Attributes, FileKind, Version};
+use ahead::Ahead;
 pub use content::{Access, Leftover};
 use names::Active;
 pub use names::TempName;
@@ -37,7 +39,7 @@ pub(super) struct Drafts {
     spool: Option<Spool>,
     table: Mutex<HashMap<Ino, Slot>>,
     /// Uploads take turns.
-    pub turns: Turns,
+    pub turns: Arc<Turns>,
     /// Temporary names in use.
     active: Active,
 }
@@ -56,6 +58,8 @@ pub(super) struct Draft {
     shown: Mutex<Shown>,
     pub upload: Mutex<()>,
     pub place: Mutex<()>,
+    /// Its content on its way while it is still written.
+    ahead: Mutex<Option<Arc<Ahead>>>,
 }
 
 /// What stat shows of a draft, beside its size.
@@ -120,6 +124,14 @@ impl Drafts {
     /// One more handle may write to the file.
     pub fn join(&self, ino: Ino) {
         self.table.lock().entry(ino).or_default().writers += 1;
+    }
+
+    /// Whether a handle may write to the file.
+    pub fn is_open(&self, ino: Ino) -> bool {
+        self.table
+            .lock()
+            .get(&ino)
+            .is_some_and(|slot| slot.writers > 0)
     }
 
     /// A handle that could write is gone. The draft, where nobody is left to write it.
@@ -226,6 +238,7 @@ impl Draft {
             }),
             upload: Mutex::new(()),
             place: Mutex::new(()),
+            ahead: Mutex::new(None),
         }
     }
 
@@ -394,6 +407,23 @@ impl Draft {
 
     pub fn id(&self) -> RecordId {
         self.file.id()
+    }
+
+    fn ahead(&self) -> Option<Arc<Ahead>> {
+        self.ahead.lock().clone()
+    }
+
+    /// Gives what was there before.
+    fn set_ahead(&self, ahead: Option<Arc<Ahead>>) -> Option<Arc<Ahead>> {
+        std::mem::replace(&mut *self.ahead.lock(), ahead)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some(ahead) = self.set_ahead(None) {
+            ahead.abandon();
+        }
     }
 }
 

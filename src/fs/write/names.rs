@@ -41,6 +41,7 @@ impl TempName {
 pub(super) struct Active(Arc<Mutex<HashSet<RemotePath>>>);
 
 /// A name in use, until it is dropped.
+#[derive(Debug)]
 pub(super) struct InUse {
     path: RemotePath,
     all: Arc<Mutex<HashSet<RemotePath>>>,

@@ -12,10 +12,10 @@ use super::Draft;
 use super::names::InUse;
 use super::upload::{Clock, Stop, Task};
 use crate::proto::{Name, RemotePath};
-use crate::remote::{self, Attributes, Publication, Upload};
+use crate::remote::{self, Attributes, Publication, Reserved, Upload};
 
 /// Bytes read and sent at once.
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 /// Gaps up to this size are fetched along with what lies around them: cheaper than another
 /// transfer.
 const BRIDGE: u64 = 512 << 10;
@@ -23,12 +23,15 @@ const BRIDGE: u64 = 512 << 10;
 const CLEANING: Duration = Duration::from_secs(3);
 
 /// A temporary file beside its target: the directory may be renamed while it is written.
+#[derive(Debug)]
 pub(super) struct Beside {
     directory: Ino,
     name: Name,
     fixed: Option<RemotePath>,
     /// Keeps a name of the user's making out of sight.
     _in_use: Option<InUse>,
+    /// Keeps one of our own from being tidied away.
+    _reserved: Option<Reserved>,
 }
 
 impl Fs {
@@ -44,7 +47,7 @@ impl Fs {
             return self.send_direct(draft, task, clock);
         }
         match self.send_by_temporary(draft, task, clock) {
-            Err(Stop::Remote(remote::Error::Denied(why))) => {
+            Err(Stop::Remote(remote::Error::Denied(why) | remote::Error::Unsupported(why))) => {
                 log::debug!("inode {}: no temporary name: {why}", draft.ino.0);
                 self.send_direct(draft, task, clock)
             }
@@ -58,17 +61,12 @@ impl Fs {
         task: &Task,
         clock: &mut Clock,
     ) -> Result<Attributes, Stop> {
-        let beside = self.beside(draft)?;
-        let temporary = self.whereabouts(&beside)?;
-        let method = Method::Temporary(temporary.clone());
-        draft.file.begin_upload(task.version, method)?;
-        let sent = self
-            .store(draft, &temporary, task.size, clock)
-            .and_then(|()| self.publish(draft, task, &beside, clock));
-        if let Err(stop) = &sent {
-            self.clean_up(&beside, stop);
+        let ahead = self.send_beside(draft, task.size, clock)?;
+        let published = self.publish(draft, task, &ahead.beside, clock);
+        if let Err(stop) = &published {
+            self.clean_up(&ahead.beside, stop);
         }
-        sent
+        published
     }
 
     /// Renames a temporary file that is whole.
@@ -239,7 +237,7 @@ impl Fs {
     ) -> Result<bool, Stop> {
         let mut download = self
             .remote
-            .download(path, range.start, None, None, clock.deadline())?;
+            .download_range(path, range.clone(), clock.deadline())?;
         let mut theirs = vec![0; CHUNK];
         let mut ours = vec![0; CHUNK];
         let mut at = range.start;
@@ -280,20 +278,19 @@ impl Fs {
         clock: &Clock,
     ) -> Result<Attributes, Stop> {
         let deadline = clock.deadline();
-        let modified = self
-            .remote
-            .set_modified(path, task.dress.modified, deadline);
         let mut known = draft.server();
         if let Some(mode) = task.dress.mode {
             known.mode = Some(mode);
         }
-        let server = self.remote.stat(path, Some(&known), deadline)?;
+        let (server, dated) = self
+            .remote
+            .date(path, task.dress.modified, &known, deadline)?;
         if server.size != task.size {
             let (has, size) = (server.size, task.size);
             let why = format!("the server has {has} bytes of {size}");
             return Err(Stop::Remote(remote::Error::Failed(why)));
         }
-        if modified.is_err() && task.dress.given {
+        if !dated && task.dress.given {
             self.overlay_time(draft.ino, task.dress.modified, server.mtime);
         }
         Ok(server)
@@ -413,7 +410,6 @@ impl Fs {
     /// A temporary name for a draft.
     pub(super) fn beside(&self, draft: &Draft) -> Result<Beside, Stop> {
         let path = self.target(draft)?;
-        let unique = self.remote.temporaries().beside(&path);
         let at = |name: &Name| match &self.config.temp_dir {
             Some(directory) => Some(directory.join(name)),
             None => Some(path.parent()?.join(name)),
@@ -423,15 +419,20 @@ impl Fs {
             let name = pattern.fill(&name)?;
             Some((self.drafts.active.take(&at(&name)?)?, name))
         });
-        let (in_use, name) = match wished {
-            Some((in_use, name)) => (Some(in_use), name),
-            None => (None, unique.name().ok_or(Stop::Unwanted)?),
+        let (in_use, reserved, name) = match wished {
+            Some((in_use, name)) => (Some(in_use), None, name),
+            None => {
+                let unique = self.remote.temporaries().beside(&path);
+                let name = unique.name().clone();
+                (None, Some(unique), name)
+            }
         };
         Ok(Beside {
             directory: self.inodes.parent(draft.ino).unwrap_or(Ino::ROOT),
             fixed: self.config.temp_dir.as_ref().map(|dir| dir.join(&name)),
             name,
             _in_use: in_use,
+            _reserved: reserved,
         })
     }
 

@@ -1,6 +1,7 @@
 //! Whose turn it is to upload: so many at a time, first come, first served. To wait here costs
 //! nobody a session. Must not know what is uploaded.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
@@ -22,20 +23,20 @@ struct State {
 }
 
 /// A turn, given back when dropped.
-pub(in crate::fs) struct Turn<'a>(&'a Turns);
+pub(in crate::fs) struct Turn(Arc<Turns>);
 
 impl Turns {
-    pub fn new(most: usize) -> Self {
-        Self {
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
             most: most.max(1),
             state: Mutex::default(),
             changed: Condvar::new(),
             waiting: AtomicUsize::new(0),
-        }
+        })
     }
 
     /// Waits for a turn: as long as those before it take, and each of them has a deadline.
-    pub fn take(&self) -> Turn<'_> {
+    pub fn take(self: &Arc<Self>) -> Turn {
         let mut state = self.state.lock();
         let mine = state.next;
         state.next += 1;
@@ -48,11 +49,11 @@ impl Turns {
         state.under_way += 1;
         // The next may find room as well.
         self.changed.notify_all();
-        Turn(self)
+        Turn(self.clone())
     }
 
     /// A turn, where there is one to be had at once and nobody waits.
-    pub fn try_take(&self) -> Option<Turn<'_>> {
+    pub fn try_take(self: &Arc<Self>) -> Option<Turn> {
         let mut state = self.state.lock();
         if state.under_way >= self.most || state.admitted != state.next {
             return None;
@@ -60,7 +61,7 @@ impl Turns {
         state.next += 1;
         state.admitted += 1;
         state.under_way += 1;
-        Some(Turn(self))
+        Some(Turn(self.clone()))
     }
 
     /// Whether somebody waits.
@@ -69,7 +70,7 @@ impl Turns {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.0.state.lock().under_way -= 1;
         self.0.changed.notify_all();

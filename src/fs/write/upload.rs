@@ -14,8 +14,8 @@ use crate::proto::RemotePath;
 use crate::remote::{self, Attributes};
 
 /// A lost connection costs another attempt, so many in all.
-const ATTEMPTS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(300);
+pub(super) const ATTEMPTS: u32 = 3;
+pub(super) const PAUSE: Duration = Duration::from_millis(300);
 /// Files from this size on are changed in place, where few bytes of them changed.
 const PATCHABLE: u64 = 1 << 20;
 /// Each costs round trips of its own.

@@ -12,7 +12,7 @@ fn stored(mount: &Mount, name: &str) -> Vec<u8> {
 }
 
 /// What the server's folder holds, hidden files as well.
-fn names(mount: &Mount) -> Vec<String> {
+pub(super) fn names(mount: &Mount) -> Vec<String> {
     let entries = fs::read_dir(mount.served.path()).unwrap();
     let mut names: Vec<_> = entries
         .map(|e| e.unwrap().file_name().into_string().unwrap())

@@ -1,0 +1,117 @@
+//! What a change costs on the wire. Server and mount are in a network namespace that has nothing but a loopback
+//! device, and its counter is read: payload, TLS, TCP and IP headers of both directions, and nothing else.
+
+use super::script;
+use crate::common::command::within;
+use crate::common::mount::Mount;
+use crate::common::server::{Kind, RealServer, UID};
+use crate::common::{full, tree};
+use nix::sched::{CloneFlags, unshare};
+use std::fs;
+use std::os::unix::fs::{FileExt, chown};
+use std::process::Command;
+use std::time::Duration;
+
+/// No small change may cost more, whatever the file's size.
+const MOST: u64 = 64 << 10;
+
+/// Prepares a server, mounts it in a network namespace of its own, and calls `work` in there.
+fn alone(
+    kind: Kind,
+    prepare: impl FnOnce(&RealServer) + Send + 'static,
+    work: impl FnOnce(RealServer, Mount) + Send + 'static,
+) {
+    within(Duration::from_secs(300), move || {
+        // Only this thread goes there, and what it starts.
+        unshare(CloneFlags::CLONE_NEWNET).expect("the tests run as root");
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.expect("run ip").success());
+        let server = RealServer::of(kind);
+        prepare(&server);
+        let mount = Mount::new(&server, "");
+        work(server, mount);
+    });
+}
+
+/// Bytes that went over the wire while `work` ran.
+fn moved(work: impl FnOnce()) -> u64 {
+    let received = || -> u64 {
+        let table = fs::read_to_string("/proc/thread-self/net/dev").expect("read the counters");
+        let line = table
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("lo:"));
+        let first = line.and_then(|line| line.split_whitespace().next());
+        first
+            .and_then(|bytes| bytes.parse().ok())
+            .expect("lo counts")
+    };
+    let before = received();
+    work();
+    // Whatever is still under way counts, too.
+    std::thread::sleep(Duration::from_millis(300));
+    received() - before
+}
+
+fn large() -> u64 {
+    if full() { 256 << 20 } else { 64 << 20 }
+}
+
+pub fn small_changes_of_large_files(kind: Kind) {
+    let prepare = |server: &RealServer| {
+        let file = server.root.join("large");
+        tree::fill(&file, 21, large());
+        chown(&file, Some(UID), Some(UID)).expect("give it away");
+    };
+    alone(kind, prepare, move |server, mount| {
+        let there = server.root.join("large");
+        let expected = tree::digest(&there).expect("read it");
+        script(&mount, "test -s large");
+        let appended = moved(|| {
+            script(&mount, "head -c 4096 /dev/zero | tr '\\0' x >> large");
+        });
+        assert!(appended < MOST, "an append moved {appended} bytes");
+
+        let middle = large() / 2 + 1234;
+        for (round, byte) in ["y", "z"].iter().enumerate() {
+            let text = format!(
+                "head -c 4096 /dev/zero | tr '\\0' {byte} |
+                dd of=large conv=notrunc bs=4096 seek={middle} oflag=seek_bytes status=none"
+            );
+            let changed = moved(|| drop(script(&mount, &text)));
+            // Pure-FTPd cuts what lies behind, so the file is sent whole.
+            assert!(
+                changed < MOST || kind == Kind::PureFtpd,
+                "change {round} in the middle moved {changed} bytes"
+            );
+        }
+        let file = fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&there)
+            .expect("open");
+        let mut read = [0; 4098];
+        file.read_exact_at(&mut read, middle - 1).expect("read");
+        assert!(
+            read[1..4097].iter().all(|byte| *byte == b'z') && read[0] != b'z' && read[4097] != b'z'
+        );
+        file.read_exact_at(&mut read[..4096], large())
+            .expect("read the end");
+        assert!(read[..4096].iter().all(|byte| *byte == b'x'));
+        // The rest is as it was.
+        assert_eq!(file.metadata().expect("stat").len(), large() + 4096);
+        file.set_len(large()).expect("cut");
+        let first = middle / 64;
+        let original: Vec<u8> = (first..first + 66)
+            .flat_map(|n| tree::block(21, n))
+            .collect();
+        let from = (middle - first * 64) as usize;
+        file.write_all_at(&original[from..from + 4096], middle)
+            .expect("put it back");
+        assert!(
+            tree::digest(&there).expect("read it") == expected,
+            "another byte changed"
+        );
+    });
+}
