@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::ahead::{Readiness, pause_ahead};
 use super::download::Download;
 use super::pool::{Pool, State, places};
+use super::session::{Readiness, pause_ahead};
 use super::{Error, Session};
 
 /// After a failure nothing is tried for this long.
@@ -98,16 +98,20 @@ impl Pool {
         }
         let limit = self.limit(state);
         let places = places(limit);
-        let is_spent = |s: &Session| s.readiness() == Readiness::Spent;
-        if state.transfers < places && !state.idle.iter().all(is_spent) {
+        // What is on its way, a request that comes now would have to wait for.
+        let usable = |s: &Session| matches!(s.readiness(), Readiness::Bare | Readiness::Open);
+        if state.transfers < places && state.idle.iter().any(usable) {
             return None;
         }
         if state.open < limit {
             state.open += 1;
             return Some(Step::Open);
         }
-        if state.transfers < places && state.open > 1 {
-            return state.idle.pop().map(Step::Replace);
+        let is_spent = |s: &Session| s.readiness() == Readiness::Spent;
+        if state.open > 1
+            && let Some(spent) = state.idle.iter().position(is_spent)
+        {
+            return Some(Step::Replace(state.idle.remove(spent)));
         }
         if places > 1 && state.parked.len() >= places {
             return state

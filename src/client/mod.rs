@@ -1,7 +1,6 @@
 //! FTPS client sessions: one control connection each, at most one data connection, and the
 //! bounded pool of them. Knows no inodes, caches or errno.
 
-mod ahead;
 mod connect;
 mod control;
 mod data;

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::ahead::Readiness;
 use super::download::Download;
 use super::foresight::Bell;
+use super::session::Readiness;
 use super::{Config, Error, Profile, Server, Session};
 
 /// The pause between attempts to reach a server that is down.
@@ -88,7 +88,8 @@ impl Pool {
     /// Connects the first session, so that whatever is wrong shows now.
     pub fn connect(config: Config, deadline: Instant) -> Result<Arc<Self>, Error> {
         let server = Server::new(config)?;
-        let first = Session::connect(&server, deadline)?;
+        let mut first = Session::connect(&server, deadline)?;
+        first.prepare();
         let state = State {
             idle: vec![first],
             open: 1,
@@ -136,10 +137,12 @@ impl Pool {
         mut work: impl FnMut(Lease, Instant) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let lease = self.acquire(lane, deadline)?;
+        let mut transfers = lane == Lane::Transfer;
         let half = deadline.saturating_duration_since(Instant::now()) / 2;
         match work(lease, Instant::now() + half) {
             Err(error) if error.is_transient() => {
                 log::debug!("{}: {error}; trying once more", self.server.name());
+                transfers |= matches!(error, Error::NoResumption(_));
             }
             Err(error @ Error::Busy(_)) => {
                 log::debug!("{}: {error}; trying with less", self.server.name());
@@ -147,19 +150,27 @@ impl Pool {
             }
             result => return result,
         }
-        work(self.acquire(lane, deadline)?, deadline)
+        work(self.wait_for(lane, transfers, deadline)?, deadline)
     }
 
     /// A session for the lane, by the deadline.
     pub fn acquire(self: &Arc<Self>, lane: Lane, deadline: Instant) -> Result<Lease, Error> {
-        let lease = self.wait_for(lane, deadline)?;
-        if lane == Lane::Transfer {
+        let transfers = lane == Lane::Transfer;
+        let lease = self.wait_for(lane, transfers, deadline)?;
+        if transfers {
             self.foresee();
         }
         Ok(lease)
     }
 
-    fn wait_for(self: &Arc<Self>, lane: Lane, deadline: Instant) -> Result<Lease, Error> {
+    /// `transfers`: one that was in use before and has no TLS session left for data connections is
+    /// replaced.
+    fn wait_for(
+        self: &Arc<Self>,
+        lane: Lane,
+        transfers: bool,
+        deadline: Instant,
+    ) -> Result<Lease, Error> {
         let _waiting = Waiting::new(&self.waiting);
         let mut state = self.state.lock();
         loop {
@@ -183,7 +194,8 @@ impl Pool {
             if admitted && let Some(session) = state.take_idle() {
                 state.count(lane, 1);
                 let lease = self.lease(session, lane);
-                match MutexGuard::unlocked(&mut state, || lease.refreshed(deadline)) {
+                let refresh = || lease.refreshed(transfers, deadline);
+                match MutexGuard::unlocked(&mut state, refresh) {
                     Some(lease) => return Ok(lease),
                     None => continue,
                 }
@@ -212,7 +224,9 @@ impl Pool {
             }
             if let Some((_, download)) = state.parked.pop_front() {
                 let lease = MutexGuard::unlocked(&mut state, || {
-                    download.give_up_by(deadline)?.refreshed(deadline)
+                    download
+                        .give_up_by(deadline)?
+                        .refreshed(transfers, deadline)
                 });
                 if let Some(mut lease) = lease {
                     state.count(lease.lane, -1);
@@ -426,8 +440,8 @@ impl Outage {
 impl Lease {
     /// This lease, if its session may be used: alive, and young enough for its TLS sessions;
     /// an aged one starts over by REIN where the server knows it, else it is replaced.
-    fn refreshed(mut self, deadline: Instant) -> Option<Self> {
-        if !self.is_usable() {
+    fn refreshed(mut self, transfers: bool, deadline: Instant) -> Option<Self> {
+        if !self.is_usable() || (transfers && self.is_spent()) {
             self.mark_broken();
             return None;
         }

@@ -1,6 +1,10 @@
 //! [`Session`]: one control connection, from TCP connect through login to its end, and at most
 //! one data connection beside it.
 
+mod ahead;
+mod early_end;
+mod proof;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -11,35 +15,30 @@ use nix::poll::{PollFd, PollFlags};
 use rustls::HandshakeKind;
 
 use crate::proto::{
-    Command, Features, Negotiation, NegotiationError, Protection, Ready, Reply, ReplyParser,
-    Security, Step, wants_one_by_one,
+    Command, Features, Negotiation, NegotiationError, Ready, Reply, ReplyParser, Security, Step,
+    wants_one_by_one,
 };
 use crate::tls::{SessionTls, Stream, in_time, wait_any};
 
-use super::ahead::{Ahead, Readiness};
 use super::control::Control;
-use super::data::{DataOpening, Endpoint, acknowledge_quickly, reset};
+use super::data::{DataOpening, Endpoint, acknowledge_quickly};
 use super::opening::{Driver, Opening};
 use super::profile::{Profile, Resumption};
 use super::{Error, Server, connect};
 
-/// Commands in flight at once: measured safe with every server.
-const WINDOW: usize = 100;
+use self::ahead::Ahead;
+pub(super) use self::ahead::{Readiness, pause_ahead};
+
+/// Commands in flight at once: measured safe with every server. They and their replies stay well
+/// within what sockets hold, so that neither end waits for the other to read.
+const WINDOW: usize = 500;
 /// A listing, at most.
 const MAX_LISTING: usize = ReplyParser::MAX_LISTING;
 /// TLS 1.2 sessions expire at the server an hour after the control connection's handshake at the
 /// earliest (Pure-FTPd), and resuming does not renew them.
 const LIFETIME: Duration = Duration::from_secs(50 * 60);
-/// How much longer than its NOOP's a server's last word on a transfer may take.
-const LATE: Duration = Duration::from_secs(1);
 /// What a transfer's refusal may take once its TLS handshake failed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What proves that data connections work: any folder's listing does.
-const LIST: Command = Command::List {
-    all: false,
-    path: None,
-};
 
 /// A control connection that is logged in, with PROT P and TYPE I in force.
 pub struct Session {
@@ -59,7 +58,7 @@ pub struct Session {
     /// The shortest round trip seen.
     round_trip: Duration,
     /// The next transfer's data connection.
-    pub(super) ahead: Option<Ahead>,
+    ahead: Option<Ahead>,
     /// A transfer's final reply that came before its data was read to the end.
     final_reply: Option<Reply>,
     /// See [`Session::limit_window`].
@@ -429,83 +428,6 @@ impl Session {
         self.note(result)
     }
 
-    /// Ends a transfer early: resets the data connection, and finds the control connection's
-    /// place again, whatever the server says to it (426, 551, 150, 226 or nothing).
-    pub(super) fn abandon_transfer(
-        &mut self,
-        mut data: Stream,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        if !self.tls.can_resume() {
-            // Under TLS 1.3 each connection brings the ticket of the next: it is on its way.
-            let soon = Instant::now() + (2 * self.round_trip).max(Duration::from_millis(20));
-            let _ = data.read(&mut [0; 1], soon);
-        }
-        reset(data);
-        let result = self.resynchronize(deadline);
-        self.in_transfer &= result.is_err();
-        self.note(result)
-    }
-
-    fn resynchronize(&mut self, deadline: Instant) -> Result<(), Error> {
-        if self.final_reply.take().is_some() {
-            return Ok(());
-        }
-        let speaks = self.profile().speaks_after_reset;
-        let grace = match speaks {
-            Some(true) => LATE,
-            // Its answer to NOOP waits for the transfer's end by itself.
-            Some(false) => Duration::ZERO,
-            None => (3 * self.round_trip).max(Duration::from_millis(250)),
-        };
-        if self.last_word(deadline.min(Instant::now() + grace))? {
-            return Ok(());
-        }
-        // Some say nothing more about the transfer: ask for a reply that is ours.
-        self.control.send(&[Command::Noop], deadline)?;
-        let mut spoke = false;
-        for _ in 0..4 {
-            let code = self.control.reply("NOOP", deadline)?.code;
-            if code.as_u16() == 500 {
-                // Pure-FTPd's answer while the transfer is still ending: there will be no other.
-                self.last_word(deadline.min(Instant::now() + LATE))?;
-                self.control.send(&[Command::Noop], deadline)?;
-                continue;
-            }
-            if !code.is_completion() || matches!(code.as_u16(), 225 | 226 | 250) {
-                spoke = true;
-                continue;
-            }
-            // pyftpdlib answers NOOP while the transfer is still ending: once it is worth
-            // waiting to learn which kind of server this is.
-            let late = !spoke
-                && speaks != Some(false)
-                && self.last_word(deadline.min(Instant::now() + LATE))?;
-            if !spoke && !late {
-                self.learn(|p| p.speaks_after_reset = Some(false));
-            }
-            return Ok(());
-        }
-        Err(Error::Protocol(
-            "no reply to NOOP after a transfer that was given up".to_owned(),
-        ))
-    }
-
-    /// Whether the server's last word on a transfer that was reset comes until then: 426 or the
-    /// like, 226 where it was over already, on Pure-FTPd a second 150.
-    fn last_word(&mut self, until: Instant) -> Result<bool, Error> {
-        match self.control.reply("RETR", until) {
-            Ok(reply) => {
-                if reply.code.is_transient() || reply.code.is_permanent() {
-                    self.learn(|p| p.speaks_after_reset = Some(true));
-                }
-                Ok(true)
-            }
-            Err(Error::TimedOut { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// A listing by `LIST` or `MLSD`, or the server's refusal; with the replies to `prelude`.
     pub fn list(
         &mut self,
@@ -537,123 +459,6 @@ impl Session {
             Err(reply)
         };
         Ok((begun.prelude, outcome))
-    }
-
-    /// Makes sure that `command` cannot fail for want of PROT P or of a TLS session to resume
-    /// where a LIST would show that first: a refused STOR truncates its target.
-    fn prove_data(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
-        let profile = self.profile();
-        if profile.implicit_needs_prot && !self.negotiation.sends_prot() {
-            self.protect(deadline)?;
-        }
-        if self.server.config.security == Security::Implicit && !profile.data_proven {
-            return self.prove_implicit(command, deadline);
-        }
-        if is_store(command) && profile.resumption != Resumption::Optional && !self.tls.can_resume()
-        {
-            let endpoint = Endpoint::open(self, None, deadline)?;
-            self.list_proof(endpoint, deadline)?;
-        }
-        Ok(())
-    }
-
-    /// On an implicit server that is not yet proven the first data transfer is a LIST, never a
-    /// STOR or RETR; where it shows that the server wants PBSZ 0 and PROT P nonetheless, they
-    /// are sent, now and on every later connection.
-    fn prove_implicit(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
-        // A data port that cannot be reached shows nothing.
-        let endpoint = Endpoint::open(self, None, deadline)?;
-        let mut result = self.list_proof(endpoint, deadline);
-        let lacks_prot = match &result {
-            _ if self.negotiation.sends_prot() => false,
-            Ok(reply) => matches!(reply.code.as_u16(), 425 | 426 | 520..530),
-            Err(Error::Tls(_) | Error::Lost { .. }) => true,
-            Err(_) => false,
-        };
-        if lacks_prot {
-            log::debug!(
-                "{}: implicit, but wants PBSZ 0 and PROT P",
-                self.server.name()
-            );
-            self.learn(|p| p.implicit_needs_prot = true);
-            if result.is_err() {
-                // The LIST's final reply is still to come, or came unread.
-                self.resynchronize(deadline)?;
-            }
-            self.protect(deadline)?;
-            let endpoint = Endpoint::open(self, None, deadline)?;
-            result = self.list_proof(endpoint, deadline);
-        }
-        let reply = result?;
-        // A refused LIST (no permission here, say) proves nothing: what cannot harm goes on.
-        if reply.code.is_completion() || !(lacks_prot || is_store(command)) {
-            return Ok(());
-        }
-        Err(Error::refused(&LIST, reply))
-    }
-
-    /// PBSZ 0 and PROT P, on an implicit server that needs them after all.
-    fn protect(&mut self, deadline: Instant) -> Result<(), Error> {
-        let protect = [Command::Pbsz(0), Command::Prot(Protection::Private)];
-        for reply in self.try_pipeline(&protect, deadline)? {
-            if !reply.code.is_completion() {
-                return Err(NegotiationError::NoProtection(reply).into());
-            }
-        }
-        self.negotiation.send_prot();
-        Ok(())
-    }
-
-    /// One LIST of the current folder, to its final reply. What it lists does not matter.
-    fn list_proof(&mut self, endpoint: Endpoint, deadline: Instant) -> Result<Reply, Error> {
-        let begun = match self.begin_on(endpoint, &[], &LIST, deadline)? {
-            Some(begun) => begun,
-            None => {
-                let another = Endpoint::open(self, None, deadline)?;
-                self.begin_on(another, &[], &LIST, deadline)?
-                    .ok_or_else(|| Error::lost("LIST", "no data connection"))?
-            }
-        };
-        match begun.transfer {
-            Transfer::Refused(reply) => Ok(reply),
-            Transfer::Started(mut data) => {
-                data.set_patience(self.patience);
-                read_to_end(&mut data, deadline)?;
-                self.finish_download(*data, LIST.verb(), deadline)
-            }
-        }
-    }
-
-    fn learn_from_success(&self, handshake: Option<HandshakeKind>) {
-        self.learn(|p| {
-            p.data_proven = true;
-            if handshake.is_some_and(|kind| kind != HandshakeKind::Resumed) {
-                p.resumption = Resumption::Optional;
-            }
-        });
-    }
-
-    /// 522 or 425 where no session was resumed. After a full handshake, on a server that never
-    /// took one, it means that the server demands resumption (vsftpd, ProFTPD), and another
-    /// connection has a session to resume. Else it may pass: the data port was taken, or
-    /// firewalled. On an implicit server that may want PROT P first, it says nothing of this.
-    fn check_resumption(
-        &self,
-        handshake: Option<HandshakeKind>,
-        reply: &Reply,
-    ) -> Result<(), Error> {
-        let profile = self.profile();
-        let may_lack_prot =
-            !self.negotiation.sends_prot() && (profile.implicit_needs_prot || !profile.data_proven);
-        let resumed = handshake == Some(HandshakeKind::Resumed);
-        if resumed || may_lack_prot || !matches!(reply.code.as_u16(), 425 | 522) {
-            return Ok(());
-        }
-        if handshake.is_none() || profile.resumption == Resumption::Optional {
-            return Err(Error::lost("opening a data connection", reply));
-        }
-        self.learn(|p| p.resumption = Resumption::Demanded);
-        Err(Error::NoResumption(reply.to_string()))
     }
 
     /// REIN: the state of a connection just made, over the same TCP connection. An error means
@@ -760,41 +565,9 @@ impl Session {
         self.broken || self.in_transfer
     }
 
-    /// Nothing is left for its data connections to resume, where that is demanded.
-    pub(super) fn is_spent(&self) -> bool {
-        let profile = self.profile();
-        let demanded = match profile.resumption {
-            Resumption::Demanded => true,
-            Resumption::Unknown => profile.uploads_bring_no_ticket,
-            Resumption::Optional => false,
-        };
-        demanded && !self.tls.can_resume()
-    }
-
     /// The shortest round trip that was seen.
     pub(super) fn round_trip(&self) -> Duration {
         self.round_trip
-    }
-
-    /// Writes a command whose reply is read before those of later ones.
-    pub(super) fn write_ahead(&mut self, command: Command, deadline: Instant) -> Result<(), Error> {
-        self.limit_replies(&[]);
-        self.last_spoke = Instant::now();
-        self.control.send(&[command], deadline)
-    }
-
-    /// The reply to that, if it is here.
-    pub(super) fn reply_ahead(&mut self, command: &Command) -> Result<Option<Reply>, Error> {
-        self.control.reply_now(command.verb())
-    }
-
-    /// The reply to that.
-    pub(super) fn await_ahead(
-        &mut self,
-        command: &Command,
-        deadline: Instant,
-    ) -> Result<Reply, Error> {
-        self.control.reply(command.verb(), deadline)
     }
 
     /// Too old for its TLS sessions to be resumed with certainty.

@@ -17,9 +17,10 @@ use socket2::SockRef;
 use crate::proto::{Command, Reply};
 use crate::tls::wait;
 
-use super::data::{passive_command, passive_reply};
-use super::profile::Profile;
-use super::{Error, Session, connect};
+use super::Session;
+use crate::client::data::{passive_command, passive_reply};
+use crate::client::profile::Profile;
+use crate::client::{Error, connect};
 
 /// How long a server is believed to keep one, before it has shown more.
 const LIFETIME: Duration = Duration::from_secs(20);
@@ -49,7 +50,7 @@ enum State {
 
 /// How soon a session could begin a transfer: the greater the sooner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Readiness {
+pub(in crate::client) enum Readiness {
     /// Its TLS sessions are used up, on a server that demands them.
     Spent,
     Bare,
@@ -60,7 +61,7 @@ pub(super) enum Readiness {
 
 impl Session {
     /// Asks for a data connection for the next transfer, where that is worth it and none is there.
-    pub(super) fn prepare(&mut self) {
+    pub(in crate::client) fn prepare(&mut self) {
         let now = Instant::now();
         let worth = !self.server().config.active && may_open(&self.profile(), now);
         if self.ahead.is_some() || self.is_broken() || self.is_spent() || !worth {
@@ -68,13 +69,15 @@ impl Session {
         }
         let command = passive_command(self);
         let state = State::Asked(command.clone());
-        match self.write_ahead(command, now + WRITE_TIMEOUT) {
+        self.limit_replies(&[]);
+        self.last_spoke = now;
+        match self.control.send(&[command], now + WRITE_TIMEOUT) {
             Ok(()) => self.ahead = Some(Ahead { since: now, state }),
             Err(error) => self.ahead_failed(&error),
         }
     }
 
-    pub(super) fn readiness(&self) -> Readiness {
+    pub(in crate::client) fn readiness(&self) -> Readiness {
         match self.ahead.as_ref().map(|ahead| &ahead.state) {
             _ if self.is_spent() => Readiness::Spent,
             None => Readiness::Bare,
@@ -85,14 +88,14 @@ impl Session {
     }
 
     /// Goes as far as it can without waiting; whether there is more to come. Drops what is too old.
-    pub(super) fn advance_ahead(&mut self) -> bool {
+    pub(in crate::client) fn advance_ahead(&mut self) -> bool {
         let now = Instant::now();
         let Some(Ahead { since, state }) = self.ahead.take() else {
             return false;
         };
         let age = now.saturating_duration_since(since);
         let state = match state {
-            State::Asked(command) => match self.reply_ahead(&command) {
+            State::Asked(command) => match self.control.reply_now(command.verb()) {
                 Ok(Some(reply)) => {
                     if let Err(error) = self.ahead_replied(since, &command, &reply) {
                         self.ahead_failed(&error);
@@ -132,13 +135,13 @@ impl Session {
     }
 
     /// Reads the reply that comes before those to commands written since.
-    pub(super) fn settle_ahead(&mut self, deadline: Instant) -> Result<(), Error> {
+    pub(in crate::client) fn settle_ahead(&mut self, deadline: Instant) -> Result<(), Error> {
         match self.ahead.take() {
             Some(Ahead {
                 since,
                 state: State::Asked(command),
             }) => {
-                let reply = self.await_ahead(&command, deadline)?;
+                let reply = self.control.reply(command.verb(), deadline)?;
                 self.ahead_replied(since, &command, &reply)
             }
             other => {
@@ -150,7 +153,7 @@ impl Session {
 
     /// The data connection, and its age, where one is there that seems alive. Waits for one that
     /// is on its way, which is no longer than a new one would take.
-    pub(super) fn take_ahead(
+    pub(in crate::client) fn take_ahead(
         &mut self,
         deadline: Instant,
     ) -> Result<Option<(TcpStream, Duration)>, Error> {
@@ -176,7 +179,7 @@ impl Session {
     }
 
     /// A transfer began on one of that age: the server keeps them for longer still, perhaps.
-    pub(super) fn ahead_worked(&self, age: Duration) {
+    pub(in crate::client) fn ahead_worked(&self, age: Duration) {
         let life = lifetime(&self.profile());
         if age * 2 >= life {
             self.learn(|p| p.ahead_lifetime = Some((life * 2).min(LONGEST)));
@@ -184,7 +187,7 @@ impl Session {
     }
 
     /// The server had closed or forgotten one of that age.
-    pub(super) fn ahead_died(&self, age: Duration) {
+    pub(in crate::client) fn ahead_died(&self, age: Duration) {
         log::debug!("a data connection opened ahead did not live for {age:?}");
         self.learn(|p| {
             if age < 2 * SHORTEST {
@@ -197,7 +200,7 @@ impl Session {
     }
 
     /// The server is at a limit: what is held ahead counts there perhaps. Whether some was held.
-    pub(super) fn drop_ahead(&mut self) -> bool {
+    pub(in crate::client) fn drop_ahead(&mut self) -> bool {
         match self.ahead.take() {
             // Not connected once its reply comes: there is a pause by then.
             asked @ Some(Ahead {
@@ -247,7 +250,7 @@ impl Session {
 }
 
 /// Opens nothing ahead for a while.
-pub(super) fn pause_ahead(profile: &mut Profile) {
+pub(in crate::client) fn pause_ahead(profile: &mut Profile) {
     profile.ahead_paused = Some(Instant::now() + PAUSE);
 }
 
