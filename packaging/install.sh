@@ -36,7 +36,7 @@ sbin=$destdir/sbin
 [ -n "$destdir" ] && sbin=$destdir/usr/sbin
 
 if [ "$uninstall" = yes ]; then
-    rm -f "$bin/ftpsfs" "$sbin/mount.ftps" "$sbin/mount.fuse.ftps" \
+    rm -f "$bin/ftpsfs" "$sbin/mount.ftps" "$sbin/mount.fuse.ftps" "$sbin/umount.fuse.ftps" \
         "$man/man1/ftpsfs.1" "$man/man8/mount.ftps.8" "$man/man8/mount.fuse.ftps.8"
     exit 0
 fi
@@ -52,6 +52,8 @@ install -m 755 "$binary" "$bin/ftpsfs"
 ln -sf "$prefix/bin/ftpsfs" "$sbin/mount.ftps"
 # For fstab lines of type fuse.ftps, the type that /proc/mounts shows.
 ln -sf "$prefix/bin/ftpsfs" "$sbin/mount.fuse.ftps"
+# umount(8) calls it: it waits until everything is uploaded.
+ln -sf "$prefix/bin/ftpsfs" "$sbin/umount.fuse.ftps"
 install -m 644 "$here/man/ftpsfs.1" "$man/man1/ftpsfs.1"
 install -m 644 "$here/man/mount.ftps.8" "$man/man8/mount.ftps.8"
 ln -sf mount.ftps.8 "$man/man8/mount.fuse.ftps.8"

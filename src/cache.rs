@@ -196,6 +196,11 @@ impl Cache {
         true
     }
 
+    /// Whether nothing changed `path` since the ticket was given.
+    pub fn is_unchanged_since(&self, ticket: Ticket, path: &RemotePath) -> bool {
+        self.inner.lock().holds(ticket, path)
+    }
+
     /// Until when to believe a fetch that found something, or nothing.
     pub fn expiry(&self, ticket: Ticket, found: bool) -> Instant {
         let lifetime = match found {

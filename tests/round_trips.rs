@@ -191,6 +191,7 @@ fn write_whole(remote: &Remote, path: &RemotePath, content: &[u8], replaces: boo
         modified: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_222_222_222)),
         mode: Some(0o644),
         replaces,
+        expects: None,
     };
     let published = remote.publish(temporary.path(), path, publication, soon());
     assert!(published.expect("published").modified);

@@ -51,9 +51,9 @@ impl Bell {
 enum Step {
     Open,
     /// In place of this one, which has no TLS session left.
-    Replace(Session),
+    Replace(Box<Session>),
     /// Streams that nobody reads have every place.
-    GiveUp(Download),
+    GiveUp(Box<Download>),
 }
 
 impl Pool {
@@ -111,13 +111,13 @@ impl Pool {
         if state.open > 1
             && let Some(spent) = state.idle.iter().position(is_spent)
         {
-            return Some(Step::Replace(state.idle.remove(spent)));
+            return Some(Step::Replace(Box::new(state.idle.remove(spent))));
         }
         if places > 1 && state.parked.len() >= places {
             return state
                 .parked
                 .pop_front()
-                .map(|(_, oldest)| Step::GiveUp(oldest));
+                .map(|(_, oldest)| Step::GiveUp(Box::new(oldest)));
         }
         None
     }

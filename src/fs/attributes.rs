@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::spool::SpoolError;
 use super::write::{Draft, whole};
 use super::{Attr, Error, Fs, Ino, Patience, attr};
 use crate::remote::{self, Attributes, FileKind};
@@ -79,7 +80,7 @@ impl Fs {
         self.drafts.join(ino);
         let cut = self.cut(ino, size, before);
         let sent = match self.drafts.of(ino) {
-            Some(draft) if cut.is_ok() => self.upload(&draft),
+            Some(draft) if cut.is_ok() => self.deliver(&draft),
             _ => Ok(()),
         };
         self.drafts.leave(ino);
@@ -96,7 +97,11 @@ impl Fs {
     ) -> Result<(), Error> {
         let mode = mode & 0o7777;
         if let Some(draft) = self.pending(ino)? {
-            return Ok(draft.set_mode(mode)?);
+            match draft.set_mode(mode) {
+                // It was uploaded at this moment.
+                Err(SpoolError::Gone) => {}
+                set => return Ok(set?),
+            }
         }
         if before.kind == FileKind::Symlink {
             return Ok(());
@@ -125,7 +130,10 @@ impl Fs {
     ) -> Result<(), Error> {
         let modified = whole(modified);
         if let Some(draft) = self.pending(ino)? {
-            return Ok(draft.set_modified(modified)?);
+            match draft.set_modified(modified) {
+                Err(SpoolError::Gone) => {}
+                set => return Ok(set?),
+            }
         }
         let path = self.live_path(ino)?;
         // A link's own time cannot be named: the command would change what it points to.

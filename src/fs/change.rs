@@ -99,7 +99,7 @@ impl Fs {
             }
         };
         if let Some(draft) = &draft {
-            draft.file.unlink()?;
+            draft.unlink()?;
         }
         drop(places);
         self.disappeared(parent, &name, &path, aside);
@@ -176,6 +176,12 @@ impl Fs {
         let pending = source.and_then(|ino| self.drafts.of(ino));
         let pending = pending.filter(|draft| !draft.occupies());
         let victim_draft = victim.and_then(|ino| self.drafts.of(ino));
+        // It may have been uploaded while we waited.
+        let replaced = match &victim_draft {
+            Some(draft) => Some(draft.server()),
+            None if replaced.is_some() => self.present(to_parent, &to_name, &to, patience)?,
+            None => None,
+        };
         let stands = match &victim_draft {
             Some(draft) => draft.occupies(),
             None => replaced.is_some(),
@@ -191,7 +197,15 @@ impl Fs {
                 let aside = self.take_away(&to, Some(aside), deadline)?;
                 self.inodes.unlink(to_parent, &to_name, aside);
             }
-            (Some(draft), None) if stands => draft.replace(),
+            (Some(draft), None) if stands => {
+                // Written under that name, it would go to where the link points.
+                let is_link = |found: &Attributes| found.kind == FileKind::Symlink;
+                if replaced.as_ref().is_some_and(is_link) {
+                    self.take_away(&to, None, deadline)?;
+                } else if let Some(replaced) = replaced {
+                    draft.replace(&replaced)?;
+                }
+            }
             (Some(_), None) => {}
             (None, open) => {
                 let open = open.map(|_| (to_parent, &to_name));
@@ -199,7 +213,7 @@ impl Fs {
             }
         }
         if let Some(draft) = &victim_draft {
-            draft.file.unlink()?;
+            draft.unlink()?;
         }
         self.drafts.spool()?.rename(&from, &to)?;
         self.inodes.rename(parent, &name, to_parent, &to_name);

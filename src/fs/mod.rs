@@ -23,7 +23,7 @@ mod tidy;
 mod write;
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -88,6 +88,10 @@ pub struct Config {
     pub temp_name: Option<TempName>,
     /// How many uploads may be under way at a time.
     pub uploads: usize,
+    /// `writeback`: close(2) waits for the local disk alone.
+    pub write_back: bool,
+    /// `hard`: a server that is down is waited for, however long that takes.
+    pub hard: bool,
     /// `min_rate=`: what a transfer must keep on average, bytes per second.
     pub min_rate: u64,
 }
@@ -165,6 +169,8 @@ pub struct Fs {
     roots: Arc<Flights<Answer>>,
     /// What the server lately left without an answer. A leaf lock.
     unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
+    /// Whether the mount is gone.
+    closed: AtomicBool,
     /// What the server last said, and when. A leaf lock.
     space: Mutex<Option<(Space, Instant)>>,
 }
@@ -199,6 +205,7 @@ impl Fs {
             leftovers: Leftovers::default(),
             tidying: Tidying::new(),
             told: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             remote,
             config,
         })
@@ -211,6 +218,20 @@ impl Fs {
     /// Refuses where nothing is ever written.
     pub fn check_writable(&self) -> Result<(), Error> {
         self.drafts.spool().map(drop)
+    }
+
+    /// Whether a request that failed so is to wait until the server is back (`hard`).
+    pub fn waits_out(&self, error: &Error) -> bool {
+        let is_lost = match error {
+            Error::TimedOut => true,
+            Error::Remote { cause, .. } => match cause {
+                remote::Error::TimedOut(_) => true,
+                remote::Error::Failed(_) => self.remote.is_down(),
+                _ => false,
+            },
+            _ => false,
+        };
+        self.config.hard && is_lost && !self.is_closed()
     }
 
     /// The path of a live inode, for messages.
@@ -425,6 +446,7 @@ impl Fs {
     /// The mount is gone: closes what is still open, for the kernel does not always say so. Waits
     /// for what is still to be uploaded, up to a bound; what is not done then stays in the spool.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         let handles = self.files.handles().into_iter();
         let leftovers: Vec<_> = handles.filter_map(|handle| self.release(handle)).collect();
         if let Some(fs) = self.this.upgrade() {
@@ -433,11 +455,28 @@ impl Fs {
         self.settle();
     }
 
-    /// Waits for the uploads that are under way, up to a bound.
+    /// Whether the mount is gone.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// How many files, and bytes of them, are still to be uploaded.
+    pub fn owed(&self) -> (usize, u64) {
+        let drafts = self.drafts.all().into_iter();
+        let owed = drafts.filter(|draft| !draft.is_over());
+        let bytes = owed.map(|draft| draft.file.with(|record| record.dirty().covered()));
+        bytes.fold((0, 0), |(files, sum), bytes| {
+            (files + 1, sum + bytes.unwrap_or(0))
+        })
+    }
+
+    /// Waits for the uploads that are under way, up to a bound; with write-back, for all that were
+    /// promised, however long that takes.
     pub fn settle(&self) {
         if !self.leftovers.wait(Instant::now() + FAREWELL) {
             log::warn!("unmounted before everything was uploaded: the rest is kept in the spool");
         }
+        self.drafts.backlog.drain();
     }
 
     fn attributes(&self, ino: Ino, patience: Patience) -> Result<(Attributes, Instant), Error> {

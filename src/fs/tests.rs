@@ -23,6 +23,8 @@ pub(super) fn config() -> Config {
         temp_dir: None,
         temp_name: None,
         uploads: 3,
+        write_back: false,
+        hard: false,
         min_rate: 0,
     }
 }

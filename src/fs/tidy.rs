@@ -85,6 +85,7 @@ impl Tidying {
         let mut state = self.0.lock();
         state.queue.clear();
         state.tried.clear();
+        state.is_running = false;
     }
 }
 
@@ -103,7 +104,11 @@ impl Fs {
             .enqueue(left.map(|(name, _)| directory.join(name)))
         {
             let this = self.this.clone();
-            thread::spawn(move || Self::tidy(&this));
+            let thread = thread::Builder::new().name("tidy".to_owned());
+            if let Err(error) = thread.spawn(move || Self::tidy(&this)) {
+                self.tidying.give_up();
+                log::debug!("no thread to tidy up: {error}");
+            }
         }
     }
 

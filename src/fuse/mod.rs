@@ -100,13 +100,13 @@ impl Door {
     /// A request that waits for an upload.
     fn serve_upload(
         &self,
-        operation: &'static str,
+        (operation, run): (&'static str, fn(&Fs, u64, Patience) -> Result<(), Error>),
         req: &fuser::Request,
         ino: INodeNo,
         fh: FileHandle,
         reply: ReplyEmpty,
     ) {
-        let run = move |fs: &Arc<Fs>, _, patience| fs.flush(fh.0, patience);
+        let run = move |fs: &Arc<Fs>, _, patience| run(fs, fh.0, patience);
         let answer = |reply: ReplyEmpty, ()| reply.ok();
         let request = Request {
             is_transfer: true,
@@ -137,7 +137,8 @@ impl Door {
     fn see_to(&self, leftover: Leftover) {
         let fs = self.fs.clone();
         let job = Box::new(move |_| fs.finish(leftover));
-        if self.uploads.submit(Instant::now() + LEFTOVER, job).is_err() {
+        let queue = self.uploads.queue();
+        if queue.submit(Instant::now() + LEFTOVER, job).is_err() {
             log::error!("no thread for an upload: what was written is kept in the spool");
             self.fs.drop_leftover(leftover);
         }
@@ -247,7 +248,7 @@ impl Filesystem for Door {
             Ok((opened, access))
         };
         let request = Request {
-            undo: |fs, (opened, _): (Opened, Access)| close_unwanted(fs, opened.handle),
+            undo: |fs, (opened, _): (Opened, Access)| fs.close_at_once(opened.handle),
             ..on_inode("open", req, ino, run, answer)
         };
         self.serve(request, reply);
@@ -278,7 +279,7 @@ impl Filesystem for Door {
         _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.serve_upload("close", req, ino, fh, reply);
+        self.serve_upload(("close", Fs::flush), req, ino, fh, reply);
     }
 
     fn release(
@@ -305,7 +306,7 @@ impl Filesystem for Door {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.serve_upload("fsync", req, ino, fh, reply);
+        self.serve_upload(("fsync", Fs::fsync), req, ino, fh, reply);
     }
 
     fn opendir(&self, req: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -560,7 +561,7 @@ impl Filesystem for Door {
             reply.created(&entry.ttl, &attr, Generation(0), handle, flags);
         };
         let undo = |fs: &Fs, (entry, opened): (Entry, Opened)| {
-            close_unwanted(fs, opened.handle);
+            fs.close_at_once(opened.handle);
             fs.forget(entry.attr.ino, 1);
         };
         let how = (answer as fn(_, _), undo as fn(&Fs, _));
@@ -757,13 +758,6 @@ const MADE: (fn(ReplyEntry, Entry), fn(&Fs, Entry)) = (
     |reply, entry| reply.entry(&entry.ttl, &file_attr(&entry.attr), Generation(0)),
     |fs, entry| fs.forget(entry.attr.ino, 1),
 );
-
-/// Closes a handle that its caller did not live to see. Called where waiting is allowed.
-fn close_unwanted(fs: &Fs, handle: u64) {
-    if let Some(leftover) = fs.release(handle) {
-        fs.finish(leftover);
-    }
-}
 
 fn access_of(flags: i32, mode: OpenAccMode) -> Access {
     let has = |flag: i32| flags & flag != 0;

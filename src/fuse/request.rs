@@ -10,11 +10,14 @@ use parking_lot::Mutex;
 
 use super::errno::errno;
 use super::killed::{Waiting, Watch};
-use super::workers::{Job, Turn, Workers};
+use super::workers::{Queue, Turn, Workers};
 use crate::fs::{Error, Fs, Ino, Patience};
 
 /// How long a transfer may take, with the wait for its turn.
 const TRANSFER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How long a request that waits for a server that is down (`hard`) rests between attempts.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A reply that can say that it did not work out.
 pub(super) trait Refuse: Send + 'static {
@@ -64,38 +67,17 @@ impl<R: Refuse, T: 'static> Request<R, T> {
     }
 
     fn hand_over(self, fs: Arc<Fs>, workers: &Workers, watch: &Watch, reply: R) {
-        let bound = match self.is_transfer {
-            true => TRANSFER,
-            false => fs.config().timeout,
-        };
-        let deadline = Instant::now() + bound;
         let slot = Arc::new(Slot(Mutex::new(Some(reply))));
         let waiting: Arc<dyn Waiting> = slot.clone();
         watch.add(self.tid, Arc::downgrade(&waiting));
         drop(waiting);
-        let refused = slot.clone();
-        let job: Job = Box::new(move |turn| {
-            if slot.is_taken() {
-                return;
-            }
-            let outcome = match turn {
-                Turn::InTime => (self.run)(&fs, Patience::Until(deadline)),
-                Turn::TooLate => Err(Error::TimedOut),
-            };
-            match slot.take() {
-                Some(reply) => self.finish(&fs, outcome, reply),
-                None => {
-                    if let Ok(done) = outcome {
-                        (self.undo)(&fs, done);
-                    }
-                }
-            }
-        });
-        if workers.submit(deadline, job).is_err()
-            && let Some(reply) = refused.take()
-        {
-            reply.refuse(errno(&Error::Busy));
-        }
+        let pending = Pending {
+            request: self,
+            fs,
+            queue: workers.queue().clone(),
+            slot,
+        };
+        pending.submit();
     }
 
     fn finish(&self, fs: &Fs, outcome: Result<T, Error>, reply: R) {
@@ -107,6 +89,69 @@ impl<R: Refuse, T: 'static> Request<R, T> {
                 reply.refuse(errno);
             }
         }
+    }
+}
+
+/// A request that waits for the server.
+struct Pending<R, T> {
+    request: Request<R, T>,
+    fs: Arc<Fs>,
+    queue: Queue,
+    slot: Arc<Slot<R>>,
+}
+
+impl<R: Refuse, T: 'static> Pending<R, T> {
+    fn submit(self) {
+        let (queue, slot, deadline) = (self.queue.clone(), self.slot.clone(), self.deadline());
+        let job = Box::new(move |turn| self.attempt(turn, deadline));
+        if queue.submit(deadline, job).is_err()
+            && let Some(reply) = slot.take()
+        {
+            reply.refuse(errno(&Error::Busy));
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let bound = match self.request.is_transfer {
+            true => TRANSFER,
+            false => self.fs.config().timeout,
+        };
+        Instant::now() + bound
+    }
+
+    fn attempt(self, turn: Turn, deadline: Instant) {
+        if self.slot.is_taken() {
+            return;
+        }
+        let outcome = match turn {
+            Turn::InTime => (self.request.run)(&self.fs, Patience::Until(deadline)),
+            Turn::TooLate => Err(Error::TimedOut),
+        };
+        if let Err(error) = &outcome
+            && self.fs.waits_out(error)
+        {
+            self.request.what.log_wait(&self.fs, error);
+            return self.try_again();
+        }
+        match self.slot.take() {
+            Some(reply) => self.request.finish(&self.fs, outcome, reply),
+            None => {
+                if let Ok(done) = outcome {
+                    (self.request.undo)(&self.fs, done);
+                }
+            }
+        }
+    }
+
+    /// The server is waited for, but by no thread.
+    fn try_again(self) {
+        let from = Instant::now() + PAUSE;
+        let (queue, deadline) = (
+            self.queue.clone(),
+            from + (self.deadline() - Instant::now()),
+        );
+        let job = Box::new(move |turn| self.attempt(turn, deadline));
+        queue.submit_later(from, deadline, job);
     }
 }
 
@@ -152,6 +197,11 @@ impl What {
             let code = std::io::Error::from_raw_os_error(i32::from(errno));
             log::log!(level, "{}: {path}{error} ({code})", self.operation);
         }
+    }
+
+    /// It is not answered yet.
+    fn log_wait(&self, fs: &Fs, error: &Error) {
+        log::debug!("{}: {}{error}; waiting", self.operation, self.path(fs));
     }
 
     fn path(&self, fs: &Fs) -> String {

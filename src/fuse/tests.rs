@@ -22,6 +22,7 @@ use tempfile::TempDir;
 mod ahead;
 mod leftovers;
 mod model;
+mod write_back;
 mod writes;
 
 use super::*;
@@ -134,6 +135,8 @@ impl Mount {
             temp_dir: None,
             temp_name: None,
             uploads: max_sessions.saturating_sub(1).max(1),
+            write_back: false,
+            hard: false,
             min_rate: 0,
         };
         change(&mut config);
@@ -173,7 +176,12 @@ impl Mount {
     fn unmount(&mut self) {
         if let Some(session) = self.session.take() {
             // By force: a mount namespace made meanwhile by another test would keep it alive.
-            umount2(self.point.path(), MntFlags::MNT_FORCE).unwrap();
+            // Whatever a test has just started may hold its files until it runs.
+            let deadline = Instant::now() + PATIENCE;
+            while let Err(error) = umount2(self.point.path(), MntFlags::MNT_FORCE) {
+                assert!(Instant::now() < deadline, "{error}");
+                thread::sleep(Duration::from_millis(20));
+            }
             let ended = session.join();
             // What fuser reads from a connection that was cut.
             let aborted = |e: &io::Error| e.raw_os_error() == Some(libc::ECONNABORTED);

@@ -15,7 +15,11 @@ const IDLE: Duration = Duration::from_secs(10);
 const QUEUE: usize = 4096;
 
 /// See the module. Dropping it ends the threads once the queue is empty.
-pub(super) struct Workers(Arc<Shared>);
+pub(super) struct Workers(Queue);
+
+/// Where work is handed in.
+#[derive(Clone)]
+pub(super) struct Queue(Arc<Shared>);
 
 struct Shared {
     name: &'static str,
@@ -28,6 +32,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: VecDeque<(Instant, Job)>,
+    /// Work that is not to be done before a time, with its deadline.
+    later: Vec<(Instant, Instant, Job)>,
     threads: usize,
     idle: usize,
     closed: bool,
@@ -46,12 +52,31 @@ pub(super) enum Turn {
 impl Workers {
     /// At most `most` threads of that name.
     pub fn new(name: &'static str, most: usize) -> Self {
-        Self(Arc::new(Shared {
+        Self(Queue(Arc::new(Shared {
             name,
             most: most.max(1),
             state: Mutex::new(State::default()),
             work: Condvar::new(),
-        }))
+        })))
+    }
+
+    pub fn queue(&self) -> &Queue {
+        &self.0
+    }
+
+    /// See [`Queue::submit`].
+    #[cfg(test)]
+    fn submit(&self, deadline: Instant, job: Job) -> Result<(), Job> {
+        self.0.submit(deadline, job)
+    }
+}
+
+impl Queue {
+    /// Has the job done some time from now, by one of the threads; to be called by one of them. What
+    /// waits here counts for nobody's bound.
+    pub fn submit_later(&self, from: Instant, deadline: Instant, job: Job) {
+        self.0.state.lock().later.push((from, deadline, job));
+        self.0.work.notify_one();
     }
 
     /// Has the job done by a thread as soon as one is free. Comes back with the job where too much is
@@ -83,8 +108,14 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.0.state.lock().closed = true;
-        self.0.work.notify_all();
+        let Queue(shared) = &self.0;
+        let later = {
+            let mut state = shared.state.lock();
+            state.closed = true;
+            std::mem::take(&mut state.later)
+        };
+        drop(later);
+        shared.work.notify_all();
     }
 }
 
@@ -105,6 +136,7 @@ impl Shared {
     fn next(&self) -> Option<(Instant, Job)> {
         let mut state = self.state.lock();
         loop {
+            state.admit(Instant::now());
             if let Some(next) = state.queue.pop_front() {
                 return Some(next);
             }
@@ -112,14 +144,26 @@ impl Shared {
                 state.threads -= 1;
                 return None;
             }
+            let next = state.later.iter().map(|(from, ..)| *from).min();
+            let until = next.unwrap_or_else(|| Instant::now() + IDLE);
             state.idle += 1;
-            let waited = self.work.wait_for(&mut state, IDLE);
+            let waited = self.work.wait_until(&mut state, until);
             state.idle -= 1;
-            if waited.timed_out() && state.queue.is_empty() {
+            if waited.timed_out() && state.queue.is_empty() && state.later.is_empty() {
                 state.threads -= 1;
                 return None;
             }
         }
+    }
+}
+
+impl State {
+    /// Queues what is due.
+    fn admit(&mut self, now: Instant) {
+        let is_due = |(from, ..): &mut (Instant, Instant, Job)| *from <= now;
+        let due: Vec<_> = self.later.extract_if(.., is_due).collect();
+        self.queue
+            .extend(due.into_iter().map(|(_, deadline, job)| (deadline, job)));
     }
 }
 
@@ -174,6 +218,26 @@ mod tests {
         assert!(workers.submit(deadline, late).is_ok());
         assert_eq!(turns.recv(), Ok(Turn::InTime));
         assert_eq!(turns.recv(), Ok(Turn::TooLate));
+    }
+
+    #[test]
+    fn work_for_later_is_done_then_and_holds_up_nobody() {
+        let workers = Workers::new("test", 1);
+        let (done, turns) = mpsc::channel();
+        let queue = workers.queue().clone();
+        let (first, second) = (done.clone(), done);
+        let begun = Instant::now();
+        let again = Box::new(move |_| {
+            let from = Instant::now() + Duration::from_millis(200);
+            let job = Box::new(move |_| first.send("later").unwrap());
+            queue.submit_later(from, soon(), job);
+        });
+        assert!(workers.submit(soon(), again).is_ok());
+        let other = Box::new(move |_| second.send("now").unwrap());
+        assert!(workers.submit(soon(), other).is_ok());
+        assert_eq!(turns.recv(), Ok("now"));
+        assert_eq!(turns.recv(), Ok("later"));
+        assert!(begun.elapsed() >= Duration::from_millis(200));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub enum Invocation {
     Mount(MountArguments),
     /// Unmount a directory
     Umount(UmountArguments),
+    /// See to files that could not be uploaded: list, save, send or discard them
+    Recover(RecoverArguments),
     /// Serve a folder over FTPS
     Serve(crate::server::ServeArgs),
     /// Try it out: serve a sample folder on this machine, and mount it
@@ -107,6 +109,57 @@ pub struct UmountArguments {
     /// Unmount in this mount namespace (a process number, or a file)
     #[arg(short = 'N', long, value_name = "NS")]
     pub namespace: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct RecoverArguments {
+    /// Where files lie that are being written [/var/lib/ftpsfs for root, else
+    /// ~/.local/state/ftpsfs]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub action: Option<RecoverAction>,
+}
+
+/// What to do with files that could not be uploaded. Each is named by its ID in the list, or by its
+/// path on the server.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum RecoverAction {
+    /// List them (the default)
+    List,
+    /// Write a file's content to TARGET on this machine
+    Save {
+        /// The server, to get from there what is nowhere else
+        #[arg(long, value_name = "SOURCE")]
+        source: Option<OsString>,
+        /// Mount options of that server
+        #[arg(short = 'o', value_name = "OPTIONS")]
+        options: Vec<OsString>,
+        #[arg(value_name = "ID|PATH")]
+        file: OsString,
+        target: PathBuf,
+    },
+    /// Upload files to where they belong on the server: all of SOURCE, or those named
+    Send {
+        /// Also where others have changed the file since, or where it was never closed
+        #[arg(long)]
+        force: bool,
+        /// Mount options of the server
+        #[arg(short = 'o', value_name = "OPTIONS")]
+        options: Vec<OsString>,
+        /// What was mounted: host:/path, ftps://host/path or ftpes://host/path
+        source: OsString,
+        #[arg(value_name = "ID|PATH")]
+        files: Vec<OsString>,
+    },
+    /// Throw files away for good
+    Discard {
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        #[arg(value_name = "ID|PATH", required = true)]
+        files: Vec<OsString>,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -222,6 +275,25 @@ mod tests {
     }
 
     #[test]
+    fn recover_lists_unless_told_otherwise() {
+        let recover = |line: &str| match parsed(line) {
+            Ok(Invocation::Recover(arguments)) => arguments,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(recover("ftpsfs recover").action, None);
+        let arguments = recover("ftpsfs recover send -o ro h:/ 1-2 /x --force --state-dir /s");
+        assert_eq!(arguments.state_dir, Some("/s".into()));
+        let send = RecoverAction::Send {
+            force: true,
+            options: vec!["ro".into()],
+            source: "h:/".into(),
+            files: vec!["1-2".into(), "/x".into()],
+        };
+        assert_eq!(arguments.action, Some(send));
+        assert!(parsed("ftpsfs recover discard").is_err());
+    }
+
+    #[test]
     fn a_command_line_says_the_same() {
         let mut given = mount("mount.ftps -o port=1 -svfN 7 -- h:/ /mnt");
         let line = given.command_line(OsStr::new("-h:/"), OsStr::new("port=1"));
@@ -270,10 +342,10 @@ mod tests {
             let heading = format!(".SS {}\n", subcommand.get_name());
             let section = manual.split(&heading).nth(1).expect(&heading);
             let section = section.split(".SS ").next().unwrap();
-            for flag in subcommand
-                .get_arguments()
-                .filter(|flag| !flag.is_hide_set())
-            {
+            let nested = subcommand.get_subcommands();
+            let all = nested.flat_map(|nested| nested.get_arguments());
+            let all = all.chain(subcommand.get_arguments());
+            for flag in all.filter(|flag| !flag.is_hide_set()) {
                 if let Some(long) = flag.get_long() {
                     let written = format!("\\-\\-{}", long.replace('-', "\\-"));
                     assert!(section.contains(&written), "{heading}{written}");

@@ -17,13 +17,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::client;
-use crate::fs::spool::{Found, Spool, SpoolError};
+use crate::fs::spool::{Found, Inspection, Spool, SpoolError};
 use crate::fs::{self, Config, Fs, Ino, Patience};
 use crate::fuse::Door;
 use crate::remote::{self, FileKind, Remote};
 
 use super::daemon::Report;
 use super::failure::{Failure, shown};
+use super::farewell;
 use super::mountpoint::{self, Manner};
 use super::plan::Spooling;
 
@@ -60,6 +61,7 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
     let found = match &settings.spool {
         Some(spooling) => {
             let (spool, found) = open_spool(spooling)?;
+            spool.note_source(&settings.label);
             file_system.spool = Some(spool);
             Some(found)
         }
@@ -79,22 +81,18 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
     outcome
 }
 
-/// How many mounts of one source may be writable at a time.
-const SPOOLS: usize = 16;
-
 /// Opens the source's spool. Where another mount of it has that, it is one of its own.
 fn open_spool(spooling: &Spooling) -> Result<(Spool, Found), Failure> {
     let mut refusal = None;
-    for number in 1..=SPOOLS {
-        let mut folder = spooling.folder.clone().into_os_string();
-        if number > 1 {
-            folder.push(format!("+{number}"));
-        }
-        match Spool::open(Path::new(&folder), spooling.options, SystemTime::now()) {
+    for folder in spooling.folders() {
+        match Spool::open(&folder, spooling.options, SystemTime::now()) {
             Err(error @ SpoolError::AlreadyLocked { .. }) => refusal = Some(error),
-            Ok(opened) => return Ok(opened),
+            Ok(opened) => {
+                tell_of_others(spooling, &folder);
+                return Ok(opened);
+            }
             Err(error) => {
-                let folder = Path::new(&folder).display();
+                let folder = folder.display();
                 let line =
                     format!("cannot write: {folder}: {error} (state_dir= says where, or ro)");
                 return Err(Failure::System(line));
@@ -107,16 +105,27 @@ fn open_spool(spooling: &Spooling) -> Result<(Spool, Found), Failure> {
     )))
 }
 
+/// What is kept in another spool of the same source, where no mount has that now, is nobody's work.
+fn tell_of_others(spooling: &Spooling, ours: &Path) {
+    for folder in spooling.folders().filter(|folder| folder != ours) {
+        if folder.symlink_metadata().is_ok()
+            && let Ok(looked) = Inspection::open(&folder)
+            && looked.holder.is_none()
+            && !looked.kept.is_empty()
+        {
+            let (count, folder) = (looked.kept.len(), folder.display());
+            log::warn!("{folder} keeps {count} files of an earlier mount: see `ftpsfs recover`");
+        }
+    }
+}
+
 /// What an earlier mount could not upload is told of, and sent in the background.
 fn take_over(fs: &Arc<Fs>, found: Found) {
     if let Some(damage) = &found.damage {
         log::warn!(
-            "the spool was damaged; what was found is in {:?}",
+            "the spool was damaged; what was found is in {:?}: see `ftpsfs recover`",
             damage.rescued
         );
-    }
-    if found.leftovers.is_empty() {
-        return;
     }
     let fs = fs.clone();
     thread::spawn(move || fs.take_over(found.leftovers));
@@ -145,6 +154,7 @@ fn serve(
     let session_end = keep_mounted(session);
     let device = device_at(point);
     speed_up(device.as_deref());
+    farewell::announce(&fs, device.as_deref());
     end_on_signal(
         signals,
         point.to_path_buf(),
@@ -262,6 +272,10 @@ fn end_on_signal(mut signals: Signals, point: PathBuf, device: Option<String>, f
         if let Some(signal) = signals.next() {
             log::info!("signal {signal}: unmounting {shown}");
         }
+        if fs.is_closed() {
+            log::warn!("ending before everything is uploaded: the next mount goes on");
+            std::process::exit(0);
+        }
         // Somebody may have mounted something else over it: that is not ours to take away.
         let is_seen = device.is_some() && device_at(&point) == device;
         let unmounted = match is_seen {
@@ -296,7 +310,7 @@ fn shut_down(remote: Arc<Remote>) {
     let _ = is_done.recv_timeout(GOODBYE);
 }
 
-fn cannot_connect(label: &str, error: &client::Error) -> Failure {
+pub fn cannot_connect(label: &str, error: &client::Error) -> Failure {
     match error {
         // An option names a file that is no certificate, or none at all.
         client::Error::Trust(error) => Failure::Usage(error.to_string()),

@@ -10,11 +10,13 @@ pub mod credentials;
 mod daemon;
 mod demo;
 mod failure;
+mod farewell;
 mod live;
 mod logging;
 mod mountpoint;
 pub mod options;
 mod plan;
+mod recover;
 pub mod source;
 
 use std::ffi::OsString;
@@ -53,6 +55,7 @@ pub fn main() -> ExitCode {
         Ok(Invocation::Mount(arguments)) => mount(&arguments, &program),
         Ok(Invocation::Umount(arguments)) => umount(&arguments),
         Ok(Invocation::Demo(arguments)) => demo::run(&arguments),
+        Ok(Invocation::Recover(arguments)) => recover::run(&arguments, &program),
     };
     if let Err(failure) = &outcome {
         say(&program, failure);
@@ -150,13 +153,27 @@ fn umount(arguments: &UmountArguments) -> Result<(), Failure> {
     let point = mountpoint::resolve(&arguments.directory)?;
     let shown = arguments.directory.display();
     let mounted = mountpoint::at(&point).map_err(|error| Failure::System(error.to_string()))?;
-    if !mounted.is_some_and(|mounted| mounted.is_ours()) {
+    if !mounted.as_ref().is_some_and(|mounted| mounted.is_ours()) {
         return Err(Failure::Mount(format!(
             "{shown}: no FTPS server is mounted there"
         )));
     }
+    let process = mounted
+        .as_ref()
+        .filter(|_| !arguments.lazy && !arguments.force)
+        .and_then(|mounted| farewell::Process::serving(&mounted.device, mounted.owner));
+    if arguments.force
+        && let Some(mounted) = &mounted
+    {
+        mountpoint::abort(&mounted.device);
+    }
     mountpoint::unmount(
         &point,
         mountpoint::Manner::of(arguments.lazy, arguments.force),
-    )
+    )?;
+    // Only then is everything on the server.
+    if let Some(process) = process {
+        process.wait();
+    }
+    Ok(())
 }

@@ -23,6 +23,8 @@ pub struct Mounted {
     pub point: PathBuf,
     pub fs_type: String,
     pub source: Vec<u8>,
+    /// Who mounted it.
+    pub owner: Option<u32>,
 }
 
 impl Mounted {
@@ -123,6 +125,15 @@ pub fn unmount(point: &Path, manner: Manner) -> Result<(), Failure> {
     }
 }
 
+/// Has every request of a file system fail from now on, those that wait for the server among them.
+pub fn abort(device: &str) {
+    let connection = device.rsplit(':').next().unwrap_or(device);
+    let path = format!("/sys/fs/fuse/connections/{connection}/abort");
+    if let Err(error) = fs::write(&path, "1") {
+        log::debug!("{path}: {error}");
+    }
+}
+
 /// The program that mounts and unmounts for ordinary users, if this machine has it.
 pub fn find_fusermount() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -198,6 +209,11 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
         point: PathBuf::from(OsString::from_vec(unescape(fields[4]))),
         fs_type: String::from_utf8(fields.get(dash + 1)?.to_vec()).ok()?,
         source: unescape(fields.get(dash + 2)?),
+        owner: fields.get(dash + 3).and_then(|options| {
+            let options = std::str::from_utf8(options).ok()?.split(',');
+            let mut owners = options.filter_map(|option| option.strip_prefix("user_id="));
+            owners.next()?.parse().ok()
+        }),
     })
 }
 
@@ -230,12 +246,13 @@ mod tests {
 
     #[test]
     fn mountinfo_lines() {
-        let line = br"98 29 0:52 / /mnt/a\040b\134c rw,nosuid shared:5 master:2 - fuse.ftps me@h:/a\040b rw";
+        let line = br"98 29 0:52 / /mnt/a\040b\134c rw,nosuid shared:5 master:2 - fuse.ftps me@h:/a\040b rw,user_id=4711,group_id=0";
         let mounted = parse_line(line).unwrap();
         assert_eq!(mounted.device, "0:52");
         assert_eq!(mounted.point, Path::new(r"/mnt/a b\c"));
         assert_eq!(mounted.source, b"me@h:/a b");
         assert!(mounted.is_ours());
+        assert_eq!(mounted.owner, Some(4711));
         let plain = parse_line(b"1 0 8:1 / / rw - ext4 /dev/sda1 rw").unwrap();
         assert!(!plain.is_ours());
         for broken in [

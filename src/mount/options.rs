@@ -48,6 +48,8 @@ pub struct Options {
     /// Bytes.
     pub spool_size: u64,
     pub direct_upload: bool,
+    pub write_back: bool,
+    pub hard: bool,
     pub temp_dir: Option<RemotePath>,
     pub temp_name: Option<TempName>,
     pub strict_attrs: bool,
@@ -166,6 +168,8 @@ impl Default for Options {
             state_dir: None,
             spool_size: 32 << 30,
             direct_upload: false,
+            write_back: false,
+            hard: false,
             temp_dir: None,
             temp_name: None,
             strict_attrs: false,

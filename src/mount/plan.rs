@@ -102,6 +102,8 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
         spool: None,
         strict: options.strict_attrs,
         direct: options.direct_upload,
+        write_back: options.write_back,
+        hard: options.hard,
         temp_dir: options.temp_dir.clone(),
         temp_name: options.temp_name.clone(),
         uploads: options.max_sessions.saturating_sub(1).max(1),
@@ -135,10 +137,22 @@ pub fn spool(
         folder: state_dir.join(folder),
         options: spool::Options {
             limit: options.spool_size,
-            durability: Durability::Process,
-            patience: Duration::ZERO,
+            durability: match options.write_back {
+                true => Durability::Power,
+                false => Durability::Process,
+            },
+            patience: LOCK_PATIENCE,
         },
     }))
+}
+
+/// How a spool is opened to be seen to: nothing in it grows, and what is done is done for good.
+pub fn spool_for_recovery() -> spool::Options {
+    spool::Options {
+        limit: u64::MAX,
+        durability: Durability::Power,
+        patience: LOCK_PATIENCE,
+    }
 }
 
 /// A spool to be opened.
@@ -146,6 +160,28 @@ pub struct Spooling {
     pub folder: PathBuf,
     pub options: spool::Options,
 }
+
+impl Spooling {
+    /// The folders of one source's spools: where a mount of it has the first, another one takes the
+    /// next.
+    pub fn folders(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        (1..=SPOOLS).map(|number| match number {
+            1 => self.folder.clone(),
+            _ => {
+                let mut folder = self.folder.clone().into_os_string();
+                folder.push(format!("+{number}"));
+                folder.into()
+            }
+        })
+    }
+}
+
+/// How many mounts of one source may be writable at a time.
+const SPOOLS: usize = 16;
+
+/// Longest wait for a spool that another process has locked: one that only looks at it is done by
+/// then, and a mount is not.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The kernel's settings, and what /proc/mounts shows.
 pub fn session(source: &Source, options: &Options) -> fuser::Config {

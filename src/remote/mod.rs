@@ -21,7 +21,7 @@ pub use download::{Download, Proof};
 pub use listing::NAME_MAX;
 pub use meaning::Error;
 pub use temporary::{Holds, Reserved, Temporaries, Temporary};
-pub use upload::{Publication, Published, Upload};
+pub use upload::{Expected, Publication, Published, Upload};
 
 /// A server, addressed by path. Shared by all threads; every call may block until `deadline`.
 pub struct Remote {
@@ -279,6 +279,11 @@ impl Remote {
         let aside = self.temporaries.in_place_of(path);
         let aside = aside.path();
         upload::publish(&self.pool, temporary, path, aside, publication, deadline)
+    }
+
+    /// Whether the server could not be reached when that was last tried.
+    pub fn is_down(&self) -> bool {
+        self.pool.is_down()
     }
 
     /// Whether some request waits for a session.

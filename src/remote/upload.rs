@@ -7,7 +7,7 @@ use crate::client::{self, Lane, Lease, Pool, Session};
 use crate::proto::{Command, RemotePath, Reply};
 
 use super::change::TimeWay;
-use super::{Download, Error, change, listing, meaning, number};
+use super::{Attributes, Download, Error, FileKind, Version, change, listing, meaning, number};
 
 /// Content being sent, in order. What was lost is sent again by the caller, who has it all: an
 /// upload knows no second attempt but at its start.
@@ -28,6 +28,15 @@ pub struct Publication {
     pub mode: Option<u16>,
     /// Something stands under the name: the size is verified before it is replaced.
     pub replaces: bool,
+    /// What may be replaced; anything, where nothing is said.
+    pub expects: Option<Expected>,
+}
+
+/// What stands under a name that is to be replaced, unless it is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    Nothing,
+    Version(Version),
 }
 
 /// Which of a publication's wishes came true.
@@ -235,7 +244,7 @@ fn refusal(
     }
     pool.run(Lane::Metadata, deadline, |session, deadline| {
         Ok(match change::look(session, path, deadline)? {
-            Ok(found) if found.kind == super::FileKind::Directory => Error::IsDirectory,
+            Ok(found) if found.kind == FileKind::Directory => Error::IsDirectory,
             Ok(_) => Error::Denied(words.clone()),
             Err(Error::NotFound) => {
                 match change::refused_in_parent::<()>(session, path, verb, reply, deadline)? {
@@ -250,7 +259,8 @@ fn refusal(
 
 /// Renames a whole file from its temporary name to its own, with its time and mode: SIZE, RNFR,
 /// RNTO, MFMT and CHMOD in one write where nothing stands under the name yet, else all but SIZE
-/// after that was verified. Where a symbolic link stands there: [`Error::Unsupported`].
+/// after that was verified. Where a symbolic link stands there: [`Error::Unsupported`]; where
+/// something else than expected: [`Error::Changed`].
 pub(super) fn publish(
     pool: &Arc<Pool>,
     temporary: &RemotePath,
@@ -267,6 +277,17 @@ pub(super) fn publish(
                 "{path}: the server has not all of its {size} bytes: {reply}"
             ))
         };
+        // Asked with the file known: that is cheap on every server.
+        if let Some(expected) = publication.expects {
+            let is_it = match super::stat(session, path, Some(&FILE), deadline)? {
+                Ok(found) => expected == Expected::Version(found.version()),
+                Err(Error::NotFound) => true,
+                Err(error) => return Ok(Err(error)),
+            };
+            if !is_it {
+                return Ok(Err(Error::Changed));
+            }
+        }
         let replaces = publication.replaces || again;
         if replaces {
             let link = Command::Stat {
@@ -369,6 +390,18 @@ impl<'a> Dress<'a> {
     }
 }
 
+/// A file of which nothing else is known.
+const FILE: Attributes = Attributes {
+    kind: FileKind::File,
+    size: 0,
+    mtime: SystemTime::UNIX_EPOCH,
+    mode: None,
+    uid: None,
+    gid: None,
+    unique: None,
+    link_target: None,
+};
+
 /// Whether a rename onto `path` would, or might, replace a symbolic link. `stat`: the reply to
 /// STAT of it.
 fn is_link(
@@ -381,7 +414,7 @@ fn is_link(
         return Ok(told);
     }
     Ok(match listing::find(session, path, deadline)? {
-        Ok(found) => found.kind == super::FileKind::Symlink,
+        Ok(found) => found.kind == FileKind::Symlink,
         Err(Error::NotFound) => false,
         Err(_) => true,
     })

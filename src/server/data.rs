@@ -171,7 +171,7 @@ impl Session<'_> {
         let (ended, end) = io::pipe().map_err(Failure::Connect)?;
         thread::scope(|scope| {
             let work = move || {
-                let _end: PipeWriter = end;
+                let _end = End(end);
                 let mut data = Stream::new(tcp).map_err(Failure::Connect)?;
                 if let Some(tls) = tls {
                     protect(&mut data, tls, require_reuse, Instant::now() + wait)?;
@@ -193,6 +193,17 @@ impl Session<'_> {
                 .unwrap_or_else(|_| Err(Failure::File(io::Error::other("the transfer panicked"))));
             waited.and(worked)
         })
+    }
+}
+
+/// Tells by a byte that the work is over: another process may have inherited the pipe, so that
+/// its end alone would not be seen.
+struct End(PipeWriter);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // Nobody listens any more, if this fails.
+        let _ = self.0.write(&[0]);
     }
 }
 

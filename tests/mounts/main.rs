@@ -4,5 +4,7 @@
 mod common;
 mod every_server;
 mod life;
+mod recover;
 mod refusals;
+mod write_back;
 mod writes;

@@ -308,6 +308,7 @@ fn put(server: &RealServer, remote: &Remote, to: &RemotePath, content: &[u8], re
         modified: Some(modified),
         mode: Some(0o600),
         replaces,
+        expects: None,
     };
     let published = remote
         .publish(temporary.path(), to, publication, soon())
@@ -366,6 +367,7 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
         modified: None,
         mode: None,
         replaces: true,
+        expects: None,
     };
     let refused = remote.publish(temporary.path(), &path("/link"), publication, soon());
     assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");

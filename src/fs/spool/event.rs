@@ -286,7 +286,11 @@ impl Writer {
 
     fn upload(&mut self, upload: &Upload) {
         self.u64(upload.version.0);
-        match &upload.method {
+        self.method(&upload.method);
+    }
+
+    fn method(&mut self, method: &Method) {
+        match method {
             Method::Temporary(path) => {
                 self.u8(1);
                 self.path(path);
@@ -326,6 +330,7 @@ impl Writer {
         }
         self.wanted(&record.wanted);
         self.option(&record.upload, Self::upload);
+        self.option(&record.torn, Self::method);
         self.option(&record.failure, Self::failure);
         for flag in [
             record.changed,
@@ -428,13 +433,17 @@ impl<'a> Reader<'a> {
     fn upload(&mut self) -> Option<Upload> {
         Some(Upload {
             version: Version(self.u64()?),
-            method: match self.u8()? {
-                1 => Method::Temporary(self.path()?),
-                2 => Method::Direct,
-                3 => Method::Append(self.size()?),
-                4 => Method::InPlace,
-                _ => return None,
-            },
+            method: self.method()?,
+        })
+    }
+
+    fn method(&mut self) -> Option<Method> {
+        Some(match self.u8()? {
+            1 => Method::Temporary(self.path()?),
+            2 => Method::Direct,
+            3 => Method::Append(self.size()?),
+            4 => Method::InPlace,
+            _ => return None,
         })
     }
 
@@ -464,6 +473,7 @@ impl<'a> Reader<'a> {
         record.synced = Version(self.u64()?);
         record.wanted = self.wanted()?;
         record.upload = self.option(Self::upload)?;
+        record.torn = self.option(Self::method)?;
         record.failure = self.option(Self::failure)?;
         record.changed = self.flag()?;
         record.sequential = self.flag()?;

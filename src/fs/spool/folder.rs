@@ -1,7 +1,7 @@
 //! [`Folder`]: a spool's place on the local disk, private to its owner.
 //!
-//! `lock` (held as long as the spool is open), `journal`, `data/ID` for each record, and
-//! `lost+found/` for what no journal explains. Every name is resolved below an open folder, and no
+//! `lock` (held as long as the spool is open), `journal`, `data/ID` for each record, `source` (what
+//! is mounted), and `lost+found/` for what no journal explains. Every name is resolved below an open folder, and no
 //! symbolic link is followed. Knows nothing of what the files say.
 
 use std::fs::{self, File, TryLockError};
@@ -20,11 +20,12 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use super::SpoolError;
 use super::record::RecordId;
 
-const LOCK: &str = "lock";
-const JOURNAL: &str = "journal";
+pub(super) const LOCK: &str = "lock";
+pub(super) const JOURNAL: &str = "journal";
 const NEW_JOURNAL: &str = "journal.new";
-const DATA: &str = "data";
-const LOST: &str = "lost+found";
+pub(super) const DATA: &str = "data";
+pub(super) const LOST: &str = "lost+found";
+pub(super) const SOURCE: &str = "source";
 const PRIVATE_DIR: Mode = Mode::S_IRWXU;
 const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 /// A larger journal is not read into memory.
@@ -59,6 +60,16 @@ impl Folder {
             data,
             _lock: lock,
         })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Notes what the spool belongs to, for people to read.
+    pub(super) fn note_source(&self, source: &[u8]) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+        open_file(&self.dir, SOURCE, flags)?.write_all(source)
     }
 
     /// The journal as it is, open for writing, if there is one.
@@ -153,9 +164,8 @@ impl Folder {
 }
 
 /// The journal of a spool that another process may be using. Takes no lock and changes nothing.
-pub(super) fn peek(path: &Path) -> Result<Option<Vec<u8>>, SpoolError> {
-    let dir = open_private_dir(path)?;
-    let opened = open_file(&dir, JOURNAL, OFlag::O_RDONLY);
+pub(super) fn peek(dir: &File) -> Result<Option<Vec<u8>>, SpoolError> {
+    let opened = open_file(dir, JOURNAL, OFlag::O_RDONLY);
     match absent_as_none(opened).map_err(SpoolError::opening("the journal"))? {
         Some(file) => Ok(Some(read_journal(&file)?)),
         None => Ok(None),
@@ -185,10 +195,7 @@ fn take_lock(dir: &File, patience: Duration) -> Result<File, SpoolError> {
                 std::thread::sleep(LOCK_POLL.min(patience));
             }
             Err(TryLockError::WouldBlock) => {
-                let mut holder = [0; 16];
-                let len = lock.read_at(&mut holder, 0).unwrap_or(0);
-                let pid = str::from_utf8(&holder[..len]).ok();
-                let pid = pid.and_then(|pid| pid.trim().parse().ok());
+                let pid = pid_in(&lock);
                 return Err(SpoolError::AlreadyLocked { pid });
             }
             Err(TryLockError::Error(error)) => {
@@ -207,8 +214,15 @@ fn take_lock(dir: &File, patience: Duration) -> Result<File, SpoolError> {
     Ok(lock)
 }
 
+/// Who has the lock, by what its holder wrote into it.
+pub(super) fn pid_in(lock: &File) -> Option<u32> {
+    let mut holder = [0; 16];
+    let len = lock.read_at(&mut holder, 0).ok()?;
+    str::from_utf8(&holder[..len]).ok()?.trim().parse().ok()
+}
+
 /// Opens a folder that must be ours, and makes it private if it is not.
-fn open_private_dir(path: &Path) -> Result<File, SpoolError> {
+pub(super) fn open_private_dir(path: &Path) -> Result<File, SpoolError> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let dir = match nix::fcntl::open(path, flags, Mode::empty()) {
         Ok(dir) => File::from(dir),
@@ -268,7 +282,14 @@ fn refuse_open_house(parent: &Path) -> Result<(), SpoolError> {
     Ok(())
 }
 
-fn open_file(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
+/// A folder of ours, where there is one.
+pub(super) fn open_dir_in(dir: &File, name: &str) -> io::Result<Option<File>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = openat(dir, name, flags, Mode::empty());
+    absent_as_none(opened.map(File::from).map_err(io::Error::from))
+}
+
+pub(super) fn open_file(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
     // O_NONBLOCK: a FIFO in a file's place must not stop us.
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let fd: OwnedFd = openat(dir, name, flags, PRIVATE_FILE)?;
@@ -280,11 +301,11 @@ fn open_file(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
     Ok(file)
 }
 
-fn remove(dir: &File, name: &str) -> io::Result<()> {
+pub(super) fn remove(dir: &File, name: &str) -> io::Result<()> {
     Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?)
 }
 
-fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(Some),

@@ -16,6 +16,7 @@
 mod event;
 mod file;
 mod folder;
+mod inspect;
 mod journal;
 mod log;
 mod place;
@@ -40,6 +41,7 @@ use self::journal::{BLOCK, Journal, Table, Tail, rebased};
 use self::log::Log;
 use crate::proto::RemotePath;
 pub use file::{Missing, SpoolFile};
+pub use inspect::{Holder, Inspection, Kept, KeptId, Lacking, What};
 pub use journal::JournalError;
 pub use place::{Source, default_state_dir};
 pub use ranges::RangeSet;
@@ -204,16 +206,27 @@ impl Spool {
         Ok((spool, Found { leftovers, damage }))
     }
 
-    /// The records of a spool that another process may have open; changes nothing.
-    pub fn inspect(path: &Path) -> Result<Vec<Record>, SpoolError> {
-        let bytes = folder::peek(path)?.unwrap_or_default();
-        Ok(parse_journal(&bytes)?)
-    }
-
     /// This spool's own number, for names on the server that other mounts must not mistake for
     /// theirs. It never changes.
     pub fn id(&self) -> u64 {
         self.0.log.lock().id()
+    }
+
+    /// The folder that it is in.
+    pub fn path(&self) -> &Path {
+        self.0.folder.path()
+    }
+
+    /// Notes what is mounted, for `Inspection` to show.
+    pub fn note_source(&self, source: &[u8]) {
+        if let Err(error) = self.0.folder.note_source(source) {
+            ::log::debug!("the spool does not tell its source: {error}");
+        }
+    }
+
+    /// What a record is called among those of all spools.
+    pub fn kept_as(&self, id: RecordId) -> KeptId {
+        KeptId::of_record(self.id(), id)
     }
 
     /// Begins the record of a file: of a new one, or of one that the server has as `base`.

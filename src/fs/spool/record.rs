@@ -112,6 +112,9 @@ pub struct Record {
     pub sequential: bool,
     pub wanted: Wanted,
     pub upload: Option<Upload>,
+    /// How the last upload went about that was begun under the file's own name, where no upload has
+    /// ended since: the server's file may be neither the base nor a version of ours.
+    pub torn: Option<Method>,
     pub failure: Option<Failure>,
     /// The file has no name any more, and is to vanish from the server.
     pub unlinked: bool,
@@ -153,6 +156,7 @@ impl Record {
             sequential: size == 0,
             wanted: Wanted::default(),
             upload: None,
+            torn: None,
             failure: None,
             unlinked: false,
             doubtful: false,
@@ -237,7 +241,12 @@ impl Record {
                     self.unsynced = false;
                 }
             }
-            Change::Began(upload) => self.upload = Some(upload.clone()),
+            Change::Began(upload) => {
+                self.upload = Some(upload.clone());
+                if !matches!(upload.method, Method::Temporary(_)) {
+                    self.torn = Some(upload.method.clone());
+                }
+            }
             Change::Uploaded(version, base) => self.settle(*version, *base),
             Change::Failed(failure) => self.failure = Some(failure.clone()),
             Change::Renamed(path) => self.path = path.clone(),
@@ -319,6 +328,7 @@ impl Record {
         }
         self.uploaded = self.uploaded.max(version);
         self.base = Some(base);
+        self.torn = None;
         self.failure = None;
         if self
             .upload

@@ -81,7 +81,7 @@ impl Fs {
         }
         let entry = self.begin_new(parent, name, mode)?;
         let ino = entry.attr.ino;
-        let made = self.upload_now(ino);
+        let made = self.deliver_now(ino);
         match made.and_then(|()| self.getattr(ino, patience)) {
             Ok((attr, ttl)) => Ok(Entry { attr, ttl }),
             Err(error) => {
@@ -124,7 +124,7 @@ impl Fs {
     /// Takes back a file that could not be made.
     fn unmake(&self, parent: Ino, name: &[u8], ino: Ino) {
         if let Some(draft) = self.drafts.of(ino)
-            && draft.file.unlink().is_ok()
+            && draft.unlink().is_ok()
             && self.drafts.retire(ino)
         {
             self.forget(ino, 1);
@@ -143,12 +143,28 @@ impl Fs {
         if access.write || access.truncate {
             self.drafts.spool()?;
         }
+        loop {
+            if let Some(opened) = self.try_open(ino, access, patience)? {
+                return Ok(opened);
+            }
+        }
+    }
+
+    /// `None` where we changed the file ourselves while it was being opened for writing: what was
+    /// known of it then is old.
+    fn try_open(
+        &self,
+        ino: Ino,
+        access: Access,
+        patience: Patience,
+    ) -> Result<Option<Opened>, Error> {
         let draft = self.drafts.of(ino);
         if access.append && draft.is_none() {
             // What others have appended meanwhile must be known.
             patience.deadline()?;
             self.cache.changed(&self.live_path(ino)?);
         }
+        let ticket = self.cache.begin(Instant::now());
         let (attributes, _) = self.attributes(ino, patience)?;
         match attributes.kind {
             FileKind::File => {}
@@ -164,12 +180,19 @@ impl Fs {
             .files
             .open(ino, &attributes, access.write, draft.is_some(), reader);
         if access.write {
+            // From here on no draft of it ends.
             self.drafts.join(ino);
+            if let Some(path) = self.inodes.path(ino)
+                && !self.cache.is_unchanged_since(ticket, &path)
+            {
+                self.close_at_once(handle);
+                return Ok(None);
+            }
         }
         if access.truncate
             && let Err(error) = self.cut(ino, 0, &attributes)
         {
-            self.release(handle);
+            self.close_at_once(handle);
             return Err(error);
         }
         let stamp = match access.truncate {
@@ -180,7 +203,14 @@ impl Fs {
         if keep_cache && let Some(file) = self.files.file(handle) {
             file.show();
         }
-        Ok(Opened { handle, keep_cache })
+        Ok(Some(Opened { handle, keep_cache }))
+    }
+
+    /// Closes a handle that its caller will not see.
+    pub fn close_at_once(&self, handle: u64) {
+        if let Some(leftover) = self.release(handle) {
+            self.finish(leftover);
+        }
     }
 
     /// Writes to an open file: into the spool, so it never waits for the server.
@@ -232,7 +262,7 @@ impl Fs {
         if is_new {
             self.hold(ino)?;
             if self.inodes.is_unlinked(ino) {
-                draft.file.unlink()?;
+                draft.unlink()?;
             }
         }
         Ok(draft)
@@ -323,16 +353,51 @@ impl Fs {
         Ok((file.epoch() == epoch).then_some(bytes))
     }
 
-    /// Has everything that was written to an open file on the server when it comes back.
+    /// close(2): has everything that was written to an open file on the server when it comes back,
+    /// or safe on the local disk where later is soon enough.
     pub fn flush(&self, handle: u64, patience: Patience) -> Result<(), Error> {
-        let file = self.files.file(handle).ok_or(Error::Stale)?;
-        match self.drafts.of(file.ino) {
-            Some(draft) if !draft.is_over() => {
+        match self.unsent(handle)? {
+            Some(draft) => {
+                patience.deadline()?;
+                self.deliver(&draft)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// fsync(2): has everything on the server when it comes back.
+    pub fn fsync(&self, handle: u64, patience: Patience) -> Result<(), Error> {
+        match self.unsent(handle)? {
+            Some(draft) => {
                 patience.deadline()?;
                 self.upload(&draft)
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
+    }
+
+    /// The draft of an open file that the server lacks something of.
+    fn unsent(&self, handle: u64) -> Result<Option<Arc<Draft>>, Error> {
+        let file = self.files.file(handle).ok_or(Error::Stale)?;
+        Ok(self.drafts.of(file.ino).filter(|draft| !draft.is_over()))
+    }
+
+    /// Uploads a draft, or promises to.
+    pub(in crate::fs) fn deliver(&self, draft: &Draft) -> Result<(), Error> {
+        match self.config.write_back {
+            true => self.promise(draft),
+            false => self.upload(draft),
+        }
+    }
+
+    /// Delivers a file that is not open for writing, and ends its draft.
+    fn deliver_now(&self, ino: Ino) -> Result<(), Error> {
+        let outcome = match self.drafts.of(ino) {
+            Some(draft) => self.deliver(&draft),
+            None => Ok(()),
+        };
+        self.retire(ino);
+        outcome
     }
 
     /// Uploads a file that is not open for writing, and ends its draft.
@@ -373,7 +438,7 @@ impl Fs {
         // Who has opened it since uploads it when done: what it holds meanwhile may be half of that.
         if upload
             && !self.drafts.is_open(ino)
-            && let Err(error) = self.upload_now(ino)
+            && let Err(error) = self.deliver_now(ino)
         {
             log::warn!("upload after the last close: {error}");
         }

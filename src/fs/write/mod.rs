@@ -9,6 +9,7 @@
 //! the table, held over local disk work where a draft begins or ends, `shown` and `ahead`.
 
 mod ahead;
+mod backlog;
 mod content;
 mod names;
 mod recover;
@@ -28,6 +29,7 @@ use super::{Error, Ino};
 use crate::proto::RemotePath;
 use crate::remote::{Attributes, FileKind, Version};
 use ahead::Ahead;
+use backlog::Backlog;
 pub use content::{Access, Leftover};
 use names::Active;
 pub use names::TempName;
@@ -40,6 +42,8 @@ pub(super) struct Drafts {
     table: Mutex<HashMap<Ino, Slot>>,
     /// Uploads take turns.
     pub turns: Arc<Turns>,
+    /// What goes to the server later (write-back).
+    pub backlog: Arc<Backlog>,
     /// Temporary names in use.
     active: Active,
 }
@@ -83,7 +87,6 @@ pub(super) struct Dress {
     /// The time was given by a program.
     pub given: bool,
     pub mode: Option<u16>,
-    pub replaces: bool,
 }
 
 impl Drafts {
@@ -92,6 +95,7 @@ impl Drafts {
             spool,
             table: Mutex::default(),
             turns: Turns::new(uploads),
+            backlog: Arc::new(Backlog::new(uploads)),
             active: Active::default(),
         }
     }
@@ -168,6 +172,9 @@ impl Drafts {
         let draft = created.map(|file| Arc::new(Draft::new(ino, file, shown(), found.is_none())));
         match draft {
             Ok(draft) => {
+                if let Some(mode) = draft.shown.lock().mode {
+                    draft.want(|wanted| wanted.mode = Some(mode.into()))?;
+                }
                 slot.draft = Some(draft.clone());
                 Ok((draft, true))
             }
@@ -325,9 +332,15 @@ impl Draft {
         self.file.want(wanted)
     }
 
-    /// It was renamed to where something stands on the server.
-    pub fn replace(&self) {
-        self.shown.lock().replaces = true;
+    /// It was renamed to where something stands on the server, which is to be replaced.
+    pub fn replace(&self, replaced: &Attributes) -> Result<(), SpoolError> {
+        {
+            let mut shown = self.shown.lock();
+            shown.replaces = true;
+            (shown.server.size, shown.server.mtime) = (replaced.size, replaced.mtime);
+        }
+        let uploaded = self.file.with(|record| record.uploaded)?;
+        self.file.mark_uploaded(uploaded, base_of(replaced))
     }
 
     /// What an upload that begins now gives the server.
@@ -337,7 +350,6 @@ impl Draft {
             modified: shown.modified.unwrap_or(shown.server.mtime),
             given: shown.given,
             mode: shown.mode,
-            replaces: shown.replaces || self.is_on_server(),
         }
     }
 
@@ -360,9 +372,10 @@ impl Draft {
 
     /// Whether the server has a file that this is a newer version of.
     pub fn is_on_server(&self) -> bool {
+        // One that is over was sent before it ended.
         self.file
             .with(|record| record.base.is_some())
-            .unwrap_or(false)
+            .unwrap_or(true)
     }
 
     /// Whether something stands on the server under its name.
@@ -372,8 +385,18 @@ impl Draft {
 
     /// Whether the server has all there is, as far as we know.
     pub fn is_clean(&self) -> bool {
-        let clean = |record: &super::spool::Record| !record.changed && !record.is_owed();
+        let clean = |record: &super::spool::Record| {
+            !record.changed && !record.is_owed() && record.wanted == Wanted::default()
+        };
         self.file.with(clean).unwrap_or(true)
+    }
+
+    /// Nobody is to have it any more.
+    pub fn unlink(&self) -> Result<(), SpoolError> {
+        match self.file.unlink() {
+            Ok(()) | Err(SpoolError::Gone) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     pub fn is_unlinked(&self) -> bool {

@@ -3,15 +3,27 @@
 //!
 //! Must not know the kernel.
 
+use std::io;
+use std::ops::Range;
 use std::time::{Instant, SystemTime};
 
-use super::super::spool::{Method, Record, SpoolFile};
+use super::super::spool::{Method, Record, RecordId, SpoolFile, default_state_dir};
 use super::super::{Error, Fs, Ino};
-use super::{Draft, version_of};
-use crate::cache::Answer;
-use crate::fs::Patience;
+use super::upload::{Clock, Stop};
+use super::{Draft, base_of, version_of};
 use crate::proto::{Name, RemotePath};
-use crate::remote::{Attributes, FileKind};
+use crate::remote::{self, Attributes, FileKind};
+
+/// What stands on the server under a record's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum There {
+    /// What the record was begun upon, or what a broken upload of it made of that.
+    AsLeft,
+    /// The record's own content: an upload arrived, and was not recorded.
+    Sent,
+    /// What others have made since.
+    Others,
+}
 
 impl Fs {
     /// Sends what an earlier run left, one after the other; what cannot be sent is named in the log
@@ -19,25 +31,49 @@ impl Fs {
     pub fn take_over(&self, records: Vec<Record>) {
         for record in records {
             self.leftovers.begin();
-            if let Err(why) = self.resend(&record, false) {
-                log::warn!(
-                    "{}: written by an earlier mount and not uploaded ({why}); kept as {}: see \
-                     `ftpsfs recover`",
+            match self.resend(record.id, false) {
+                Ok(()) => log::info!("{}: what an earlier mount left is uploaded", record.path),
+                Err(why) => log::warn!(
+                    "{}: written by an earlier mount and not uploaded ({why}); its content is \
+                     kept, and given back by: {}",
                     record.path,
-                    record.id
-                );
+                    self.way_back(record.id)
+                ),
             }
             self.leftovers.end();
+        }
+        // Where users never look, nobody would see what a crash left.
+        if let Some(directory) = &self.config.temp_dir
+            && let Ok(listing) = self.remote.list(directory, self.soon())
+        {
+            self.tidy_up(directory, &listing);
         }
     }
 
     /// Sends one record, `anyhow` even where others changed the file since or it was never
     /// closed. Gives why it stays, if it does.
-    pub fn resend(&self, record: &Record, anyhow: bool) -> Result<(), String> {
+    pub fn resend(&self, id: RecordId, anyhow: bool) -> Result<(), String> {
+        let sent = self.try_resend(id, anyhow);
+        if let Err(why) = &sent
+            && let Ok(spool) = self.drafts.spool()
+            && let Ok(file) = spool.adopt(id)
+            && let Err(error) = file.fail(why, SystemTime::now())
+        {
+            log::debug!("the spool does not tell why a file stays: {error}");
+        }
+        sent
+    }
+
+    fn try_resend(&self, id: RecordId, anyhow: bool) -> Result<(), String> {
         let spool = self.drafts.spool().map_err(|error| error.to_string())?;
+        let is_it = |record: &Record| record.id == id;
+        let Some(record) = spool.records().into_iter().find(is_it) else {
+            return Ok(());
+        };
+        self.forget_temporary(&record);
         let is_done = record.unlinked || !record.changed && !record.is_owed();
         if is_done {
-            return spool.discard(record.id).map_err(|error| error.to_string());
+            return spool.discard(id).map_err(|error| error.to_string());
         }
         if record.doubtful && !anyhow {
             return Err("the machine went down before it was safe on the disk".into());
@@ -45,20 +81,195 @@ impl Fs {
         if !record.is_owed() && !anyhow {
             return Err("it was never closed".into());
         }
-        let found = self.stat(&record.path, Patience::Until(self.soon()));
-        let found = match found.map_err(|error| error.to_string())? {
-            Answer::Present(attributes, _) => Some(attributes),
-            Answer::Absent(_) | Answer::Unknown => None,
-        };
-        if !anyhow && !is_as_left(record, found.as_ref()) {
-            return Err("the file changed on the server since".into());
+        let file = spool.adopt(id).map_err(|error| error.to_string())?;
+        let found = self.find(&record).map_err(|error| error.to_string())?;
+        let is_file = |found: &Attributes| found.kind == FileKind::File;
+        let is_sendable = found.as_ref().is_none_or(is_file);
+        if anyhow && !is_sendable {
+            return Err("it is no file on the server any more".into());
         }
-        self.forget_temporary(record);
-        let file = spool.adopt(record.id).map_err(|error| error.to_string())?;
-        let sent = self.send_adopted(record, file, found.as_ref());
-        sent.map_err(|error| error.to_string())?;
-        log::info!("{}: uploaded what an earlier mount left", record.path);
+        let there = match anyhow {
+            true => There::AsLeft,
+            false => self.compare(&record, &file, found.as_ref())?,
+        };
+        let sent = match there {
+            // With write-back both are kept: the upload finds out once more, and goes beside it.
+            There::Others if self.config.write_back && record.torn.is_none() && is_sendable => {
+                self.send_adopted(&record, file, found.as_ref())
+            }
+            There::Others => return Err("the file changed on the server since".into()),
+            There::Sent => self.note_sent(&record, file),
+            There::AsLeft => self.send_adopted(&record, file, found.as_ref()),
+        };
+        sent.map_err(|error| error.to_string())
+    }
+
+    /// The command that gives a record's content back.
+    pub fn way_back(&self, id: RecordId) -> String {
+        let Ok(spool) = self.drafts.spool() else {
+            return String::new();
+        };
+        let place = spool.path().parent().map(|dir| dir.to_owned());
+        let place = match place.filter(|dir| Some(dir) != default_state_dir().as_ref()) {
+            Some(dir) => format!(" --state-dir {}", dir.display()),
+            None => String::new(),
+        };
+        format!("ftpsfs recover{place} save {} FILE", spool.kept_as(id))
+    }
+
+    /// Gets parts of a record's file that only the server has, and hands them to `write` with their
+    /// offsets. Gives why, if that cannot be.
+    pub fn fetch_parts(
+        &self,
+        record: &Record,
+        parts: &[Range<u64>],
+        mut write: impl FnMut(&[u8], u64) -> io::Result<()>,
+    ) -> Result<(), String> {
+        let found = self.remote.stat(&record.path, None, self.soon());
+        let found = found.map_err(|error| error.to_string())?;
+        let base = record.base.ok_or("the server never had it")?;
+        // A broken upload in place changed its time, but not what is missing here.
+        let version = match record.torn == Some(Method::InPlace) && found.size == base.size {
+            true => found.version(),
+            false => version_of(base),
+        };
+        let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
+        let mut chunk = vec![0; 256 << 10];
+        for part in parts {
+            let (path, deadline) = (&record.path, clock.deadline());
+            let opened = self
+                .remote
+                .download(path, part.start, Some(version), None, deadline);
+            let mut download = opened.map_err(|error| error.to_string())?;
+            let mut at = part.start;
+            while at < part.end {
+                let most = chunk
+                    .len()
+                    .min(usize::try_from(part.end - at).unwrap_or(usize::MAX));
+                let read = download.read(&mut chunk[..most], clock.deadline());
+                let read = read.map_err(|error| error.to_string())?;
+                if read == 0 {
+                    return Err(remote::Error::Changed.to_string());
+                }
+                clock.moved(read as u64);
+                write(&chunk[..read], at).map_err(|error| error.to_string())?;
+                at += read as u64;
+            }
+        }
         Ok(())
+    }
+
+    /// What is under a record's name now. What a broken upload had set aside to replace it is put
+    /// back first.
+    fn find(&self, record: &Record) -> Result<Option<Attributes>, remote::Error> {
+        let look = || match self.remote.stat(&record.path, None, self.soon()) {
+            Ok(found) => Ok(Some(found)),
+            Err(remote::Error::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let found = look()?;
+        match found.is_none()
+            && record.base.is_some()
+            && self.put_back(&record.path, self.soon())?
+        {
+            true => look(),
+            false => Ok(found),
+        }
+    }
+
+    /// Whose work it is. Where a broken upload may have made it what it is, the bytes decide.
+    fn compare(
+        &self,
+        record: &Record,
+        file: &SpoolFile,
+        found: Option<&Attributes>,
+    ) -> Result<There, String> {
+        let Some(found) = found else {
+            // Some servers remove what a broken STOR has left.
+            let is_ours = record.base.is_none() || record.torn == Some(Method::Direct);
+            return Ok(if is_ours {
+                There::AsLeft
+            } else {
+                There::Others
+            });
+        };
+        if found.kind != FileKind::File {
+            return Ok(There::Others);
+        }
+        if let Some(base) = record.base
+            && (version_of(base) == found.version()
+                || record.torn == Some(Method::InPlace) && found.size == base.size)
+        {
+            return Ok(There::AsLeft);
+        }
+        let method = record.upload.as_ref().map(|upload| &upload.method);
+        // An empty file says nothing of who made it.
+        let is_published =
+            matches!(method, Some(Method::Temporary(_))) && (found.size > 0 || record.size == 0);
+        let ours_from = [
+            is_published.then_some(0),
+            match record.torn {
+                Some(Method::Append(offset)) => Some(offset),
+                Some(Method::Direct) => Some(0),
+                _ => None,
+            },
+        ];
+        for start in ours_from.into_iter().flatten() {
+            if (start..=record.size).contains(&found.size)
+                && self.holds(file, &record.path, start..found.size)?
+            {
+                if start == 0 && found.size == record.size {
+                    return Ok(There::Sent);
+                }
+                if record.torn.is_none() {
+                    // An earlier version arrived: what is sent now replaces that.
+                    let noted = file.mark_uploaded(record.uploaded, base_of(found));
+                    noted.map_err(|error| error.to_string())?;
+                }
+                return Ok(There::AsLeft);
+            }
+        }
+        Ok(There::Others)
+    }
+
+    /// Whether the server has the spool's bytes in a range.
+    fn holds(
+        &self,
+        file: &SpoolFile,
+        path: &RemotePath,
+        range: Range<u64>,
+    ) -> Result<bool, String> {
+        let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
+        if range.is_empty() {
+            return Ok(true);
+        }
+        match self.is_there(file, path, range, &mut clock) {
+            Ok(is_there) => Ok(is_there),
+            // The spool has no such bytes, or the file is another one by now.
+            Err(Stop::Again | Stop::Unwanted | Stop::Remote(remote::Error::Changed)) => Ok(false),
+            Err(Stop::Remote(error)) => Err(error.to_string()),
+            Err(Stop::Local(error)) => Err(error.to_string()),
+        }
+    }
+
+    /// The server has everything: what is left are attributes, as far as it can store them.
+    fn note_sent(&self, record: &Record, file: SpoolFile) -> Result<(), Error> {
+        let (path, deadline) = (&record.path, self.soon());
+        let given = [
+            record.wanted.mode.map(|mode| {
+                let mode = (mode & 0o7777) as u16;
+                self.remote.set_mode(path, mode, deadline)
+            }),
+            record
+                .wanted
+                .mtime
+                .map(|mtime| self.remote.set_modified(path, mtime, deadline)),
+        ];
+        for error in given.into_iter().flatten().filter_map(Result::err) {
+            log::debug!("{path}: {error}");
+        }
+        self.cache.changed(path);
+        Ok(file.discard()?)
     }
 
     fn send_adopted(
@@ -128,32 +339,12 @@ impl Fs {
     }
 }
 
-/// Whether the file on the server is what the record was begun upon, or what a broken upload of it
-/// may have left.
-fn is_as_left(record: &Record, found: Option<&Attributes>) -> bool {
-    let method = record.upload.as_ref().map(|upload| &upload.method);
-    match (record.base, found) {
-        (None, None) => true,
-        (Some(base), Some(found)) => {
-            let unchanged = version_of(base) == found.version();
-            unchanged
-                || match method {
-                    Some(Method::Direct) => true,
-                    Some(Method::InPlace) => found.size == base.size,
-                    Some(Method::Append(_)) => (base.size..=record.size).contains(&found.size),
-                    Some(Method::Temporary(_)) => found.size == record.size,
-                    None => false,
-                }
-        }
-        // It was new, and the broken upload brought it there.
-        (None, Some(found)) => method.is_some() && found.size <= record.size,
-        (Some(_), None) => matches!(method, Some(Method::Direct)),
-    }
-}
-
 fn blank(record: &Record) -> Attributes {
     Attributes {
         mode: record.wanted.mode.map(|mode| (mode & 0o7777) as u16),
         ..super::blank(record.wanted.mtime.unwrap_or_else(SystemTime::now))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,23 +4,30 @@
 //! Must not know handles or the kernel.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::super::spool::Method;
-use super::super::{Fs, Ino};
+use parking_lot::MutexGuard;
+
+use super::super::spool::{Method, SpoolFile};
+use super::super::{Fs, Ino, NAME_MAX};
 use super::Draft;
 use super::names::InUse;
 use super::upload::{Clock, Stop, Task};
 use crate::proto::{Name, RemotePath};
-use crate::remote::{self, Attributes, Publication, Reserved, Upload};
+use crate::remote::{self, Attributes, Expected, Publication, Reserved, Upload};
 
 /// Bytes read and sent at once.
 pub(super) const CHUNK: usize = 256 << 10;
 /// Gaps up to this size are fetched along with what lies around them: cheaper than another
 /// transfer.
 const BRIDGE: u64 = 512 << 10;
+/// A file that did not grow for so long is not being written any more.
+const SETTLING: Duration = Duration::from_millis(500);
 /// How long the removal of what a failed upload left may take.
 const CLEANING: Duration = Duration::from_secs(3);
+
+/// What an upload has made of a file on the server. Its name stays what it is until that is noted.
+pub(super) type Sent<'a> = (Attributes, MutexGuard<'a, ()>);
 
 /// A temporary file beside its target: the directory may be renamed while it is written.
 #[derive(Debug)]
@@ -36,12 +43,12 @@ pub(super) struct Beside {
 
 impl Fs {
     /// Whole: under a temporary name, then renamed; where the server does not let us, directly.
-    pub(super) fn send_whole(
+    pub(super) fn send_whole<'a>(
         &self,
-        draft: &Draft,
+        draft: &'a Draft,
         task: &Task,
         clock: &mut Clock,
-    ) -> Result<Attributes, Stop> {
+    ) -> Result<Sent<'a>, Stop> {
         self.fetch_missing(draft, task, clock)?;
         if self.config.direct {
             return self.send_direct(draft, task, clock);
@@ -55,12 +62,12 @@ impl Fs {
         }
     }
 
-    fn send_by_temporary(
+    fn send_by_temporary<'a>(
         &self,
-        draft: &Draft,
+        draft: &'a Draft,
         task: &Task,
         clock: &mut Clock,
-    ) -> Result<Attributes, Stop> {
+    ) -> Result<Sent<'a>, Stop> {
         let ahead = self.send_beside(draft, task.size, clock)?;
         let published = self.publish(draft, task, &ahead.beside, clock);
         if let Err(stop) = &published {
@@ -70,27 +77,48 @@ impl Fs {
     }
 
     /// Renames a temporary file that is whole.
-    pub(super) fn publish(
+    pub(super) fn publish<'a>(
         &self,
-        draft: &Draft,
+        draft: &'a Draft,
         task: &Task,
         beside: &Beside,
         clock: &mut Clock,
-    ) -> Result<Attributes, Stop> {
-        let _place = self.place(draft, clock)?;
+    ) -> Result<Sent<'a>, Stop> {
+        let place = self.place(draft, clock)?;
         let path = self.target(draft)?;
         // Its directory may have been renamed meanwhile.
         let temporary = self.whereabouts(beside)?;
+        // As of now: it may have been renamed over another while it was sent.
+        let (base, torn) = draft
+            .file
+            .with(|record| (record.base, record.torn.is_some()))?;
         let publication = Publication {
             size: task.size,
             modified: Some(task.dress.modified),
             mode: task.dress.mode.or(draft.server().mode),
-            replaces: task.dress.replaces,
+            replaces: draft.occupies(),
+            // Whoever waits for the server has seen what is there; later it may be another's.
+            expects: match base {
+                // A broken upload of ours has changed it already.
+                _ if torn => None,
+                None if self.config.write_back => Some(Expected::Nothing),
+                Some(base) if self.config.write_back && base.mtime.is_some() => {
+                    Some(Expected::Version(super::version_of(base)))
+                }
+                _ => None,
+            },
         };
         let deadline = clock.deadline();
-        let published = self
+        let published = match self
             .remote
-            .publish(&temporary, &path, publication, deadline)?;
+            .publish(&temporary, &path, publication, deadline)
+        {
+            Err(remote::Error::Changed) => {
+                let theirs = self.part(draft, task, &temporary, publication, clock)?;
+                return Ok((theirs, place));
+            }
+            published => published?,
+        };
         let known = Attributes {
             size: task.size,
             mtime: task.dress.modified,
@@ -104,54 +132,90 @@ impl Fs {
             self.overlay_mode(draft.ino, mode);
         }
         if published.modified {
-            return Ok(known);
+            return Ok((known, place));
         }
         let server = self.remote.stat(&path, Some(&known), deadline)?;
         if task.dress.given {
             self.overlay_time(draft.ino, task.dress.modified, server.mtime);
         }
-        Ok(server)
+        Ok((server, place))
+    }
+
+    /// Another has changed the file while ours waited: both are kept, ours under another name. Gives
+    /// what stands under the file's own.
+    fn part(
+        &self,
+        draft: &Draft,
+        task: &Task,
+        temporary: &RemotePath,
+        publication: Publication,
+        clock: &mut Clock,
+    ) -> Result<Attributes, Stop> {
+        let path = self.target(draft)?;
+        let theirs = self
+            .remote
+            .stat(&path, Some(&draft.server()), clock.deadline())?;
+        // It may be ours, if only the server's word was lost.
+        let is_as_long = theirs.size == task.size;
+        if is_as_long
+            && (task.size == 0 || self.is_there(&draft.file, &path, 0..task.size, clock)?)
+        {
+            self.remote.unlink(temporary, clock.deadline())?;
+            return Ok(theirs);
+        }
+        let copy = conflict_copy(&path, SystemTime::now()).ok_or(Stop::Unwanted)?;
+        let publication = Publication {
+            replaces: false,
+            expects: Some(Expected::Nothing),
+            ..publication
+        };
+        let deadline = clock.deadline();
+        self.remote
+            .publish(temporary, &copy, publication, deadline)?;
+        self.cache.changed(&copy);
+        self.cache.changed(&path);
+        log::error!("{path} was changed by others meanwhile: what was written here is now {copy}");
+        Ok(theirs)
     }
 
     /// Whole, under its own name.
-    fn send_direct(
+    fn send_direct<'a>(
         &self,
-        draft: &Draft,
+        draft: &'a Draft,
         task: &Task,
         clock: &mut Clock,
-    ) -> Result<Attributes, Stop> {
-        let _place = self.place(draft, clock)?;
+    ) -> Result<Sent<'a>, Stop> {
+        let place = self.place(draft, clock)?;
         let path = self.target(draft)?;
         draft.file.begin_upload(task.version, Method::Direct)?;
         self.store(draft, &path, task.size, clock)?;
-        if let Some(mode) = task.dress.mode
-            && self.remote.set_mode(&path, mode, clock.deadline()).is_err()
-        {
-            self.overlay_mode(draft.ino, mode);
-        }
-        self.verify(draft, task, &path, clock)
+        Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
     /// The tail of a file whose beginning the server has.
-    pub(super) fn send_append(
+    pub(super) fn send_append<'a>(
         &self,
-        draft: &Draft,
+        draft: &'a Draft,
         task: &Task,
         offset: u64,
         clock: &mut Clock,
-    ) -> Result<Attributes, Stop> {
+    ) -> Result<Sent<'a>, Stop> {
         let _turn = self.drafts.turns.take();
         clock.restart();
-        let _place = self.place(draft, clock)?;
+        let place = self.place(draft, clock)?;
         let path = self.target(draft)?;
-        let mut offset = offset;
+        let mut begin = offset;
         if task.interrupted == Some(Method::Append(offset)) {
-            offset = self.resume_append(draft, task, &path, offset, clock)?;
+            begin = self.resume_append(draft, task, &path, offset, clock)?;
         }
+        // The same offset again: what a further attempt finds behind it is ours as well.
         draft
             .file
             .begin_upload(task.version, Method::Append(offset))?;
-        let upload = match self.remote.append(&path, offset, clock.deadline()) {
+        if begin == task.size {
+            return Ok((self.verify(draft, task, &path, clock)?, place));
+        }
+        let upload = match self.remote.append(&path, begin, clock.deadline()) {
             // Another has changed it. What we have whole replaces that; else it would be a mix.
             Err(remote::Error::Changed | remote::Error::NotFound) if draft.is_whole() => {
                 let why = "it changed on the server".to_owned();
@@ -159,8 +223,8 @@ impl Fs {
             }
             upload => upload?,
         };
-        self.pour(draft, upload, offset..task.size, clock)?;
-        self.verify(draft, task, &path, clock)
+        self.pour(draft, upload, begin..task.size, clock)?;
+        Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
     /// Where a broken append is to be continued: behind what arrived of it, if that is ours.
@@ -172,13 +236,23 @@ impl Fs {
         offset: u64,
         clock: &mut Clock,
     ) -> Result<u64, Stop> {
-        let found = self
-            .remote
-            .stat(path, Some(&draft.server()), clock.deadline())?;
+        let look = |clock: &Clock| {
+            let server = draft.server();
+            self.remote.stat(path, Some(&server), clock.deadline())
+        };
+        let mut found = look(clock)?;
+        // The server may not have written yet all that it got on a connection now lost.
+        loop {
+            std::thread::sleep(SETTLING);
+            let before = std::mem::replace(&mut found, look(clock)?);
+            if before.size == found.size || Instant::now() + SETTLING > clock.deadline() {
+                break;
+            }
+        }
         if found.size <= offset || found.size > task.size {
             return Ok(offset);
         }
-        match self.is_there(draft, path, offset..found.size, clock)? {
+        match self.is_there(&draft.file, path, offset..found.size, clock)? {
             true => Ok(found.size),
             false => Ok(offset),
         }
@@ -186,17 +260,17 @@ impl Fs {
 
     /// Some ranges in place. Broken, it leaves the file neither old nor new: the spool has the
     /// ranges on the disk by then, and the next attempt writes them again.
-    pub(super) fn send_patches(
+    pub(super) fn send_patches<'a>(
         &self,
-        draft: &Draft,
+        draft: &'a Draft,
         task: &Task,
         ranges: &[Range<u64>],
         clock: &mut Clock,
-    ) -> Result<Attributes, Stop> {
+    ) -> Result<Sent<'a>, Stop> {
         let unfit = |why: &str| Stop::Remote(remote::Error::Unsupported(why.to_owned()));
         let _turn = self.drafts.turns.take();
         clock.restart();
-        let _place = self.place(draft, clock)?;
+        let place = self.place(draft, clock)?;
         let path = self.target(draft)?;
         let again = task.interrupted == Some(Method::InPlace);
         if !self.remote.patches_in_place(&path, clock.deadline())? {
@@ -219,18 +293,18 @@ impl Fs {
             self.pour(draft, upload, range.clone(), clock)?;
         }
         for range in ranges {
-            if !self.is_there(draft, &path, range.clone(), clock)? {
+            if !self.is_there(&draft.file, &path, range.clone(), clock)? {
                 let why = "what was written in place reads back otherwise".to_owned();
                 return Err(Stop::Remote(remote::Error::Failed(why)));
             }
         }
-        self.verify(draft, task, &path, clock)
+        Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
-    /// Whether the server's bytes in a range are the draft's.
-    fn is_there(
+    /// Whether the server's bytes in a range are the spool's.
+    pub(super) fn is_there(
         &self,
-        draft: &Draft,
+        file: &SpoolFile,
         path: &RemotePath,
         range: Range<u64>,
         clock: &mut Clock,
@@ -245,7 +319,7 @@ impl Fs {
             let most = CHUNK.min(usize::try_from(range.end - at).unwrap_or(CHUNK));
             let read = download.read(&mut theirs[..most], clock.deadline())?;
             clock.moved(read as u64);
-            if read == 0 || draft.file.read_at(&mut ours[..read], at)? < read {
+            if read == 0 || file.read_at(&mut ours[..read], at)? < read {
                 return Ok(false);
             }
             if theirs[..read] != ours[..read] {
@@ -256,20 +330,20 @@ impl Fs {
         Ok(true)
     }
 
-    /// The content is on the server as it should be, whatever was done meanwhile: only its time is
-    /// new.
-    pub(super) fn send_nothing(
+    /// The content is on the server as it should be, whatever was done meanwhile: only its time and
+    /// mode are new.
+    pub(super) fn send_nothing<'a>(
         &self,
-        draft: &Draft,
+        draft: &'a Draft,
         task: &Task,
         clock: &mut Clock,
-    ) -> Result<Attributes, Stop> {
-        let _place = self.place(draft, clock)?;
+    ) -> Result<Sent<'a>, Stop> {
+        let place = self.place(draft, clock)?;
         let path = self.target(draft)?;
-        self.verify(draft, task, &path, clock)
+        Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
-    /// Gives a file that was written under its own name its time, and makes sure of its size.
+    /// Gives a file that was written under its own name its mode and time, and makes sure of its size.
     fn verify(
         &self,
         draft: &Draft,
@@ -280,7 +354,10 @@ impl Fs {
         let deadline = clock.deadline();
         let mut known = draft.server();
         if let Some(mode) = task.dress.mode {
-            known.mode = Some(mode);
+            match self.remote.set_mode(path, mode, deadline) {
+                Ok(()) => known.mode = Some(mode),
+                Err(_) => self.overlay_mode(draft.ino, mode),
+            }
         }
         let (server, dated) = self
             .remote
@@ -391,11 +468,11 @@ impl Fs {
     }
 
     /// The draft's name on the server stays what it is while this is held.
-    fn place<'a>(
+    pub(super) fn place<'a>(
         &self,
         draft: &'a Draft,
         clock: &Clock,
-    ) -> Result<parking_lot::MutexGuard<'a, ()>, Stop> {
+    ) -> Result<MutexGuard<'a, ()>, Stop> {
         let place = draft.place.try_lock_until(clock.deadline());
         place.ok_or_else(|| Stop::Remote(remote::Error::TimedOut("waiting for a rename".into())))
     }
@@ -457,5 +534,37 @@ impl Fs {
         {
             log::debug!("{temporary} stays on the server: {error}");
         }
+    }
+}
+
+/// Where a version of a file is kept that must not replace another's: `NAME.conflict-SECONDS`.
+fn conflict_copy(path: &RemotePath, now: SystemTime) -> Option<RemotePath> {
+    let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let ending = format!(".conflict-{seconds}");
+    let name = path.name()?;
+    let kept = name.as_bytes().len().min(NAME_MAX - ending.len());
+    let name = [&name.as_bytes()[..kept], ending.as_bytes()].concat();
+    Some(path.parent()?.join(&Name::parse(&name).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conflict_copies_have_names_of_their_own() {
+        let at = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let copy = |path: &str| {
+            let path = RemotePath::parse(path.as_bytes()).expect("a path");
+            conflict_copy(&path, at).map(|copy| copy.to_string())
+        };
+        assert_eq!(
+            copy("/d/report.txt").as_deref(),
+            Some("/d/report.txt.conflict-1800000000")
+        );
+        let long = copy(&format!("/{}", "x".repeat(NAME_MAX))).expect("a name");
+        assert_eq!(long.len(), NAME_MAX + 1);
+        assert!(long.ends_with("x.conflict-1800000000"));
+        assert_eq!(copy("/"), None);
     }
 }

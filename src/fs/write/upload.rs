@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::super::Fs;
-use super::super::spool::{Base, Method, Record, SpoolError, Version};
+use super::super::spool::{Base, Method, Record, SpoolError, Version, Wanted};
 use super::{Draft, Dress, base_of};
 use crate::fs::Error;
 use crate::proto::RemotePath;
@@ -26,7 +26,7 @@ pub(super) struct Task {
     pub version: Version,
     pub size: u64,
     pub base: Option<Base>,
-    /// What a broken attempt was about.
+    /// How a broken attempt went about, if it may have changed the file on the server.
     pub interrupted: Option<Method>,
     pub dress: Dress,
     way: Way,
@@ -69,10 +69,16 @@ impl Fs {
     /// Sends what the server lacks of a draft. When it comes back, the server has everything that
     /// was written before the call.
     pub(in crate::fs) fn upload(&self, draft: &Draft) -> Result<(), Error> {
+        let sent = self.try_upload(draft);
+        self.settle_upload(draft, sent)
+    }
+
+    /// The same, with nothing told of a failure.
+    pub(super) fn try_upload(&self, draft: &Draft) -> Result<(), Stop> {
         let _upload = draft.upload.lock();
         let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
         let mut attempt = 0;
-        let outcome = loop {
+        loop {
             attempt += 1;
             let outcome = self.attempt(draft, &mut clock);
             let again = match &outcome {
@@ -84,13 +90,17 @@ impl Fs {
                 _ => false,
             };
             if !again {
-                break outcome;
+                return outcome;
             }
             if !matches!(outcome, Err(Stop::Again)) {
                 std::thread::sleep(PAUSE);
             }
-        };
-        match outcome {
+        }
+    }
+
+    /// What came of an upload: what could not be sent is kept, and told of.
+    pub(super) fn settle_upload(&self, draft: &Draft, sent: Result<(), Stop>) -> Result<(), Error> {
+        match sent {
             Ok(()) | Err(Stop::Unwanted) => Ok(()),
             Err(Stop::Again) => Err(Error::TimedOut),
             Err(Stop::Remote(cause)) => {
@@ -114,6 +124,7 @@ impl Fs {
         let Some(task) = self.task(draft)? else {
             return Ok(());
         };
+        let path = self.inodes.path(draft.ino);
         let sent = match &task.way {
             Way::Nothing => self.send_nothing(draft, &task, clock),
             Way::Append(offset) => self.send_append(draft, &task, *offset, clock),
@@ -129,21 +140,29 @@ impl Fs {
             }
             sent => sent,
         };
-        self.settled(draft, &task, &sent?)
+        if let Err(Stop::Remote(remote::Error::NotFound)) = &sent {
+            // Its directory may have been renamed meanwhile.
+            let _place = self.place(draft, clock)?;
+            if self.inodes.path(draft.ino) != path {
+                return Err(Stop::Again);
+            }
+        }
+        let (server, _place) = sent?;
+        self.settled(draft, &task, &server)
     }
 
     /// What the server lacks, if anything.
     fn task(&self, draft: &Draft) -> Result<Option<Task>, Stop> {
         let version = draft.file.commit()?;
         let record = draft.file.record()?;
-        if !record.is_owed() {
+        if !record.is_owed() && record.wanted == Wanted::default() {
             return Ok(None);
         }
         Ok(Some(Task {
             version,
             size: record.size,
             base: record.base,
-            interrupted: record.upload.as_ref().map(|upload| upload.method.clone()),
+            interrupted: record.torn.clone(),
             dress: draft.dress(),
             way: self.way(&record),
         }))
@@ -209,19 +228,21 @@ impl Fs {
     /// What cannot be sent stays in the spool; told once.
     fn keep(&self, draft: &Draft, why: &str) {
         let is_news = draft.file.with(|record| record.failure.is_none());
-        if let Err(error) = draft.file.fail(why, SystemTime::now()) {
+        if let Err(error) = draft.file.fail(why, SystemTime::now())
+            && !matches!(error, SpoolError::Gone)
+        {
             log::error!("{}: {error}", self.named(draft));
         }
         if is_news.unwrap_or(false) {
             log::error!(
-                "{} could not be uploaded ({why}); its content is kept as {}: see `ftpsfs recover`",
+                "{} could not be uploaded ({why}); its content is kept, and given back by: {}",
                 self.named(draft),
-                draft.id()
+                self.way_back(draft.id())
             );
         }
     }
 
-    fn named(&self, draft: &Draft) -> String {
+    pub(super) fn named(&self, draft: &Draft) -> String {
         match self.inodes.path(draft.ino) {
             Some(path) => path.to_string(),
             None => format!("inode {}", draft.ino.0),

@@ -23,7 +23,7 @@ impl Dice {
 /// The same file, open in both places.
 struct Pair(File, File);
 
-fn run(seed: u64, operations: usize, change: impl FnOnce(&mut Config)) {
+pub fn run(seed: u64, operations: usize, change: impl FnOnce(&mut Config)) {
     let mount = Mount::writable_with(4, |config| {
         // Nobody else changes anything, and every second counts.
         for timeout in [

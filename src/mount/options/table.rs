@@ -215,6 +215,18 @@ pub static TABLE: &[Spec] = &[
         "How long a program may wait for the server, retries included",
         |o, v| values::duration(v, SECOND, HOUR).map(|value| o.timeout = value),
     ),
+    flag(
+        "hard",
+        Group::Server,
+        "A program waits until a server that is down comes back",
+        |o| o.hard = true,
+    ),
+    flag(
+        "soft",
+        Group::Server,
+        "A program gets an error after timeout= (the default)",
+        |o| o.hard = false,
+    ),
     with_value(
         "keepalive",
         "TIME",
@@ -356,6 +368,12 @@ pub static TABLE: &[Spec] = &[
             values::choice(v, &[("renamed", false), ("direct", true)])
                 .map(|value| o.direct_upload = value)
         },
+    ),
+    flag(
+        "writeback",
+        Group::Writing,
+        "close waits for the local disk alone; the server gets it later",
+        |o| o.write_back = true,
     ),
     with_value(
         "temp_dir",

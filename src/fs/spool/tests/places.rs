@@ -108,7 +108,11 @@ fn a_spool_is_open_once() {
         other => panic!("{other:?}"),
     }
     // Looking is allowed meanwhile.
-    assert_eq!(Spool::inspect(&dir).expect("inspect"), spool.records());
+    let looked = Inspection::open(&dir).expect("inspect");
+    let pid = Some(std::process::id());
+    assert_eq!(looked.holder, Some(Holder { pid }));
+    let kept: Vec<_> = looked.kept.into_iter().map(|kept| kept.id).collect();
+    assert_eq!(kept, [spool.kept_as(file.id())]);
     // A file in use keeps it locked.
     drop(spool);
     assert!(Spool::open(&dir, at_once, now()).is_err());
