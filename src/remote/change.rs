@@ -124,12 +124,15 @@ pub(super) fn rmdir(
         Ok(_) => {
             let listing = listing::list(session, path, deadline)?;
             let empty = listing.is_ok_and(|l| l.entries.is_empty() && l.complete);
-            let words = format!("RMD: {reply}");
-            Ok(Err(if empty {
-                Error::Denied(words)
-            } else {
-                Error::NotEmpty
-            }))
+            if !empty {
+                return Ok(Err(Error::NotEmpty));
+            }
+            // It may have been emptied meanwhile, by ourselves even.
+            let reply = session.execute(&Command::Rmd(path.into()), deadline)?;
+            Ok(match reply.code.is_completion() {
+                true => Ok(()),
+                false => Err(Error::Denied(format!("RMD: {reply}"))),
+            })
         }
     }
 }
