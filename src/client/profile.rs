@@ -55,6 +55,8 @@ pub struct Profile {
     pub mlst_missing: bool,
     /// FEAT lists AVBL.
     pub tells_space: bool,
+    /// FEAT lists SITE COPY: CPFR and CPTO (ProFTPD).
+    pub copies_files: bool,
     /// `LIST -a` was refused (pyftpdlib).
     pub list_all_refused: bool,
     /// STAT of a directory was compared with LIST.
@@ -64,6 +66,8 @@ pub struct Profile {
     pub mlsd_hides_links: Option<bool>,
     /// MLST does (ProFTPD, pyftpdlib).
     pub mlst_hides_links: Option<bool>,
+    /// A name may end with a space (Pure-FTPd makes an underscore of that): tried on a directory.
+    pub keeps_last_space: Option<bool>,
     /// REST and STOR in the middle of a file keep its tail: tried on a scratch file.
     pub patches_in_place: Option<bool>,
     /// RNTO replaces what stands under the new name (not on IIS and FileZilla).

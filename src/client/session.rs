@@ -135,6 +135,8 @@ impl Session {
             p.mlst_missing |= !ready.features.has("MLST");
             p.tells_space = ready.features.has("AVBL");
             p.features = Some(Arc::new(ready.features.clone()));
+            let mut site = ready.features.all("SITE");
+            p.copies_files = site.any(|word| word.eq_ignore_ascii_case(b"COPY"));
         });
         let Opening {
             control,

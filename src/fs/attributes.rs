@@ -4,12 +4,12 @@
 //! Must not know the kernel.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::spool::SpoolError;
 use super::write::{Draft, whole};
 use super::{Attr, Error, Fs, Ino, Patience, attr};
+use crate::proto::RemotePath;
 use crate::remote::{self, Attributes, FileKind};
 
 /// What to change.
@@ -42,7 +42,7 @@ impl Fs {
             None => draft.is_some() && !self.config.strict,
         };
         let is_owner_only = changes.size.is_none() && changes.mode.is_none();
-        if !local && !(is_owner_only && changes.modified.is_none()) {
+        if !(local || is_owner_only && changes.modified.is_none()) {
             patience.deadline()?;
         }
         self.change_owner(ino, &before, changes)?;
@@ -97,6 +97,9 @@ impl Fs {
     ) -> Result<(), Error> {
         let mode = mode & 0o7777;
         if let Some(draft) = self.pending(ino)? {
+            if let Some(path) = self.inodes.path(ino) {
+                self.overlay.drop_mode(&path);
+            }
             match draft.set_mode(mode) {
                 // It was uploaded at this moment.
                 Err(SpoolError::Gone) => {}
@@ -109,13 +112,13 @@ impl Fs {
         let path = self.live_path(ino)?;
         match self.remote.set_mode(&path, mode, patience.deadline()?) {
             Ok(()) => {
-                self.overlay.drop_mode(ino);
+                self.overlay.drop_mode(&path);
                 self.changed_there(ino, |attributes| attributes.mode = Some(mode), before);
                 Ok(())
             }
             Err(cause) => {
-                self.accept(&path, "permission bits", cause)?;
-                self.overlay_mode(ino, mode);
+                self.accept(&path, cause)?;
+                self.overlay_mode(&path, mode);
                 Ok(())
             }
         }
@@ -149,10 +152,12 @@ impl Fs {
                 Ok(())
             }
             Err(cause) => {
-                self.accept(&path, "a time", cause)?;
+                self.accept(&path, cause)?;
+                self.tell_once("times");
                 // Of a directory that we made, the server's time is not known.
                 let guessed = before.kind == FileKind::Directory;
-                self.overlay.set_time(ino, modified, before.mtime, guessed);
+                self.overlay
+                    .set_time(&path, modified, before.mtime, guessed);
                 Ok(())
             }
         }
@@ -168,8 +173,10 @@ impl Fs {
         if self.config.strict {
             return Err(Error::NotPermitted("FTP has no owners to change".into()));
         }
-        self.tell_once("owners that FTP cannot set are shown until unmounted");
-        self.overlay.set_owner(ino, uid, gid);
+        self.tell_once("owners");
+        if let Some(path) = self.inodes.path(ino) {
+            self.overlay.set_owner(&path, uid, gid);
+        }
         Ok(())
     }
 
@@ -219,30 +226,34 @@ impl Fs {
     }
 
     /// Whether to go on although the server cannot keep an attribute.
-    fn accept(
-        &self,
-        path: &crate::proto::RemotePath,
-        what: &str,
-        cause: remote::Error,
-    ) -> Result<(), Error> {
+    fn accept(&self, path: &RemotePath, cause: remote::Error) -> Result<(), Error> {
         match cause {
             remote::Error::Unsupported(why) | remote::Error::Denied(why) => {
                 if self.config.strict {
                     return Err(Error::NotPermitted(why));
                 }
-                self.tell_once(&format!("{what} that the server does not take ({why})"));
+                log::debug!("{path}: {why}");
                 Ok(())
             }
             cause => Err(Error::remote(path, cause)),
         }
     }
 
-    pub(super) fn overlay_mode(&self, ino: Ino, mode: u16) {
-        self.overlay.set_mode(ino, mode);
+    /// The server did not take the mode that a file was made with or wanted since. Too late to
+    /// refuse it: `attrs=strict` shows what the server has.
+    pub(super) fn overlay_mode(&self, path: &RemotePath, mode: u16) {
+        if !self.config.strict {
+            self.tell_once("permission bits");
+            self.overlay.set_mode(path, mode);
+        }
     }
 
-    pub(super) fn overlay_time(&self, ino: Ino, time: SystemTime, instead: SystemTime) {
-        self.overlay.set_time(ino, time, instead, false);
+    /// The same of a time, in place of which the server has another.
+    pub(super) fn overlay_time(&self, path: &RemotePath, time: SystemTime, instead: SystemTime) {
+        if !self.config.strict {
+            self.tell_once("times");
+            self.overlay.set_time(path, time, instead, false);
+        }
     }
 
     /// What stat shows.
@@ -251,13 +262,20 @@ impl Fs {
         if self.inodes.is_unlinked(ino) {
             attr.links = 0;
         }
-        self.overlay.apply(&mut attr);
+        if !self.overlay.is_empty()
+            && let Some(path) = self.inodes.path(ino)
+        {
+            self.overlay.apply(&path, &mut attr);
+        }
         attr
     }
 
-    fn tell_once(&self, what: &str) {
-        if !self.told.swap(true, Ordering::Relaxed) {
-            log::warn!("{what}: shown as wished until unmounted (attrs=strict refuses them)");
+    fn tell_once(&self, what: &'static str) {
+        if self.told.lock().insert(what) {
+            log::warn!(
+                "the server cannot keep some {what} that programs set: shown as wished until \
+                 unmounted (attrs=strict refuses them)"
+            );
         }
     }
 }

@@ -26,7 +26,11 @@ impl Fs {
         let deadline = patience.deadline()?;
         let mode = mode & 0o7777;
         let made = self.remote.mkdir(&path, mode, deadline);
-        made.map_err(|cause| self.failed(&path, cause))?;
+        let has_mode = made.map_err(|cause| self.failed(&path, cause))?;
+        self.overlay.forget(&path);
+        if !has_mode {
+            self.overlay_mode(&path, mode);
+        }
         let attributes = Attributes {
             kind: FileKind::Directory,
             mode: Some(mode),
@@ -254,6 +258,7 @@ impl Fs {
         let now = Instant::now();
         self.cache.note(from, None, now);
         self.cache.note(to, Some(moved), now);
+        self.overlay.rename(from, to);
         for file in self.files.all() {
             let path = self.inodes.path(file.ino);
             if Some(file.ino) == victim {
@@ -266,7 +271,6 @@ impl Fs {
             }
         }
         if let Some(victim) = victim {
-            self.overlay.forget(victim);
             self.retire(victim);
         }
     }
@@ -333,11 +337,9 @@ impl Fs {
         let ino = self.inodes.child(parent, name);
         self.inodes.unlink(parent, name, aside);
         self.cache.note(path, None, Instant::now());
-        if let Some(ino) = ino {
-            self.overlay.forget(ino);
-            if let Some(file) = self.files.of(ino) {
-                file.renew(None);
-            }
+        self.overlay.forget(path);
+        if let Some(file) = ino.and_then(|ino| self.files.of(ino)) {
+            file.renew(None);
         }
     }
 

@@ -22,6 +22,7 @@ pub mod spool;
 mod tidy;
 mod write;
 
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -164,8 +165,9 @@ pub struct Fs {
     overlay: Overlay,
     leftovers: Leftovers,
     tidying: Tidying,
-    /// Whether the log says already that attributes are shown which the server does not have.
-    told: AtomicBool,
+    /// What kinds of attributes the log says are shown although the server does not have them. A
+    /// leaf lock.
+    told: Mutex<HashSet<&'static str>>,
     roots: Arc<Flights<Answer>>,
     /// What the server lately left without an answer. A leaf lock.
     unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
@@ -204,7 +206,7 @@ impl Fs {
             overlay: Overlay::new(config.cache_entries),
             leftovers: Leftovers::default(),
             tidying: Tidying::new(),
-            told: AtomicBool::new(false),
+            told: Mutex::default(),
             closed: AtomicBool::new(false),
             remote,
             config,

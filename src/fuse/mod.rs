@@ -47,6 +47,12 @@ const MAX_WRITE: u32 = 1 << 20;
 /// Read-ahead and other requests that nobody waits for, at a time.
 const MAX_BACKGROUND: u16 = 64;
 
+/// How a request is answered, and taken back.
+type How<R, T> = (fn(R, T), fn(&Fs, T));
+
+/// Has what was written to a handle where it is to be.
+type Delivery = fn(&Fs, u64, Patience) -> Result<(), Error>;
+
 /// See the module.
 pub struct Door {
     fs: Arc<Fs>,
@@ -78,7 +84,7 @@ impl Door {
         (operation, req): (&'static str, &fuser::Request),
         (parent, name): (INodeNo, &OsStr),
         run: impl Fn(&Arc<Fs>, Ino, &[u8], Patience) -> Result<T, Error> + Send + 'static,
-        (answer, undo): (fn(R, T), fn(&Fs, T)),
+        (answer, undo): How<R, T>,
         reply: R,
     ) {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
@@ -100,7 +106,7 @@ impl Door {
     /// A request that waits for an upload.
     fn serve_upload(
         &self,
-        (operation, run): (&'static str, fn(&Fs, u64, Patience) -> Result<(), Error>),
+        (operation, run): (&'static str, Delivery),
         req: &fuser::Request,
         ino: INodeNo,
         fh: FileHandle,
@@ -620,6 +626,42 @@ impl Filesystem for Door {
         );
     }
 
+    fn copy_file_range(
+        &self,
+        req: &fuser::Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        if !self.fs.copies_files() {
+            return reply.error(Errno::ENOSYS);
+        }
+        // The answer has 32 bits; the kernel asks for no more at a time.
+        let (0, 0, Ok(whole)) = (offset_in, offset_out, u32::try_from(len)) else {
+            return reply.error(Errno::EXDEV);
+        };
+        let run = move |fs: &Arc<Fs>, _, patience| {
+            let copied = fs.copy_whole(fh_in.0, fh_out.0, len, patience)?;
+            Ok(copied.then_some(whole))
+        };
+        let answer = |reply: ReplyWrite, copied: Option<u32>| match copied {
+            Some(bytes) => reply.written(bytes),
+            // The kernel, or the program, then reads and writes.
+            None => reply.error(Errno::EXDEV),
+        };
+        let request = Request {
+            is_transfer: true,
+            ..on_inode("copy", req, ino_out, run, answer)
+        };
+        request.serve(&self.fs, &self.uploads, &self.watch, reply);
+    }
+
     // To the rest the answer is ENOSYS: the kernel then helps itself and asks no more. Spelled out
     // because fuser's own defaults log a warning each time.
 
@@ -708,22 +750,6 @@ impl Filesystem for Door {
     ) {
         reply.error(Errno::ENOSYS);
     }
-
-    fn copy_file_range(
-        &self,
-        _req: &fuser::Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
 }
 
 /// A request that names no more than an inode, and leaves nothing to take back.
@@ -750,11 +776,11 @@ fn on_inode<R, T>(
 }
 
 /// How a request that gives back nothing is answered, and taken back.
-const DONE: (fn(ReplyEmpty, ()), fn(&Fs, ())) = (|reply, ()| reply.ok(), |_, ()| {});
+const DONE: How<ReplyEmpty, ()> = (|reply, ()| reply.ok(), |_, ()| {});
 
 /// How a request that makes a name is answered, and taken back: the name stays, as it does for
 /// whoever is killed a moment later.
-const MADE: (fn(ReplyEntry, Entry), fn(&Fs, Entry)) = (
+const MADE: How<ReplyEntry, Entry> = (
     |reply, entry| reply.entry(&entry.ttl, &file_attr(&entry.attr), Generation(0)),
     |fs, entry| fs.forget(entry.attr.ino, 1),
 );

@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::client;
-use crate::fs::spool::{Found, Inspection, Spool, SpoolError};
+use crate::fs::spool::{Found, Inspection, Options, Spool, SpoolError};
 use crate::fs::{self, Config, Fs, Ino, Patience};
 use crate::fuse::Door;
 use crate::remote::{self, FileKind, Remote};
@@ -42,6 +42,9 @@ pub struct Settings {
 
 /// How long files may stay open after a signal, before their readers are cut off.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long a process that is told to end may take for that.
+const HANDOVER: Duration = Duration::from_secs(10);
 
 /// How long the server may take to be told goodbye, once the mount is gone.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -74,6 +77,10 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
     let remote = Arc::new(remote);
     let is_whole = file_system.root.is_root();
     let fs = Fs::new(Arc::clone(&remote), file_system);
+    let found = found.map(|found| Found {
+        leftovers: fs.adopt(found.leftovers),
+        ..found
+    });
     let outcome = check_root(&fs, is_whole, deadline)
         .map_err(|reason| Failure::Mount(format!("{label}: {reason}")))
         .and_then(|()| serve(fs, &label, &point, &settings.session, report, found));
@@ -85,7 +92,7 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
 fn open_spool(spooling: &Spooling) -> Result<(Spool, Found), Failure> {
     let mut refusal = None;
     for folder in spooling.folders() {
-        match Spool::open(&folder, spooling.options, SystemTime::now()) {
+        match open_or_take_over(&folder, spooling.options) {
             Err(error @ SpoolError::AlreadyLocked { .. }) => refusal = Some(error),
             Ok(opened) => {
                 tell_of_others(spooling, &folder);
@@ -103,6 +110,26 @@ fn open_spool(spooling: &Spooling) -> Result<(Spool, Found), Failure> {
     Err(Failure::System(format!(
         "too many mounts of one source: {why}"
     )))
+}
+
+/// A process that is no longer mounted, and only goes on uploading, leaves that to us.
+fn open_or_take_over(folder: &Path, options: Options) -> Result<(Spool, Found), SpoolError> {
+    match Spool::open(folder, options, SystemTime::now()) {
+        Err(SpoolError::AlreadyLocked { pid: Some(pid) })
+            if farewell::Process::numbered(pid).is_some_and(farewell::Process::take_over) =>
+        {
+            let patience = HANDOVER;
+            Spool::open(
+                folder,
+                Options {
+                    patience,
+                    ..options
+                },
+                SystemTime::now(),
+            )
+        }
+        opened => opened,
+    }
 }
 
 /// What is kept in another spool of the same source, where no mount has that now, is nobody's work.

@@ -35,7 +35,7 @@ pub(super) fn mkdir(
     mode: u16,
     again: bool,
     deadline: Instant,
-) -> Outcome<()> {
+) -> Outcome<bool> {
     let mut commands = vec![Command::Mkd(path.into())];
     let asks = !session.profile().mlst_missing;
     if asks {
@@ -55,13 +55,15 @@ pub(super) fn mkdir(
         // A bit that it inherited (set-group-ID) is nothing that mkdir(2) takes away.
         let has = own.and_then(|own| own.mode);
         return match has.is_some_and(|has| has & 0o777 == mode & 0o777 && has | mode == has) {
-            true => Ok(Ok(())),
+            true => Ok(Ok(true)),
             false => give_mode(session, path, mode, deadline),
         };
     }
     let there = look(session, path, deadline)?;
     match there {
-        Ok(found) if again && found.kind == FileKind::Directory => Ok(Ok(())),
+        Ok(found) if again && found.kind == FileKind::Directory => {
+            give_mode(session, path, mode, deadline)
+        }
         Ok(_) => Ok(Err(Error::Exists)),
         // ProFTPD makes no directory of such a name, but it renames one to it.
         Err(Error::NotFound) if path.as_bytes().contains(&b'*') => {
@@ -81,11 +83,12 @@ fn give_mode(
     path: &RemotePath,
     mode: u16,
     deadline: Instant,
-) -> Outcome<()> {
-    if let Err(error) = set_mode(session, path, mode, deadline)? {
+) -> Outcome<bool> {
+    let set = set_mode(session, path, mode, deadline)?;
+    if let Err(error) = &set {
         log::debug!("{path}: permission bits of a new directory: {error}");
     }
-    Ok(Ok(()))
+    Ok(Ok(set.is_ok()))
 }
 
 /// Makes a directory under another name and renames it.
@@ -105,6 +108,28 @@ fn mkdir_elsewhere(
         session.execute(&Command::Rmd(temporary.into()), deadline)?;
     }
     refused_in_parent(session, path, "MKD", refusal, deadline)
+}
+
+/// Makes a directory whose name ends with a space, and sees whether that is its name then. `None`
+/// where none can be made here.
+pub(super) fn keeps_last_space(
+    session: &mut Session,
+    scratch: &RemotePath,
+    deadline: Instant,
+) -> Result<Option<bool>, client::Error> {
+    let named = |last: u8| RemotePath::parse(&[scratch.as_bytes(), &[last]].concat());
+    let (Ok(spaced), Ok(changed)) = (named(b' '), named(b'_')) else {
+        return Ok(None);
+    };
+    let made = session.execute(&Command::Mkd((&spaced).into()), deadline)?;
+    if !made.code.is_completion() {
+        return Ok(None);
+    }
+    let removed = session.execute(&Command::Rmd((&spaced).into()), deadline)?;
+    if !removed.code.is_completion() {
+        session.execute(&Command::Rmd((&changed).into()), deadline)?;
+    }
+    Ok(Some(removed.code.is_completion()))
 }
 
 pub(super) fn rmdir(
@@ -380,6 +405,28 @@ pub(super) fn chmod(session: &Session, path: &RemotePath, mode: u16) -> Command 
         },
         false => Command::Site(Site::Chmod { mode, path }),
     }
+}
+
+/// SITE CPFR and SITE CPTO (ProFTPD's mod_copy), in one write.
+pub(super) fn copy(
+    session: &mut Session,
+    from: &RemotePath,
+    to: &RemotePath,
+    deadline: Instant,
+) -> Outcome<()> {
+    let commands = [
+        Command::Site(Site::Cpfr(from.into())),
+        Command::Site(Site::Cpto(to.into())),
+    ];
+    let replies = session.pipeline(&commands, deadline)?;
+    Ok(match &replies[..] {
+        [_, cpto] if cpto.code.is_completion() => Ok(()),
+        [cpfr, _] if !cpfr.code.is_intermediate() => {
+            Err(Error::Denied(format!("SITE CPFR: {cpfr}")))
+        }
+        [_, cpto] => Err(Error::Denied(format!("SITE CPTO: {cpto}"))),
+        _ => Err(Error::Failed("SITE CPFR: no reply".to_owned())),
+    })
 }
 
 /// SITE SYMLINK (ProFTPD, which stores the target as a path from its root: where that is not what

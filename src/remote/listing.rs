@@ -466,8 +466,13 @@ fn zone(listed: Modify, exact: SystemTime) -> Option<i64> {
     (minutes % 15 == 0 && minutes.abs() <= 14 * 60).then_some(minutes * 60)
 }
 
+/// What the last line end cuts off is half a line, whatever the server says.
 fn parse(bytes: &[u8], parse: impl Fn(&[u8]) -> Result<Entry, ListError>) -> Raw {
-    parse_lines(split_lines(bytes), parse)
+    let end = bytes.iter().rposition(|byte| *byte == b'\n');
+    let (whole, rest) = bytes.split_at(end.map_or(0, |end| end + 1));
+    let mut raw = parse_lines(split_lines(whole), parse);
+    raw.complete &= rest.is_empty();
+    raw
 }
 
 fn parse_lines<'a>(
@@ -573,6 +578,15 @@ mod tests {
         assert!(listing.complete);
         let names: Vec<_> = listing.entries.iter().map(|(n, _)| n.as_bytes()).collect();
         assert_eq!(names, [fits.as_bytes()]);
+    }
+
+    #[test]
+    fn a_listing_cut_in_the_middle_of_a_line_is_not_complete() {
+        let listing = mlsx("type=file; whole\r\ntype=file; ha");
+        assert!(!listing.complete);
+        let names: Vec<_> = listing.entries.iter().map(|(n, _)| n.as_bytes()).collect();
+        assert_eq!(names, [b"whole"]);
+        assert!(mlsx("").complete && mlsx("type=file; whole\r\n").complete);
     }
 
     #[test]

@@ -136,10 +136,11 @@ impl Remote {
         })
     }
 
-    /// Makes a directory, with these permission bits where the server can. `Exists`, `NotFound` (its
-    /// parent), `Denied`.
-    pub fn mkdir(&self, path: &RemotePath, mode: u16, deadline: Instant) -> Result<(), Error> {
+    /// Makes a directory; whether it has these permission bits. `Exists`, `NotFound` (its parent),
+    /// `Denied`.
+    pub fn mkdir(&self, path: &RemotePath, mode: u16, deadline: Instant) -> Result<bool, Error> {
         check(path)?;
+        self.check_new(path, deadline)?;
         let temporary = self.temporaries.beside(path);
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::mkdir(session, path, temporary.path(), mode, again, deadline)
@@ -172,6 +173,7 @@ impl Remote {
     ) -> Result<(), Error> {
         check(from)?;
         check(to)?;
+        self.check_new(to, deadline)?;
         let aside = self.temporaries.in_place_of(to);
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::rename(session, from, to, aside.path(), again, deadline)
@@ -224,6 +226,20 @@ impl Remote {
         })
     }
 
+    /// Whether the server says that it copies files itself.
+    pub fn copies_files(&self) -> bool {
+        self.pool.profile().copies_files
+    }
+
+    /// Copies a file on the server to a name that nothing stands under.
+    pub fn copy(&self, from: &RemotePath, to: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        check(to)?;
+        self.pool
+            .run(Lane::Transfer, deadline, |session, deadline| {
+                change::copy(session, from, to, deadline)
+            })?
+    }
+
     /// The temporary names of this mount.
     pub fn temporaries(&self) -> &Temporaries {
         &self.temporaries
@@ -232,6 +248,7 @@ impl Remote {
     /// Begins to send a file's whole content to `path`, which is created or emptied.
     pub fn store(&self, path: &RemotePath, deadline: Instant) -> Result<Upload, Error> {
         check(path)?;
+        self.check_new(path, deadline)?;
         Upload::store(&self.pool, path, deadline)
     }
 
@@ -276,9 +293,32 @@ impl Remote {
         publication: Publication,
         deadline: Instant,
     ) -> Result<Published, Error> {
+        self.check_new(path, deadline)?;
         let aside = self.temporaries.in_place_of(path);
         let aside = aside.path();
         upload::publish(&self.pool, temporary, path, aside, publication, deadline)
+    }
+
+    /// Refuses a name that the server would change: what it then makes, or replaces, is another
+    /// file.
+    fn check_new(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        if !path.as_bytes().ends_with(b" ") {
+            return Ok(());
+        }
+        let keeps = match self.pool.profile().keeps_last_space {
+            Some(known) => Some(known),
+            None => {
+                let scratch = self.temporaries.beside(path);
+                self.metadata(deadline, |session, deadline| {
+                    change::keeps_last_space(session, scratch.path(), deadline).map(Ok)
+                })?
+            }
+        };
+        self.pool.learn(|p| p.keeps_last_space = keeps);
+        match keeps {
+            Some(false) => Err(Error::InvalidName),
+            Some(true) | None => Ok(()),
+        }
     }
 
     /// Whether the server could not be reached when that was last tried.

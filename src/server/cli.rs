@@ -10,7 +10,7 @@ use clap::Args;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{CertificateFiles, Config, Server, Users};
+use super::{CertificateFiles, Config, Faults, Rules, Server, Users};
 use crate::proto::{Secret, Security};
 use crate::tls;
 
@@ -45,6 +45,9 @@ pub struct ServeArgs {
     /// Refuse every change
     #[arg(long)]
     pub read_only: bool,
+    /// What shall go wrong, to test a client: FAULT RULES in ftpsfs(1); may be given again
+    #[arg(long, value_name = "RULES")]
+    pub fault: Vec<String>,
 }
 
 /// Serves until SIGINT, SIGTERM or SIGHUP. Failures are one line on stderr and exit status 1.
@@ -69,6 +72,11 @@ fn run(args: ServeArgs) -> Result<(), String> {
             .ok_or_else(|| format!("--listen {text}: not an address, ADDR:PORT or PORT"))?,
         None => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), default_port(security)),
     };
+    let faults: Rules = args
+        .fault
+        .join("\n")
+        .parse()
+        .map_err(|e| format!("--fault: {e}"))?;
     // Before anything is printed: a signal from now on ends it in order.
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(|e| format!("cannot take signals: {e}"))?;
@@ -79,6 +87,7 @@ fn run(args: ServeArgs) -> Result<(), String> {
     let mut config = Config::new(args.root, security, users);
     config.listen = listen;
     config.read_only = args.read_only;
+    config.faults = (!faults.0.is_empty()).then(|| Faults::new(faults));
     config.certificate = args
         .cert
         .zip(args.key)
@@ -195,6 +204,13 @@ fn advise(error: &io::Error, listen: SocketAddr, security: Security) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// [MS-FTPS] 1.9.
+    #[test]
+    fn implicit_listens_on_990_by_default() {
+        let listen = parse_listen("0.0.0.0", default_port(Security::Implicit));
+        assert_eq!(listen.unwrap().to_string(), "0.0.0.0:990");
+    }
 
     #[test]
     fn listen_takes_address_port_or_both() {

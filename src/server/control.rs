@@ -4,11 +4,12 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 
-use crate::proto::Reply;
+use super::fault::{Manner, What, Wire};
 use crate::tls::{self, Stream};
 
 /// The longest command line: a path of PATH_MAX bytes with room to spare.
@@ -23,6 +24,10 @@ const CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Control {
     stream: Stream,
+    /// Where fault rules act on it.
+    wire: Option<Arc<Wire>>,
+    /// Replies that leave with the next one.
+    held: Vec<u8>,
     /// Received and not yet taken as lines; plain text, also under TLS.
     pending: Vec<u8>,
     /// The line in front lost its beginning: it was too long.
@@ -52,9 +57,11 @@ pub(super) enum Beside {
 }
 
 impl Control {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Stream, wire: Option<Arc<Wire>>) -> Self {
         Self {
             stream,
+            wire,
+            held: Vec::new(),
             pending: Vec::new(),
             overlong: false,
         }
@@ -70,6 +77,7 @@ impl Control {
             if let Some(input) = self.take_line() {
                 return Ok(input);
             }
+            self.send(&[], Manner::AtOnce)?;
             let mut bytes = [0; READ];
             match self.stream.read(&mut bytes, deadline)? {
                 0 => return Ok(Input::Ended),
@@ -78,9 +86,30 @@ impl Control {
         }
     }
 
-    pub(super) fn reply(&mut self, reply: &Reply) -> io::Result<()> {
-        let deadline = Instant::now() + REPLY_WAIT;
-        self.stream.write_all(&reply.encode(), deadline)
+    /// Sends replies, those that were held before them.
+    pub(super) fn send(&mut self, bytes: &[u8], manner: Manner) -> io::Result<()> {
+        self.held.extend_from_slice(bytes);
+        let pace = match manner {
+            Manner::Held => return Ok(()),
+            Manner::AtOnce => None,
+            Manner::Pieces(pace) => Some(pace),
+        };
+        let bytes = std::mem::take(&mut self.held);
+        let Some(wire) = &self.wire else {
+            return self.stream.write_all(&bytes, Instant::now() + REPLY_WAIT);
+        };
+        let socket = self.stream.tcp().try_clone()?;
+        wire.reply(&socket, &bytes, pace, |piece| {
+            self.stream.write_all(piece, Instant::now() + REPLY_WAIT)
+        })
+    }
+
+    /// Does to the connection what a fault rule says.
+    pub(super) fn act(&self, what: &What) -> io::Result<()> {
+        match &self.wire {
+            Some(wire) => wire.act(self.stream.tcp(), what),
+            None => Ok(()),
+        }
     }
 
     /// Starts TLS as server. Commands that wait are refused: they came in the clear, and would
@@ -91,6 +120,7 @@ impl Control {
         deadline: Instant,
     ) -> io::Result<()> {
         self.refuse_pending()?;
+        self.send(&[], Manner::AtOnce)?;
         self.stream.start_tls(tls, deadline)
     }
 
@@ -98,6 +128,7 @@ impl Control {
     /// came protected, and nobody can tell for which side of the change they were meant.
     pub(super) fn stop_tls(&mut self, deadline: Instant) -> io::Result<()> {
         self.refuse_pending()?;
+        self.send(&[], Manner::AtOnce)?;
         self.stream.stop_tls(deadline)
     }
 
@@ -133,9 +164,12 @@ impl Control {
 
     /// Ends the connection so that what was sent arrives: close_notify, FIN, and no reset
     /// because of bytes left unread.
-    pub(super) fn close(mut self) -> io::Result<()> {
+    pub(super) fn close(mut self, close_notify: bool) -> io::Result<()> {
+        self.send(&[], Manner::AtOnce)?;
         let deadline = Instant::now() + CLOSE_WAIT;
-        self.stream.close_notify(deadline)?;
+        if close_notify {
+            self.stream.close_notify(deadline)?;
+        }
         self.stream.tcp().shutdown(Shutdown::Write)?;
         let mut bytes = [0; READ];
         while Instant::now() < deadline && self.stream.read(&mut bytes, deadline).unwrap_or(0) > 0 {

@@ -15,6 +15,7 @@ use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use socket2::{Domain, Socket, Type};
 
 use super::control::Beside;
+use super::fault::{Plan, What, Wire};
 use super::session::{After, Session};
 use crate::proto::{Protection, Reply};
 use crate::tls::Stream;
@@ -37,8 +38,9 @@ pub(super) enum Endpoint {
 pub(super) enum Failure {
     /// 425: there is no data connection.
     Connect(io::Error),
-    /// 522: a TLS session of the control connection was due (vsftpd's code for it).
-    NotResumed,
+    /// 522 (vsftpd's code for it) or a fault rule's: a TLS session of the control connection was
+    /// due.
+    NotResumed(u16),
     /// 426: the data connection broke, or the client ended it.
     Broken(io::Error),
     /// 451, 452, 552: this side's file or folder.
@@ -58,19 +60,33 @@ impl From<Errno> for Failure {
 impl Session<'_> {
     /// Listens for a data connection; the port.
     pub(super) fn listen(&mut self) -> io::Result<u16> {
-        let listener = TcpListener::bind(SocketAddr::new(self.local.ip(), 0))?;
+        let any = SocketAddr::new(self.local.ip(), 0);
+        let listener = TcpListener::bind(any)?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         self.state.endpoint = Some(Endpoint::Passive(listener));
-        Ok(port)
+        self.state.decoy = if self.plan.has(&What::ClosedPort) {
+            closed_port(any)?
+        } else if self.plan.has(&What::SilentPort) {
+            silent_port(any)?
+        } else {
+            Vec::new()
+        };
+        match self.state.decoy.first() {
+            None => Ok(port),
+            Some(decoy) => {
+                let address = decoy.local_addr()?.as_socket();
+                Ok(address.map_or(port, |address| address.port()))
+            }
+        }
     }
 
     /// Runs one transfer: 150, the data connection, `work` on it in a thread of its own, and the
     /// reply. `work` ends the connection before it returns.
     pub(super) fn transfer(
         &mut self,
-        opening: &str,
-        work: impl FnOnce(Stream) -> Result<(), Failure> + Send,
+        verb: &'static str,
+        work: impl FnOnce(Stream, &Plan) -> Result<(), Failure> + Send,
     ) -> io::Result<After> {
         let Some(endpoint) = self.state.endpoint.take() else {
             return self.reply(425, "EPSV or PASV comes first");
@@ -80,19 +96,24 @@ impl Session<'_> {
             (Some(Protection::Clear), _) => None,
             _ => return self.reply(522, "Data connections need PROT P"),
         };
+        let opening = match verb {
+            "RETR" => "Sending the file",
+            "STOR" | "APPE" => "Receiving the file",
+            _ => "Sending the listing",
+        };
         self.reply(150, opening)?;
         let done = self
             .connect(endpoint)
-            .and_then(|tcp| self.run_beside_control(tcp, tls, work));
+            .and_then(|tcp| self.run_beside_control(verb, tcp, tls, work));
         let failure = match done {
             Ok(()) => return self.reply(226, "Transfer complete"),
             Err(failure) => failure,
         };
         match failure {
             Failure::Connect(e) => self.reply(425, format!("No data connection: {e}")),
-            Failure::NotResumed => {
+            Failure::NotResumed(code) => {
                 let text = "Data connections must resume the control connection's TLS session";
-                self.reply(522, text)
+                self.reply(code, text)
             }
             Failure::Broken(e) => self.reply(426, format!("Data connection broken: {e}")),
             Failure::File(e) => self.answer(file_refusal(&e)),
@@ -160,23 +181,42 @@ impl Session<'_> {
     /// and `work` fails by that.
     fn run_beside_control(
         &mut self,
+        verb: &'static str,
         tcp: TcpStream,
         tls: Option<Arc<ServerConfig>>,
-        work: impl FnOnce(Stream) -> Result<(), Failure> + Send,
+        work: impl FnOnce(Stream, &Plan) -> Result<(), Failure> + Send,
     ) -> Result<(), Failure> {
         let config = &self.server.config;
         let wait = config.data_wait;
-        let require_reuse = config.require_reuse;
+        let plan = self.plan.clone();
+        let no_resumption = plan.find(|what| match what {
+            What::NoResumption(code) => Some(*code),
+            _ => None,
+        });
+        let tls = match no_resumption {
+            Some(_) => tls.map(|_| self.server.identity.without_sessions()),
+            None => tls,
+        };
+        let refusal = match no_resumption {
+            Some(code) => code,
+            None => config.require_reuse.then_some(522),
+        };
+        let watched = self.watched.clone();
+        let wire = watched.map(|watched| Arc::new(Wire::data(watched, verb, tls.is_some())));
         let socket = tcp.try_clone().map_err(Failure::Connect)?;
         let (ended, end) = io::pipe().map_err(Failure::Connect)?;
         thread::scope(|scope| {
             let work = move || {
                 let _end = End(end);
-                let mut data = Stream::new(tcp).map_err(Failure::Connect)?;
+                let data = match wire {
+                    Some(wire) => Stream::tapped(tcp, wire),
+                    None => Stream::new(tcp),
+                };
+                let mut data = data.map_err(Failure::Connect)?;
                 if let Some(tls) = tls {
-                    protect(&mut data, tls, require_reuse, Instant::now() + wait)?;
+                    protect(&mut data, tls, refusal, Instant::now() + wait)?;
                 }
-                work(data)
+                work(data, &plan)
             };
             let worker = thread::Builder::new()
                 .name("ftps-data".into())
@@ -211,25 +251,34 @@ impl Drop for End {
 fn protect(
     data: &mut Stream,
     tls: Arc<ServerConfig>,
-    require_reuse: bool,
+    refusal: Option<u16>,
     deadline: Instant,
 ) -> Result<(), Failure> {
     let server = ServerConnection::new(tls).map_err(|e| Failure::Connect(io::Error::other(e)))?;
     data.start_tls(server, deadline).map_err(Failure::Connect)?;
     let kind = data.tls().and_then(|tls| tls.handshake_kind());
-    if require_reuse && kind != Some(HandshakeKind::Resumed) {
-        return Err(Failure::NotResumed);
+    match refusal {
+        Some(code) if kind != Some(HandshakeKind::Resumed) => Err(Failure::NotResumed(code)),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// A data connection that sends, and what fault rules want of it.
+struct Sender {
+    data: Stream,
+    /// Bytes after which the data ends as if it were complete.
+    left: Option<u64>,
+    close_notify: bool,
 }
 
 /// Sends a file from where it stands.
-pub(super) fn send_file(mut data: Stream, mut file: File) -> Result<(), Failure> {
+pub(super) fn send_file(data: Stream, mut file: File, plan: &Plan) -> Result<(), Failure> {
+    let mut sender = Sender::new(data, plan);
     let mut chunk = vec![0; CHUNK];
     loop {
         match file.read(&mut chunk) {
-            Ok(0) => return finish_sending(data),
-            Ok(n) => send(&mut data, &chunk[..n])?,
+            Ok(0) => return sender.finish(),
+            Ok(n) => sender.send(&chunk[..n])?,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(Failure::File(e)),
         }
@@ -238,9 +287,11 @@ pub(super) fn send_file(mut data: Stream, mut file: File) -> Result<(), Failure>
 
 /// Sends lines, as `produce` gives them to the function it is handed.
 pub(super) fn send_lines(
-    mut data: Stream,
+    data: Stream,
+    plan: &Plan,
     produce: impl FnOnce(&mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    let mut sender = Sender::new(data, plan);
     let mut text = Vec::with_capacity(CHUNK);
     produce(&mut |line| {
         text.extend_from_slice(line);
@@ -248,48 +299,133 @@ pub(super) fn send_lines(
         if text.len() < CHUNK - (8 << 10) {
             return Ok(());
         }
-        send(&mut data, &text)?;
+        sender.send(&text)?;
         text.clear();
         Ok(())
     })?;
-    send(&mut data, &text)?;
-    finish_sending(data)
+    sender.send(&text)?;
+    // Until the client has had enough.
+    while plan.has(&What::EndlessListingLine) {
+        sender.send(&[b'x'; 1000])?;
+    }
+    sender.finish()
 }
 
 /// Receives a file to where it stands. What came before a failure stays in it, as with every
 /// FTP server; the client is told by 426 or 45x. Success means that the file was closed without
 /// an error.
-pub(super) fn receive_file(mut data: Stream, mut file: File) -> Result<(), Failure> {
+pub(super) fn receive_file(mut data: Stream, file: File, plan: &Plan) -> Result<(), Failure> {
+    let mut disk = Disk {
+        file,
+        full: plan.find(|what| match what {
+            What::Full(byte, code) => Some((byte - 1, *code)),
+            _ => None,
+        }),
+    };
     let mut chunk = vec![0; CHUNK];
     loop {
         // Under TLS the end is the client's close_notify; a bare FIN is an error here.
         match data.read(&mut chunk, Instant::now() + STALL) {
             Ok(0) => break,
-            Ok(n) => file.write_all(&chunk[..n]).map_err(Failure::File)?,
+            Ok(n) => disk.write(&chunk[..n]).map_err(Failure::File)?,
             Err(e) => return Err(Failure::Broken(e)),
         }
     }
-    nix::unistd::close(file)?;
-    // The file is safe; a client that is gone already takes nothing from that.
-    let _ = data.close_notify(Instant::now() + LINGER);
+    nix::unistd::close(disk.file)?;
+    if !plan.has(&What::NoCloseNotify) {
+        // The file is safe; a client that is gone already takes nothing from that.
+        let _ = data.close_notify(Instant::now() + LINGER);
+    }
     Ok(())
 }
 
-fn send(data: &mut Stream, bytes: &[u8]) -> Result<(), Failure> {
-    data.write_all(bytes, Instant::now() + STALL)
-        .map_err(Failure::Broken)
+impl Sender {
+    fn new(data: Stream, plan: &Plan) -> Self {
+        Self {
+            data,
+            left: plan.find(|what| match what {
+                What::Cut(byte) => Some(byte - 1),
+                _ => None,
+            }),
+            close_notify: !plan.has(&What::NoCloseNotify),
+        }
+    }
+
+    fn send(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
+        if let Some(left) = &mut self.left {
+            bytes = &bytes[..bytes
+                .len()
+                .min(usize::try_from(*left).unwrap_or(usize::MAX))];
+            *left -= bytes.len() as u64;
+        }
+        self.data
+            .write_all(bytes, Instant::now() + STALL)
+            .map_err(Failure::Broken)
+    }
+
+    /// close_notify, FIN, and then the client's end, for a while: closing at once could reset
+    /// what is still under way. A client that resets instead did not want the rest.
+    fn finish(mut self) -> Result<(), Failure> {
+        let broken = Failure::Broken;
+        if self.close_notify {
+            let end = Instant::now() + STALL;
+            self.data.close_notify(end).map_err(broken)?;
+        }
+        self.data.tcp().shutdown(Shutdown::Write).map_err(broken)?;
+        match self.data.read(&mut [0; 1024], Instant::now() + LINGER) {
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Err(Failure::Broken(e)),
+            _ => Ok(()),
+        }
+    }
 }
 
-/// close_notify, FIN, and then the client's end, for a while: closing at once could reset what
-/// is still under way. A client that resets instead did not want the rest.
-fn finish_sending(mut data: Stream) -> Result<(), Failure> {
-    let broken = Failure::Broken;
-    data.close_notify(Instant::now() + STALL).map_err(broken)?;
-    data.tcp().shutdown(Shutdown::Write).map_err(broken)?;
-    match data.read(&mut [0; 1024], Instant::now() + LINGER) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Err(Failure::Broken(e)),
-        _ => Ok(()),
+/// A file that a fault rule may let have no more room.
+struct Disk {
+    file: File,
+    /// Bytes that find room, and the reply when there is none.
+    full: Option<(u64, u16)>,
+}
+
+impl Disk {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some((room, code)) = &mut self.full else {
+            return self.file.write_all(bytes);
+        };
+        let fits = bytes
+            .len()
+            .min(usize::try_from(*room).unwrap_or(usize::MAX));
+        *room -= fits as u64;
+        self.file.write_all(&bytes[..fits])?;
+        match code {
+            _ if fits == bytes.len() => Ok(()),
+            // Says nothing of it.
+            226 => Ok(()),
+            552 => Err(Errno::EDQUOT.into()),
+            _ => Err(Errno::ENOSPC.into()),
+        }
     }
+}
+
+/// Bound, but not listening: it refuses.
+fn closed_port(any: SocketAddr) -> io::Result<Vec<Socket>> {
+    let socket = Socket::new(Domain::for_address(any), Type::STREAM, None)?;
+    socket.bind(&any.into())?;
+    Ok(vec![socket])
+}
+
+/// Listens, and its queue is full already: the kernel answers no SYN any more.
+fn silent_port(any: SocketAddr) -> io::Result<Vec<Socket>> {
+    let mut sockets = closed_port(any)?;
+    sockets[0].listen(0)?;
+    let address = sockets[0].local_addr()?;
+    for _ in 0..2 {
+        let filler = Socket::new(Domain::for_address(any), Type::STREAM, None)?;
+        filler.set_nonblocking(true)?;
+        // The one that finds no room stays without an answer, like the client's.
+        let _ = filler.connect(&address);
+        sockets.push(filler);
+    }
+    Ok(sockets)
 }
 
 fn begin_connect(from: SocketAddr, to: SocketAddr) -> io::Result<Socket> {

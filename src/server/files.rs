@@ -10,6 +10,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::SFlag;
 
 use super::data::{self, Endpoint, Failure, file_refusal, is_bounce};
+use super::fault::What;
 use super::listing::{Listing, Style};
 use super::session::{After, Session};
 use super::tree::{Tree, is, modified};
@@ -75,7 +76,9 @@ impl<'a> Session<'a> {
             C::Allo(_) => Reply::new(202, "No need to allocate"),
             C::Abor => Reply::new(226, "Nothing to abort"),
             C::Rest(offset) => {
-                self.state.restart = offset;
+                if !self.plan.has(&What::IgnoreRest) {
+                    self.state.restart = offset;
+                }
                 Reply::new(350, format!("The next transfer begins at {offset}"))
             }
             C::Pwd => Reply::new(257, quoted(&self.state.folder)),
@@ -110,7 +113,12 @@ impl<'a> Session<'a> {
             C::Size(path) => {
                 let stat = tree.stat(&at(&path)?)?;
                 if is(&stat, SFlag::S_IFREG) {
-                    Reply::new(213, stat.st_size.to_string())
+                    let lie = self.plan.find(|what| match what {
+                        What::Size(by) => Some(*by),
+                        _ => None,
+                    });
+                    let size = stat.st_size.saturating_add(lie.unwrap_or(0)).max(0);
+                    Reply::new(213, size.to_string())
                 } else {
                     Reply::new(550, "Not a plain file")
                 }
@@ -182,7 +190,11 @@ impl<'a> Session<'a> {
                 };
                 match self.listen() {
                     Ok(port) => {
-                        let [a, b, c, d] = address.octets();
+                        let named = self.plan.find(|what| match what {
+                            What::Address(address) => Some(*address),
+                            _ => None,
+                        });
+                        let [a, b, c, d] = named.unwrap_or(address).octets();
                         let [high, low] = port.to_be_bytes();
                         let at = format!("{a},{b},{c},{d},{high},{low}");
                         self.reply(227, format!("Entering Passive Mode ({at})"))
@@ -203,6 +215,12 @@ impl<'a> Session<'a> {
 
     fn retrieve(&mut self, path: &Pathname) -> io::Result<After> {
         let offset = std::mem::take(&mut self.state.restart);
+        if self.plan.has(&What::Change) {
+            let path = self.resolve(path).map_err(io::Error::from);
+            if let Err(e) = path.and_then(|path| self.server.tree.invert(&path)) {
+                log::warn!("a fault rule could not change the file: {e}");
+            }
+        }
         let opened = self
             .resolve(path)
             .and_then(|path| self.server.tree.read(&path))
@@ -216,9 +234,9 @@ impl<'a> Session<'a> {
             let text = format!("REST {offset} is past the end at {size}");
             return self.refuse_transfer(Reply::new(554, text));
         }
-        self.transfer("Sending the file", move |data| {
+        self.transfer("RETR", move |data, plan| {
             file.seek(SeekFrom::Start(offset)).map_err(Failure::File)?;
-            data::send_file(data, file)
+            data::send_file(data, file, plan)
         })
     }
 
@@ -247,14 +265,25 @@ impl<'a> Session<'a> {
             let text = format!("REST {offset} is past the end at {size}");
             return self.refuse_transfer(Reply::new(554, text));
         }
-        self.transfer("Receiving the file", move |data| {
+        let verb = match place {
+            Place::End => "APPE",
+            Place::Replace | Place::From(_) => "STOR",
+        };
+        // What servers that demand resumption do, before they refuse for want of it.
+        let cut = |what: &What| matches!(what, What::NoResumption(Some(_))).then_some(());
+        if let Place::Replace = place
+            && self.plan.find(cut).is_some()
+        {
+            let _ = file.set_len(0);
+        }
+        self.transfer(verb, move |data, plan| {
             let placed = match place {
                 Place::Replace => file.set_len(0),
                 Place::From(offset) => file.seek(SeekFrom::Start(offset)).map(drop),
                 Place::End => Ok(()),
             };
             placed.map_err(Failure::File)?;
-            data::receive_file(data, file)
+            data::receive_file(data, file, plan)
         })
     }
 
@@ -272,8 +301,27 @@ impl<'a> Session<'a> {
         if matches!(style, Style::Facts(_)) && !listing.is_folder() {
             return self.refuse_transfer(Reply::new(501, "MLSD is for folders, use MLST"));
         }
-        self.transfer("Sending the listing", move |data| {
-            data::send_lines(data, |line| listing.lines(SystemTime::now(), line))
+        let verb = match style {
+            Style::Names => "NLST",
+            Style::List => "LIST",
+            Style::Facts(_) => "MLSD",
+        };
+        self.transfer(verb, move |data, plan| {
+            data::send_lines(data, plan, |line| {
+                listing.lines(SystemTime::now(), line)?;
+                for what in plan.all() {
+                    if let What::Line(text) = what {
+                        line(text)?;
+                    }
+                }
+                for n in 0_u64.. {
+                    if !plan.has(&What::EndlessListing) {
+                        break;
+                    }
+                    line(style.invented(n).as_bytes())?;
+                }
+                Ok(())
+            })
         })
     }
 

@@ -13,7 +13,7 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::ServerSessionMemoryCache;
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
 
 use super::CertificateFiles;
 use crate::tls::{self, Fingerprint};
@@ -53,6 +53,14 @@ impl Identity {
     pub(super) fn for_session(&self) -> Arc<ServerConfig> {
         let mut config = self.config.clone();
         config.session_storage = ServerSessionMemoryCache::new(KEPT_SESSIONS);
+        Arc::new(config)
+    }
+
+    /// A configuration under which nothing resumes, and nothing is given out to be resumed.
+    pub(super) fn without_sessions(&self) -> Arc<ServerConfig> {
+        let mut config = self.config.clone();
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Arc::new(config)
     }
 

@@ -78,6 +78,17 @@ pub(super) enum Style {
     Facts(Selected),
 }
 
+impl Style {
+    /// The line of a file that there is not.
+    pub(super) fn invented(self, n: u64) -> String {
+        match self {
+            Self::Names => format!("file-{n}"),
+            Self::List => format!("-rw-r--r-- 1 0 0 1 Jan  1  2020 file-{n}"),
+            Self::Facts(_) => format!("type=file;size=1;modify=20200101000000; file-{n}"),
+        }
+    }
+}
+
 /// A listing about to be made. It names a path that exists: what can fail early has not failed.
 pub(super) struct Listing<'a> {
     tree: &'a Tree,

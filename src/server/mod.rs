@@ -5,11 +5,13 @@
 //! One thread accepts; each session has a thread of its own, and a second one while data flows.
 //! [`session`] holds a connection's state and the order of commands, [`control`] its lines,
 //! [`data`] its data connections, [`files`] the commands on files, [`tree`] the folder,
-//! [`listing`] the text of listings, [`identity`] the certificate.
+//! [`listing`] the text of listings, [`identity`] the certificate, [`fault`] what goes wrong on
+//! command.
 
 mod cli;
 mod control;
 mod data;
+mod fault;
 mod files;
 mod identity;
 mod listing;
@@ -31,6 +33,10 @@ use nix::poll::{PollFd, PollFlags};
 use parking_lot::{Condvar, Mutex};
 
 pub use cli::{ServeArgs, serve};
+pub use fault::{
+    Counts, Direction, Event, Faults, Passed, Place, Rule, RuleError, Rules, Traffic, Unit, What,
+    When,
+};
 
 use crate::proto::{Secret, Security};
 use crate::tls::{self, Fingerprint};
@@ -71,6 +77,8 @@ pub struct Config {
     pub require_reuse: bool,
     /// Verbs this server does not know (`"MLSD"`, `"SITE CHMOD"`): 502, and absent from FEAT.
     pub without: Vec<String>,
+    /// What goes wrong; keep a clone to change and count it while the server runs.
+    pub faults: Option<Faults>,
     /// MDTM tells times so much later than listings do, as servers with their clocks in two
     /// zones have it.
     pub mdtm_slip: Duration,
@@ -109,6 +117,7 @@ impl Config {
             require_prot: false,
             require_reuse: false,
             without: Vec::new(),
+            faults: None,
             mdtm_slip: Duration::ZERO,
         }
     }
@@ -249,15 +258,15 @@ fn start_session(
     id: u64,
 ) -> io::Result<()> {
     let max = shared.config.max_sessions;
-    let welcome = {
+    let rank = {
         let mut sessions = shared.sessions.lock();
         if sessions.len() >= max.saturating_add(REFUSALS) {
             return Ok(());
         }
-        let welcome = sessions.len() < max;
         sessions.insert(id, tcp.try_clone()?);
-        welcome
+        sessions.len()
     };
+    let watched = shared.config.faults.as_ref().map(|it| it.accepted(rank));
     let registered = Registered {
         shared: Arc::clone(shared),
         id,
@@ -266,8 +275,8 @@ fn start_session(
         .name("ftps-session".into())
         .spawn(move || {
             let shared = &registered.shared;
-            let ended = Session::new(shared, tcp, peer).and_then(|session| {
-                if welcome {
+            let ended = Session::new(shared, tcp, peer, watched).and_then(|session| {
+                if rank <= max {
                     session.run()
                 } else {
                     session.refuse()

@@ -11,6 +11,7 @@ use rustls::{ServerConfig, ServerConnection};
 
 use super::control::{Control, Input};
 use super::data::Endpoint;
+use super::fault::{Manner, Plan, Watched, What, Wire, line};
 use super::listing::Selected;
 use super::{Shared, Users};
 use crate::proto::{
@@ -31,6 +32,9 @@ pub(super) struct Session<'a> {
     pub(super) local: SocketAddr,
     pub(super) peer: IpAddr,
     failures: u32,
+    pub(super) watched: Option<Arc<Watched>>,
+    /// What the fault rules want of the command in hand.
+    pub(super) plan: Plan,
     pub(super) state: State,
 }
 
@@ -50,6 +54,8 @@ pub(super) struct State {
     pub(super) restart: u64,
     pub(super) rename_from: Option<RemotePath>,
     pub(super) endpoint: Option<Endpoint>,
+    /// The port that a fault rule named instead of the endpoint's.
+    pub(super) decoy: Vec<socket2::Socket>,
     /// EPSV ALL (RFC 2428 section 4).
     pub(super) only_epsv: bool,
     pub(super) facts: Selected,
@@ -75,24 +81,53 @@ pub(super) enum After {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(server: &'a Shared, tcp: TcpStream, peer: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(
+        server: &'a Shared,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        watched: Option<Arc<Watched>>,
+    ) -> io::Result<Self> {
         let local = tcp.local_addr()?;
+        let wire = watched
+            .clone()
+            .map(|watched| Arc::new(Wire::control(watched)));
+        let stream = match &wire {
+            Some(wire) => Stream::tapped(tcp, Arc::clone(wire) as _)?,
+            None => Stream::new(tcp)?,
+        };
         Ok(Self {
             server,
             local: SocketAddr::new(local.ip().to_canonical(), local.port()),
             peer: peer.ip().to_canonical(),
-            control: Control::new(Stream::new(tcp)?),
+            control: Control::new(stream, wire),
             failures: 0,
+            plan: watched.as_ref().map(|it| it.connect()).unwrap_or_default(),
+            watched,
             state: State::initial(),
         })
     }
 
     /// Serves the connection to its end.
     pub(super) fn run(mut self) -> io::Result<()> {
-        self.greet()?;
+        self.act()?;
+        let mut after = self.greet()?;
         loop {
+            match after {
+                After::Next => {}
+                After::StartTls => self.start_tls()?,
+                After::StopTls => {
+                    self.control.stop_tls(Instant::now() + TLS_WAIT)?;
+                    self.state.cleared = true;
+                }
+                After::Reinitialize => self.reinitialize()?,
+                After::Close => {
+                    let close_notify = !self.plan.has(&What::NoCloseNotify);
+                    return self.control.close(close_notify);
+                }
+            }
+            self.plan = Plan::default();
             let idle_end = Instant::now() + self.server.config.idle;
-            let after = match self.control.next(idle_end) {
+            after = match self.control.next(idle_end) {
                 Ok(Input::Line(line)) => self.receive(&line)?,
                 Ok(Input::TooLong) => self.reply(500, "Line too long")?,
                 Ok(Input::Ended) => After::Close,
@@ -102,16 +137,6 @@ impl<'a> Session<'a> {
                 }
                 Err(e) => return Err(e),
             };
-            match after {
-                After::Next => {}
-                After::StartTls => self.start_tls()?,
-                After::StopTls => {
-                    self.control.stop_tls(Instant::now() + TLS_WAIT)?;
-                    self.state.cleared = true;
-                }
-                After::Reinitialize => self.reinitialize()?,
-                After::Close => return self.control.close(),
-            }
         }
     }
 
@@ -121,12 +146,12 @@ impl<'a> Session<'a> {
             self.start_tls()?;
         }
         self.reply(421, "Too many sessions, try again later")?;
-        self.control.close()
+        self.control.close(true)
     }
 
     /// From TCP connect to the greeting ([MS-FTPS] 3.2.5.1: implicit TLS comes first, and PBSZ 0
     /// and PROT P are taken as received).
-    fn greet(&mut self) -> io::Result<()> {
+    fn greet(&mut self) -> io::Result<After> {
         if self.is_implicit() {
             self.start_tls()?;
             if !self.server.config.require_prot {
@@ -134,8 +159,10 @@ impl<'a> Session<'a> {
                 self.state.protection = Some(Protection::Private);
             }
         }
-        self.reply(220, "ftpsfs ready")?;
-        Ok(())
+        match self.instead()? {
+            Some(after) => Ok(after),
+            None => self.reply(220, "ftpsfs ready"),
+        }
     }
 
     fn start_tls(&mut self) -> io::Result<()> {
@@ -162,8 +189,52 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Does what the fault rules want to be done to the connection at once.
+    fn act(&mut self) -> io::Result<()> {
+        for what in self.plan.all() {
+            self.control.act(what)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what a fault rule wants to be sent instead of an answer, where one does.
+    fn instead(&mut self) -> io::Result<Option<After>> {
+        let text = self.plan.find(|what| match what {
+            What::Reply(text) => Some(line(text)),
+            _ => None,
+        });
+        if let Some(text) = text {
+            return self.send(&text, Manner::AtOnce).map(Some);
+        }
+        // A client that does not read ends these two in time.
+        if self.plan.has(&What::EndlessReply) {
+            loop {
+                self.control
+                    .send(b"211-There is more\r\n", Manner::AtOnce)?;
+            }
+        }
+        if self.plan.has(&What::EndlessLine) {
+            self.control.send(b"211-", Manner::AtOnce)?;
+            loop {
+                self.control.send(&[b'x'; 1000], Manner::AtOnce)?;
+            }
+        }
+        Ok(None)
+    }
+
     fn receive(&mut self, line: &[u8]) -> io::Result<After> {
-        let command = match Command::decode(line) {
+        let command = Command::decode(line);
+        if let Some(watched) = &self.watched {
+            self.plan = match &command {
+                Ok(command) => watched.command(command.verb()),
+                Err(_) => watched.command(&first_word(line)),
+            };
+            self.act()?;
+            if let Some(after) = self.instead()? {
+                return Ok(after);
+            }
+        }
+        let command = match command {
             Ok(command) => command,
             Err(e @ CommandError::Unknown(_)) => return self.reply(500, e.to_string()),
             Err(e @ CommandError::Arguments(_)) => return self.reply(501, e.to_string()),
@@ -183,8 +254,18 @@ impl<'a> Session<'a> {
 
     pub(super) fn answer(&mut self, reply: Reply) -> io::Result<After> {
         log::debug!("{}: {reply}", self.peer);
-        self.control.reply(&reply)?;
-        Ok(After::Next)
+        let (bytes, manner) = self.plan.reply(&reply);
+        self.send(&bytes, manner)
+    }
+
+    fn send(&mut self, bytes: &[u8], manner: Manner) -> io::Result<After> {
+        self.control.send(bytes, manner)?;
+        // RFC 959 5.4: 421 closes the connection.
+        Ok(if bytes.starts_with(b"421") {
+            After::Close
+        } else {
+            After::Next
+        })
     }
 
     fn is_implicit(&self) -> bool {
@@ -242,7 +323,7 @@ impl<'a> Session<'a> {
             C::Ccc => self.ccc(),
             C::Rein => {
                 self.reply(220, "Ready for a new user")?;
-                Ok(After::Reinitialize)
+                Ok(self.unless_silent(After::Reinitialize))
             }
             C::Quit => {
                 self.reply(221, "Goodbye")?;
@@ -319,7 +400,16 @@ impl<'a> Session<'a> {
             return self.reply(534, "An implicit session stays under TLS");
         }
         self.reply(200, "Taking TLS down")?;
-        Ok(After::StopTls)
+        Ok(self.unless_silent(After::StopTls))
+    }
+
+    /// TLS goes down only with a close_notify; where a fault rule forbids it, TCP does.
+    fn unless_silent(&self, after: After) -> After {
+        if self.plan.has(&What::NoCloseNotify) {
+            After::Close
+        } else {
+            after
+        }
     }
 
     /// RFC 7151: there is one folder to serve, whatever name the client knows this server by.
@@ -423,10 +513,17 @@ impl State {
             restart: 0,
             rename_from: None,
             endpoint: None,
+            decoy: Vec::new(),
             only_epsv: false,
             facts: Selected::ALL,
         }
     }
+}
+
+/// The verb of what is no known command.
+fn first_word(line: &[u8]) -> String {
+    let word = line.split(|&b| b == b' ').next().unwrap_or_default();
+    String::from_utf8_lossy(word).to_ascii_uppercase()
 }
 
 /// RFC 2640 4.1: a language tag, perhaps with a region.

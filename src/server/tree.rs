@@ -4,7 +4,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -201,6 +201,24 @@ impl Tree {
             &timespec(time),
             UtimensatFlags::FollowSymlink,
         )
+    }
+
+    /// Inverts a file's bytes, and moves its time on by a second at least: what a fault rule does
+    /// where a client has read it before.
+    pub(super) fn invert(&self, path: &RemotePath) -> io::Result<()> {
+        let mut from = self.read(path)?;
+        let mut to = self.write(path, OFlag::empty())?;
+        let before = from.metadata()?.modified()?;
+        let mut chunk = vec![0; 64 << 10];
+        loop {
+            let n = from.read(&mut chunk)?;
+            if n == 0 {
+                break;
+            }
+            chunk[..n].iter_mut().for_each(|byte| *byte = !*byte);
+            to.write_all(&chunk[..n])?;
+        }
+        to.set_modified(SystemTime::now().max(before + Duration::from_secs(1)))
     }
 
     /// Bytes that may still be written there.

@@ -3,7 +3,7 @@
 mod stream;
 mod trust;
 
-pub use stream::{Handshake, Stream};
+pub use stream::{Handshake, Stream, Tap};
 pub(crate) use stream::{in_time, wait, wait_any};
 pub(crate) use trust::provider;
 pub use trust::{Fingerprint, RefusedCertificate, SessionTls, Trust, TrustError, TrustOptions};

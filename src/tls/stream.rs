@@ -4,9 +4,10 @@
 //! rustls is handed one whole record at a time out of a buffer of our own; what lies behind the
 //! record that ends TLS stays in that buffer and is read next, clear or as the next handshake.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -28,10 +29,25 @@ const WRITE_CHUNK: usize = 64 << 10;
 /// [`io::ErrorKind::TimedOut`]. The socket is in non-blocking mode; do not change that.
 pub struct Stream {
     tcp: TcpStream,
+    tap: Option<Arc<dyn Tap>>,
     tls: Option<rustls::Connection>,
     received: Received,
     /// Bounds each single wait.
     patience: Option<Duration>,
+}
+
+/// What stands between a [`Stream`] and its socket where somebody meddles with the bytes on the
+/// wire: a server that fails on command. Both do as [`Write::write`] and [`Read::read`] on the
+/// non-blocking socket would; one that waits holds the stream up.
+pub trait Tap: Send + Sync {
+    fn send(&self, tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize>;
+    fn receive(&self, tcp: &TcpStream, buf: &mut [u8]) -> io::Result<usize>;
+}
+
+/// The socket, through the tap where there is one.
+struct Wire<'a> {
+    tcp: &'a TcpStream,
+    tap: Option<&'a dyn Tap>,
 }
 
 /// Bytes from the socket that nobody took yet. Allocated at first use, grown to the long size
@@ -61,10 +77,18 @@ impl Stream {
         tcp.set_nodelay(true)?;
         Ok(Self {
             tcp,
+            tap: None,
             tls: None,
             received: Received::default(),
             patience: None,
         })
+    }
+
+    /// [`Stream::new`], with all bytes going through `tap`.
+    pub fn tapped(tcp: TcpStream, tap: Arc<dyn Tap>) -> io::Result<Self> {
+        let mut stream = Self::new(tcp)?;
+        stream.tap = Some(tap);
+        Ok(stream)
     }
 
     /// From now on each single wait ends (`TimedOut`) after that much silence, whatever the
@@ -245,7 +269,7 @@ impl Stream {
         }
         let mut rest = buf;
         while !rest.is_empty() {
-            match (&self.tcp).write(rest) {
+            match Wire::of(&self.tcp, &self.tap).write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => rest = &rest[n..],
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -265,11 +289,12 @@ impl Stream {
 
     /// Sends what TLS has to send; false where the socket takes no more now.
     fn flush_now(&mut self) -> io::Result<bool> {
+        let mut wire = Wire::of(&self.tcp, &self.tap);
         let Some(tls) = &mut self.tls else {
             return Ok(true);
         };
         while tls.wants_write() {
-            match tls.write_tls(&mut &self.tcp) {
+            match tls.write_tls(&mut wire) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -285,7 +310,8 @@ impl Stream {
         self.received.make_room();
         loop {
             let end = self.received.end;
-            match (&self.tcp).read(&mut self.received.buf[end..]) {
+            let mut wire = Wire::of(&self.tcp, &self.tap);
+            match wire.read(&mut self.received.buf[end..]) {
                 Ok(0) => self.received.fin = true,
                 Ok(n) => self.received.end += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -310,7 +336,7 @@ impl Stream {
         self.received.start += length;
         if let Err(error) = tls.process_new_packets() {
             // The alert that says why; the connection is over either way.
-            let _ = tls.write_tls(&mut &self.tcp);
+            let _ = tls.write_tls(&mut Wire::of(&self.tcp, &self.tap));
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
         self.flush_now().map(drop)
@@ -324,6 +350,47 @@ impl Stream {
     fn await_writable(&self, deadline: Instant) -> io::Result<()> {
         let until = self.patient_until(deadline);
         wait(self.tcp.as_fd(), PollFlags::POLLOUT, until)
+    }
+}
+
+impl<'a> Wire<'a> {
+    fn of(tcp: &'a TcpStream, tap: &'a Option<Arc<dyn Tap>>) -> Self {
+        Self {
+            tcp,
+            tap: tap.as_deref(),
+        }
+    }
+}
+
+impl Write for Wire<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.tap {
+            Some(tap) => tap.send(self.tcp, bytes),
+            None => self.tcp.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self.tap {
+            Some(tap) => {
+                let first = slices.iter().find(|slice| !slice.is_empty());
+                tap.send(self.tcp, first.map_or(&[], |slice| slice))
+            }
+            None => self.tcp.write_vectored(slices),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Wire<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.tap {
+            Some(tap) => tap.receive(self.tcp, buf),
+            None => self.tcp.read(buf),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -228,6 +228,28 @@ impl Mount {
             dir: place.dir.clone(),
             place: Some(place),
         }
+    }
+
+    /// The same in the foreground, with its log beside the mount point.
+    pub fn logged(server: &RealServer, extra: &str) -> (Self, PathBuf) {
+        let place = Place::new();
+        let path = place.beside("log");
+        let log = fs::File::create(&path).expect("make a log");
+        let mut command = place.binary();
+        command.args(["mount", "-f"]);
+        command.arg(server.source()).arg(&place.dir);
+        command.arg("-o").arg(place.options(server, extra));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut daemon = command.stderr(log).spawn().expect("start ftpsfs");
+        let mounted = wait_until(Duration::from_secs(20), || !place.mountinfo().is_empty());
+        // It ends with the mount.
+        std::thread::spawn(move || daemon.wait());
+        assert!(mounted, "{}", fs::read_to_string(&path).unwrap_or_default());
+        let mount = Self {
+            dir: place.dir.clone(),
+            place: Some(place),
+        };
+        (mount, path)
     }
 
     /// A path in the mount.

@@ -1,6 +1,6 @@
 //! `ftpsfs serve` as a program: what it prints is true, and it ends when told to.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
@@ -76,6 +76,44 @@ fn what_serve_prints_is_what_a_client_needs() {
 }
 
 #[test]
+fn fault_rules_act_and_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = serve()
+        .arg(folder.path())
+        .args(["--listen", "127.0.0.1:0", "--user", "me"])
+        .args([
+            "--fault",
+            "NOOP: reply \"421 Bye\"",
+            "--fault",
+            "connect 2: rst",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(process.stdout.take().unwrap());
+    let mut first = String::new();
+    stdout.read_line(&mut first).unwrap();
+    let address = first.trim_end().rsplit(' ').next().unwrap();
+    let mut control = TcpStream::connect(address).unwrap();
+    control.write_all(b"NOOP\r\n").unwrap();
+    let mut replies = String::new();
+    control.read_to_string(&mut replies).unwrap();
+    assert_eq!(replies, "220 ftpsfs ready\r\n421 Bye\r\n");
+    let mut control = TcpStream::connect(address).unwrap();
+    let reset = control.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(reset.kind(), ErrorKind::ConnectionReset);
+    kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let told = String::from_utf8(process.wait_with_output().unwrap().stderr).unwrap();
+    for hit in [
+        "connection 1: NOOP: reply \"421 Bye\"",
+        "connection 2: connect 2: rst",
+    ] {
+        assert!(told.contains(hit), "{told}");
+    }
+}
+
+#[test]
 fn what_cannot_be_served_is_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
@@ -87,6 +125,10 @@ fn what_cannot_be_served_is_one_line() {
         (vec![missing], "No such file or directory"),
         (vec![path, "--listen", &taken], "Address already in use"),
         (vec![path, "--listen", "nowhere"], "--listen nowhere"),
+        (
+            vec![path, "--fault", "RETR: rst", "--fault", "STOR: explode"],
+            "--fault: rule 2 (STOR: explode): nothing is called explode",
+        ),
         (
             vec![path, "--cert", missing, "--key", missing],
             "No such file or directory",

@@ -198,6 +198,14 @@ impl Client {
         SocketAddr::new(self.control.tcp().peer_addr().unwrap().ip(), port)
     }
 
+    /// What PASV names.
+    pub fn pasv_address(&mut self) -> SocketAddr {
+        let reply = self.ask("PASV", 227).lines.remove(0);
+        let list = reply.split(['(', ')']).nth(1).unwrap();
+        let n: Vec<u8> = list.split(',').map(|n| n.parse().unwrap()).collect();
+        SocketAddr::from(([n[0], n[1], n[2], n[3]], u16::from_be_bytes([n[4], n[5]])))
+    }
+
     pub fn protect(&self, tcp: TcpStream) -> Stream {
         let mut data = Stream::new(tcp).unwrap();
         data.start_tls(self.tls.connection().unwrap(), soon())

@@ -38,11 +38,8 @@ fn large_files_travel_both_ways() {
 fn pasv_names_the_control_address_and_works() {
     let served = serve(Implicit);
     let mut client = served.implicit();
-    let reply = client.ask("PASV", 227).lines.remove(0);
-    let list = reply.split(['(', ')']).nth(1).unwrap();
-    let n: Vec<u8> = list.split(',').map(|n| n.parse().unwrap()).collect();
-    assert_eq!(n[..4], [127, 0, 0, 1]);
-    let address = SocketAddr::from(([n[0], n[1], n[2], n[3]], u16::from_be_bytes([n[4], n[5]])));
+    let address = client.pasv_address();
+    assert_eq!(address.ip(), Ipv4Addr::LOCALHOST);
     let tcp = TcpStream::connect(address).unwrap();
     client.ask("RETR hello", 150);
     assert_eq!(read_to_end(client.protect(tcp)), b"0123456789");

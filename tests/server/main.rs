@@ -4,5 +4,7 @@
 mod cli;
 mod client;
 mod data;
+mod faults;
 mod files;
 mod security;
+mod segments;

@@ -104,7 +104,7 @@ impl Fs {
         };
         let ino = self.inodes.enter(parent, &name, &attributes);
         let ino = ino.ok_or(Error::Stale)?;
-        self.overlay.forget(ino);
+        self.overlay.forget(&path);
         let undo = |error| {
             self.forget(ino, 1);
             error
@@ -327,7 +327,7 @@ impl Fs {
         };
         let at = |place: u64| usize::try_from(place - offset).unwrap_or(usize::MAX);
         let mut here = offset;
-        for gap in missing.iter().cloned().chain([end..end]) {
+        for gap in missing.iter().cloned().chain(std::iter::once(end..end)) {
             let part = &mut bytes[at(here)..at(gap.start)];
             if !part.is_empty() {
                 match draft.file.read_at(part, here) {

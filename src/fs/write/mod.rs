@@ -11,6 +11,7 @@
 mod ahead;
 mod backlog;
 mod content;
+mod copy;
 mod names;
 mod recover;
 mod send;
@@ -20,6 +21,7 @@ mod upload;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -62,6 +64,8 @@ pub(super) struct Draft {
     shown: Mutex<Shown>,
     pub upload: Mutex<()>,
     pub place: Mutex<()>,
+    /// An earlier run left it: what its last upload came to is not known.
+    adopted: AtomicBool,
     /// Its content on its way while it is still written.
     ahead: Mutex<Option<Arc<Ahead>>>,
 }
@@ -214,6 +218,25 @@ impl Drafts {
         true
     }
 
+    /// Ends a draft to which nothing was written, for the server has another content under its name
+    /// by now; whether it did.
+    pub fn supersede(&self, draft: &Arc<Draft>) -> bool {
+        let mut table = self.table.lock();
+        let current = table.get_mut(&draft.ino).map(|slot| &mut slot.draft);
+        let is_current = |current: &&mut Option<Arc<Draft>>| {
+            let current = current.as_ref();
+            current.is_some_and(|current| Arc::ptr_eq(current, draft) && current.is_untouched())
+        };
+        let Some(current) = current.filter(is_current) else {
+            return false;
+        };
+        *current = None;
+        if let Err(error) = draft.file.clone().discard() {
+            log::warn!("the spool keeps an empty file that became a copy: {error}");
+        }
+        true
+    }
+
     /// The places of drafts, in order, until `deadline`.
     pub fn lock_places(
         drafts: &[Arc<Draft>],
@@ -245,6 +268,7 @@ impl Draft {
             }),
             upload: Mutex::new(()),
             place: Mutex::new(()),
+            adopted: AtomicBool::new(false),
             ahead: Mutex::new(None),
         }
     }
@@ -253,6 +277,7 @@ impl Draft {
     fn adopted(ino: Ino, file: SpoolFile, server: Attributes, replaces: bool) -> Self {
         let wanted = file.with(|record| record.wanted).unwrap_or_default();
         let draft = Self::new(ino, file, server.clone(), false);
+        draft.adopted.store(true, Ordering::Relaxed);
         *draft.shown.lock() = Shown {
             modified: wanted.mtime.or(Some(now())),
             given: wanted.mtime.is_some(),
@@ -397,6 +422,29 @@ impl Draft {
             Ok(()) | Err(SpoolError::Gone) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether it is empty, and not even that was asked to be sent yet.
+    pub fn is_untouched(&self) -> bool {
+        let untouched = |record: &super::spool::Record| {
+            record.size == 0 && record.changed && !record.is_owed() && !record.unlinked
+        };
+        self.file.with(untouched).unwrap_or(false)
+    }
+
+    /// Whether an upload was broken off, and nobody has looked yet what it has done.
+    fn is_in_doubt(&self) -> bool {
+        let broken = self
+            .file
+            .with(|record| match self.adopted.load(Ordering::Relaxed) {
+                true => record.upload.is_some(),
+                false => record.torn.is_some(),
+            });
+        broken.unwrap_or(false)
+    }
+
+    fn faced(&self) {
+        self.adopted.store(false, Ordering::Relaxed);
     }
 
     pub fn is_unlinked(&self) -> bool {

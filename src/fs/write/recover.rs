@@ -50,6 +50,64 @@ impl Fs {
         }
     }
 
+    /// With write-back: what programs were promised is seen again from the first request on, and goes
+    /// on its way. Gives the other records.
+    pub fn adopt(&self, records: Vec<Record>) -> Vec<Record> {
+        let is_promised = |record: &Record| {
+            let is_sound = !record.unlinked && !record.doubtful && record.failure.is_none();
+            self.config.write_back && record.is_owed() && is_sound
+        };
+        let (promised, others): (Vec<_>, Vec<_>) = records.into_iter().partition(is_promised);
+        for record in promised {
+            if let Err(error) = self.adopt_promised(&record) {
+                log::error!("{}: {error}; {}", record.path, self.way_back(record.id));
+            }
+        }
+        others
+    }
+
+    fn adopt_promised(&self, record: &Record) -> Result<(), Error> {
+        let file = self.drafts.spool()?.adopt(record.id)?;
+        let (ino, held) = self.walk(&record.path)?;
+        let version = record.base.map(version_of);
+        let shown = Attributes {
+            size: version.map_or(0, |version| version.size),
+            mtime: version.map_or(record.created, |version| version.mtime),
+            ..blank(record)
+        };
+        let draft = Draft::adopted(ino, file, shown, record.base.is_some());
+        let adopted = match self.drafts.adopt(ino, draft) {
+            // The draft's own hold.
+            true => self.hold(ino),
+            false => Err(Error::Busy),
+        };
+        for ino in held {
+            self.forget(ino, 1);
+        }
+        adopted?;
+        self.send_later(ino);
+        Ok(())
+    }
+
+    /// What an upload that was broken off has made of the file on the server is taken for what
+    /// this one begins upon, if it is ours.
+    pub(super) fn face(&self, draft: &Draft) -> Result<(), Stop> {
+        let record = draft.file.record()?;
+        let failed = |why: String| Stop::Remote(remote::Error::Failed(why));
+        let found = self.find(&record)?;
+        let there = self.compare(&record, &draft.file, found.as_ref());
+        let version = match there.map_err(failed)? {
+            There::Others => return Ok(()),
+            There::AsLeft => record.uploaded,
+            There::Sent => record.version,
+        };
+        if let Some(found) = found {
+            draft.file.mark_uploaded(version, base_of(&found))?;
+            draft.settle(&found, None);
+        }
+        Ok(())
+    }
+
     /// Sends one record, `anyhow` even where others changed the file since or it was never
     /// closed. Gives why it stays, if it does.
     pub fn resend(&self, id: RecordId, anyhow: bool) -> Result<(), String> {

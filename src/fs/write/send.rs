@@ -122,21 +122,21 @@ impl Fs {
         let known = Attributes {
             size: task.size,
             mtime: task.dress.modified,
-            mode: publication.mode,
+            mode: publication.mode.filter(|_| published.mode),
             unique: None,
             ..draft.server()
         };
         if let Some(mode) = task.dress.mode
             && !published.mode
         {
-            self.overlay_mode(draft.ino, mode);
+            self.overlay_mode(&path, mode);
         }
         if published.modified {
             return Ok((known, place));
         }
         let server = self.remote.stat(&path, Some(&known), deadline)?;
         if task.dress.given {
-            self.overlay_time(draft.ino, task.dress.modified, server.mtime);
+            self.overlay_time(&path, task.dress.modified, server.mtime);
         }
         Ok((server, place))
     }
@@ -215,7 +215,8 @@ impl Fs {
         if begin == task.size {
             return Ok((self.verify(draft, task, &path, clock)?, place));
         }
-        let upload = match self.remote.append(&path, begin, clock.deadline()) {
+        let append = || self.remote.append(&path, begin, clock.deadline());
+        let upload = match self.unread(draft, append) {
             // Another has changed it. What we have whole replaces that; else it would be a mix.
             Err(remote::Error::Changed | remote::Error::NotFound) if draft.is_whole() => {
                 let why = "it changed on the server".to_owned();
@@ -289,7 +290,8 @@ impl Fs {
         draft.file.begin_upload(task.version, Method::InPlace)?;
         for range in ranges {
             let deadline = clock.deadline();
-            let upload = self.remote.patch(&path, range.start, task.size, deadline)?;
+            let begin = || self.remote.patch(&path, range.start, task.size, deadline);
+            let upload = self.unread(draft, begin)?;
             self.pour(draft, upload, range.clone(), clock)?;
         }
         for range in ranges {
@@ -343,7 +345,8 @@ impl Fs {
         Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
-    /// Gives a file that was written under its own name its mode and time, and makes sure of its size.
+    /// Gives a file that was written under its own name its mode and time, and makes sure of its
+    /// size.
     fn verify(
         &self,
         draft: &Draft,
@@ -356,7 +359,7 @@ impl Fs {
         if let Some(mode) = task.dress.mode {
             match self.remote.set_mode(path, mode, deadline) {
                 Ok(()) => known.mode = Some(mode),
-                Err(_) => self.overlay_mode(draft.ino, mode),
+                Err(_) => self.overlay_mode(path, mode),
             }
         }
         let (server, dated) = self
@@ -368,7 +371,7 @@ impl Fs {
             return Err(Stop::Remote(remote::Error::Failed(why)));
         }
         if !dated && task.dress.given {
-            self.overlay_time(draft.ino, task.dress.modified, server.mtime);
+            self.overlay_time(path, task.dress.modified, server.mtime);
         }
         Ok(server)
     }
@@ -431,8 +434,16 @@ impl Fs {
     ) -> Result<(), Stop> {
         let _turn = self.drafts.turns.take();
         clock.restart();
-        let upload = self.remote.store(path, clock.deadline())?;
+        let upload = self.unread(draft, || self.remote.store(path, clock.deadline()))?;
         self.pour(draft, upload, 0..size, clock)
+    }
+
+    /// Begins an upload to a file's own name while we ourselves do not read it: vsftpd locks files, and would wait
+    /// for our own half-read download.
+    fn unread<T>(&self, draft: &Draft, begin: impl FnOnce() -> T) -> T {
+        let file = self.files.of(draft.ino);
+        let _pause = file.as_ref().map(|file| file.reader.pause());
+        begin()
     }
 
     /// Sends a range, and awaits the server's word that it has everything.

@@ -121,6 +121,10 @@ impl Fs {
         if draft.is_unlinked() {
             return Err(Stop::Unwanted);
         }
+        if self.config.write_back && draft.is_in_doubt() {
+            self.face(draft)?;
+            draft.faced();
+        }
         let Some(task) = self.task(draft)? else {
             return Ok(());
         };
@@ -246,6 +250,20 @@ impl Fs {
         match self.inodes.path(draft.ino) {
             Some(path) => path.to_string(),
             None => format!("inode {}", draft.ino.0),
+        }
+    }
+}
+
+impl Task {
+    /// A draft that became, on the server, a copy of a file of `size` bytes.
+    pub fn copied(draft: &Draft, size: u64) -> Self {
+        Self {
+            version: Version::default(),
+            size,
+            base: None,
+            interrupted: None,
+            dress: draft.dress(),
+            way: Way::Whole,
         }
     }
 }

@@ -202,7 +202,7 @@ fn texts_for_people() {
     );
     assert_eq!(
         reply(530, &["Sorry:", " full ", ""]).to_string(),
-        "530 full"
+        "530 Sorry:; full"
     );
     assert_eq!(reply(500, &[]).to_string(), "500 ");
     let nasty = Reply::new(500, b"\x1b[31m\xff\r\n");

@@ -266,8 +266,10 @@ pub fn ten_thousand_entries(case: Case) {
 pub fn read_only(case: Case) {
     let server = case.server();
     tree::put(&server.root.join("file"), b"content", Duration::ZERO);
+    fs::create_dir(server.root.join("folder")).expect("make a folder");
     let mount = case.mount(&server, "ro");
     let (file, new) = (mount.path("file"), mount.path("new"));
+    let folder = mount.path("folder");
     let refused: Vec<(&str, io::Result<()>)> = soon(move || {
         vec![
             ("write", fs::write(&file, "other")),
@@ -277,6 +279,17 @@ pub fn read_only(case: Case) {
             ("symlink", symlink("file", &new)),
             ("rename", fs::rename(&file, &new)),
             ("unlink", fs::remove_file(&file)),
+            ("rmdir", fs::remove_dir(&folder)),
+            ("link", fs::hard_link(&file, &new)),
+            (
+                "mknod",
+                nix::unistd::mkfifo(&new, nix::sys::stat::Mode::S_IRWXU).map_err(io::Error::from),
+            ),
+            (
+                "truncate",
+                nix::unistd::truncate(&file, 3).map_err(io::Error::from),
+            ),
+            ("chown", std::os::unix::fs::chown(&file, Some(1), Some(1))),
             (
                 "chmod",
                 fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)),

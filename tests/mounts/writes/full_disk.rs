@@ -4,7 +4,7 @@ use super::stored;
 use crate::common::command::within;
 use crate::common::mount::Mount;
 use crate::common::server::{Kind, Options, RealServer};
-use crate::common::tree;
+use crate::common::{tree, wait_until};
 use nix::errno::Errno;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -37,7 +37,7 @@ pub fn full_disk(kind: Kind) {
             "{what}: {error}"
         );
     };
-    within(Duration::from_secs(120), move || {
+    within(Duration::from_secs(300), move || {
         let at = |name: &str| dir.join(name);
         let small = tree::bytes(30, 1 << 20);
         fs::write(at("small"), &small).expect("this fits");
@@ -71,10 +71,16 @@ pub fn full_disk(kind: Kind) {
 
         // Nothing of it is taken for written, nothing temporary takes up the space, and what is not to be replaced
         // by less than the whole still stands.
-        let names = stored(&root);
+        // What was left to do after the last close may still be tried.
+        let tidy = || {
+            stored(&root)
+                .iter()
+                .all(|name| !name.starts_with(".ftpsfs-"))
+        };
         assert!(
-            names.iter().all(|name| !name.starts_with(".ftpsfs-")),
-            "{names:?}"
+            wait_until(Duration::from_secs(60), tidy),
+            "{:?}",
+            stored(&root)
         );
         let there = fs::read(root.join("small")).expect("read there");
         assert!(

@@ -113,6 +113,22 @@ pub fn odd_names(kind: Kind) {
     assert_eq!(stored(&server.root), [""; 0]);
 }
 
+/// Pure-FTPd would make `a_` of `a `, and replace what is called so.
+#[test]
+fn a_name_that_the_server_would_change_replaces_no_other() {
+    let (server, mount) = mounted(Kind::PureFtpd, "");
+    script(
+        &mount,
+        r#"
+        echo mine > a_; echo other > b; mkdir c_
+        fails bash -c "echo lost > 'a '"; fails mv b 'a '; fails mkdir 'c '; fails mv c_ 'd '
+        test "$(cat a_ b)" = "mine
+other"
+        "#,
+    );
+    assert_eq!(stored(&server.root), ["a_", "b", "c_"]);
+}
+
 pub fn small_tools(kind: Kind) {
     let (server, mount) = mounted(kind, "");
     script(
@@ -143,6 +159,27 @@ pub fn small_tools(kind: Kind) {
         cmp disk /tmp/$$.disk; rm /tmp/$$.disk
         truncate -s 1M disk; truncate -s +10 disk; test "$(stat -c %s disk)" = 1048586
         fallocate -l 2M disk; test "$(stat -c %s disk)" = 2097152
+
+        python3 - <<'PYTHON'
+import os
+# No holes are known: all is data, and the only hole is the end.
+with open('disk', 'r+b') as file:
+    file.truncate(5000000)
+    fd, end = file.fileno(), 5000000
+    assert [os.lseek(fd, 7, how) for how in (os.SEEK_DATA, os.SEEK_HOLE)] == [7, end]
+    for how in os.SEEK_DATA, os.SEEK_HOLE:
+        try:
+            os.lseek(fd, end, how)
+        except OSError as error:
+            assert error.errno == 6, error
+        else:
+            raise AssertionError('there is nothing beyond the end')
+    os.lseek(fd, 4000000, os.SEEK_SET)
+    os.write(fd, b'beyond a hole')
+assert os.path.getsize('disk') == end
+PYTHON
+        for sparse in auto always never; do cp --sparse=$sparse disk copy; cmp disk copy; done; rm copy
+        truncate -s 3M sparse; cp sparse copy; cmp sparse copy; rm sparse copy
 
         sed -i 's/text/other/' f; test "$(cat f)" = other
         sed -i.orig 's/other/third/' f; test "$(cat f f.orig)" = "third
@@ -313,7 +350,7 @@ MAKE
         make -s -j2; test "$(./program)" = 42
         make -q
         sleep 1.1; sed -i 's/2 \* n/3 * n/' twice.c
-        ! make -q; make -s; test "$(./program)" = 63; make -q
+        fails make -q; make -s; test "$(./program)" = 63; make -q
         strip program; test "$(./program)" = 63
         make -s clean
         "#,

@@ -8,7 +8,7 @@ use crate::common::server::{Kind, RealServer, UID};
 use crate::common::{full, tree};
 use nix::sched::{CloneFlags, unshare};
 use std::fs;
-use std::os::unix::fs::{FileExt, chown};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::process::Command;
 use std::time::Duration;
 
@@ -112,6 +112,60 @@ pub fn small_changes_of_large_files(kind: Kind) {
         assert!(
             tree::digest(&there).expect("read it") == expected,
             "another byte changed"
+        );
+    });
+}
+
+/// Only ProFTPD has SITE CPFR and SITE CPTO.
+#[test]
+fn copies_on_the_server() {
+    let prepare = |server: &RealServer| {
+        let file = server.root.join("large");
+        tree::fill(&file, 22, 64 << 20);
+        tree::set_age(&file, Duration::from_secs(1_000_000));
+        chown(&file, Some(UID), Some(UID)).expect("give it away");
+    };
+    alone(Kind::ProftpdExplicit, prepare, move |server, mount| {
+        let there = |name: &str| server.root.join(name);
+        let expected = tree::digest(&there("large")).expect("read it");
+        script(
+            &mount,
+            "echo old > replaced; chmod 640 replaced; stat large",
+        );
+        for (command, copy) in [
+            ("cp large new", "new"),
+            ("cp -p large kept", "kept"),
+            ("cp large replaced", "replaced"),
+            ("mkdir d; cp -a large d/", "d/large"),
+        ] {
+            let bytes = moved(|| drop(script(&mount, command)));
+            assert!(bytes < MOST, "{command} moved {bytes} bytes");
+            assert_eq!(
+                tree::digest(&there(copy)).expect("read it"),
+                expected,
+                "{command}"
+            );
+        }
+        let time = |name: &str| {
+            fs::metadata(there(name))
+                .expect("stat there")
+                .modified()
+                .expect("a time")
+        };
+        assert_eq!(time("kept"), time("large"));
+        assert_eq!(time("d/large"), time("large"));
+        assert!(time("new") > time("large"));
+        let mode = fs::metadata(there("replaced"))
+            .expect("stat there")
+            .permissions();
+        assert_eq!(mode.mode() & 0o777, 0o640);
+        // What is known here is what is there; and a copy can be written like any file.
+        script(
+            &mount,
+            "cmp large new; test \"$(stat -c %s new)\" = 67108864
+            cp large more; echo more >> more; test \"$(stat -c %s more)\" = 67108869
+            { cat large; echo end; } | cmp - <(head -c 67108864 more; echo end)
+            ls -A | grep -c ftpsfs- && exit 1; true",
         );
     });
 }
