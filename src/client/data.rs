@@ -41,7 +41,7 @@ impl Endpoint {
         if let Some((tcp, age)) = session.take_ahead(deadline)? {
             let ahead = Some(age);
             if let Some(window) = window {
-                // The window offered so far is smaller still, and grows with what is read only.
+                // The 64 KiB that the kernel has offered stay, and do not become more.
                 let _ = SockRef::from(&tcp).set_recv_buffer_size(window);
             }
             return Ok(Self::Connected { tcp, ahead });
