@@ -234,9 +234,12 @@ fn a_killed_server_costs_time_only(server: &mut RealServer, change: fn(&mut Conf
 fn changes_names_times_and_modes(server: &RealServer, change: fn(&mut Config)) {
     let remote = connect(server, change);
     let dir = path("/new-dir");
-    remote.mkdir(&dir, soon()).unwrap();
-    assert!(matches!(remote.mkdir(&dir, soon()), Err(Error::Exists)));
-    let error = remote.mkdir(&path("/none/dir"), soon()).unwrap_err();
+    remote.mkdir(&dir, 0o755, soon()).unwrap();
+    assert!(matches!(
+        remote.mkdir(&dir, 0o755, soon()),
+        Err(Error::Exists)
+    ));
+    let error = remote.mkdir(&path("/none/dir"), 0o755, soon()).unwrap_err();
     assert!(matches!(error, Error::NotFound), "{error:?}");
     put(server, &remote, &path("/new-dir/a"), b"one", false);
     assert!(matches!(remote.rmdir(&dir, soon()), Err(Error::NotEmpty)));
