@@ -270,8 +270,7 @@ fn costs_what_the_table_says(rig: &Rig, differs: &Differs) {
     });
 
     // Sessions take turns, so that each has its next data connection by then.
-    // (The link takes what is opened ahead for a wait, here and there.)
-    rig.takes_at_most(18, "six small files, one right after the other", || {
+    rig.takes_at_most(13, "six small files, one right after the other", || {
         for _ in 0..6 {
             assert_eq!(read_whole(&remote, &small), content);
         }

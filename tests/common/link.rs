@@ -75,7 +75,7 @@ impl Link {
             listeners: vec![(control, server)],
             known: HashSet::from([address.port()]),
             pipes: Vec::new(),
-            connected_at: None,
+            lag: (0, 0),
         };
         let thread = std::thread::spawn(move || relay.run());
         Self {
@@ -147,9 +147,9 @@ struct Relay {
     /// Ports that are listened on already.
     known: HashSet<u16>,
     pipes: Vec<Pipe>,
-    /// When a connection was made last: connect(2) would have waited for a round trip, so what
-    /// the client says at the same time is said after it.
-    connected_at: Option<u64>,
+    /// At which time what the client says is said so much later: connect(2) is back at once here, and
+    /// would have waited for a round trip.
+    lag: (u64, u64),
 }
 
 /// One direction of a connection.
@@ -159,6 +159,8 @@ struct Pipe {
     from_client: bool,
     is_data: bool,
     unused: bool,
+    /// When the client connected.
+    opened: u64,
     /// Under way, with the time of arrival.
     held: VecDeque<(u64, Sent)>,
     /// Arrived, and not taken: nobody reads. Nothing more is received meanwhile.
@@ -230,14 +232,12 @@ impl Relay {
     fn receive(&mut self) -> bool {
         let came: Vec<_> = self.pipes.iter_mut().map(Pipe::receive).collect();
         let now = self.shared.clock.load(Ordering::SeqCst);
-        // After the bytes: who writes once connect(2) is back is not to be seen before it.
         let mut busy = false;
         for at in 0..self.listeners.len() {
             let (listener, server) = &self.listeners[at];
             let server = *server;
             while let Ok((client, _)) = listener.accept() {
                 busy = true;
-                self.connected_at = Some(now);
                 self.shared.connections.fetch_add(1, Ordering::SeqCst);
                 client.set_nodelay(true).expect("a socket option");
                 client.set_nonblocking(true).expect("a socket option");
@@ -247,6 +247,7 @@ impl Relay {
                     from_client: true,
                     is_data: at > 0,
                     unused: true,
+                    opened: now,
                     held: VecDeque::from([(now + 3, Sent::Connect)]),
                     stuck: Vec::new(),
                     ended: false,
@@ -254,11 +255,33 @@ impl Relay {
             }
         }
         for (pipe, came) in self.pipes.iter_mut().zip(came) {
-            let waits = pipe.from_client && self.connected_at == Some(now);
-            let arrives = now + if waits { 3 } else { 1 };
-            busy |= !came.is_empty();
+            if came.is_empty() {
+                continue;
+            }
+            busy = true;
+            if pipe.from_client && pipe.is_data {
+                self.lag.1 = match self.lag {
+                    (at, lag) if at == now => lag.max((pipe.opened + 2).saturating_sub(now)),
+                    _ => (pipe.opened + 2).saturating_sub(now),
+                };
+                self.lag.0 = now;
+            }
+            let arrives = (now + 1).max(pipe.opened + if pipe.from_client { 3 } else { 0 });
             pipe.held
                 .extend(came.into_iter().map(|sent| (arrives, sent)));
+        }
+        // Whoever sends on a connection just made has waited for it with all that goes along.
+        if let (at, lag @ 1..) = self.lag
+            && at == now
+        {
+            for (arrives, _) in self
+                .pipes
+                .iter_mut()
+                .filter(|p| p.from_client)
+                .flat_map(|p| &mut p.held)
+            {
+                *arrives = (*arrives).max(now + 1 + lag);
+            }
         }
         busy
     }
@@ -363,6 +386,7 @@ impl Pipe {
                     from_client: false,
                     is_data: self.is_data,
                     unused: true,
+                    opened: self.opened,
                     held: VecDeque::new(),
                     stuck: Vec::new(),
                     ended: false,
