@@ -344,11 +344,6 @@ impl Pool {
         state.parked.remove(at).map(|(_, download)| download)
     }
 
-    /// Whether the server could not be reached when that was last tried.
-    pub fn is_down(&self) -> bool {
-        self.state.lock().outage.is_some()
-    }
-
     /// Whether some request waits for a session.
     pub fn is_busy(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0

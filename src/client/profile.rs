@@ -51,6 +51,8 @@ pub struct Profile {
     pub rein_refused: bool,
     /// FEAT lists MLST, but MLSD does not work (Serv-U).
     pub mlsd_refused: bool,
+    /// MLSD shows the directory itself as well.
+    pub mlsd_shows_itself: bool,
     /// FEAT does not list MLST, or MLST does not work.
     pub mlst_missing: bool,
     /// FEAT lists AVBL.

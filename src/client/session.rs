@@ -430,7 +430,8 @@ impl Session {
         self.note(result)
     }
 
-    /// A listing by `LIST` or `MLSD`, or the server's refusal; with the replies to `prelude`.
+    /// A listing by `LIST` or `MLSD`, or the server's refusal; with the replies to `prelude`. That
+    /// the data connection failed is no refusal: it may well work the next time.
     pub fn list(
         &mut self,
         prelude: &[Command],
@@ -438,10 +439,17 @@ impl Session {
         deadline: Instant,
     ) -> Result<(Vec<Reply>, Result<Listed, Reply>), Error> {
         let verb = command.verb();
+        let refused = |reply: Reply| match reply.code.is_of_data() {
+            true => Err(Error::Refused {
+                command: verb.to_owned(),
+                reply,
+            }),
+            false => Ok(reply),
+        };
         let begun = self.begin(prelude, command, deadline)?;
         let mut data = match begun.transfer {
             Transfer::Started(data) => data,
-            Transfer::Refused(reply) => return Ok((begun.prelude, Err(reply))),
+            Transfer::Refused(reply) => return Ok((begun.prelude, Err(refused(reply)?))),
         };
         data.set_patience(self.patience);
         if self.profile().early_close == Some(true) {
@@ -458,7 +466,7 @@ impl Session {
                 clean,
             })
         } else {
-            Err(reply)
+            Err(refused(reply)?)
         };
         Ok((begun.prelude, outcome))
     }

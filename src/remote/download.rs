@@ -154,7 +154,9 @@ impl Download {
                 attempts += 1;
                 match self.reopen(Some(self.version), deadline) {
                     Ok(()) => continue,
-                    Err(Error::Failed(why)) if attempts < ATTEMPTS && Instant::now() < deadline => {
+                    Err(why)
+                        if why.is_passing() && attempts < ATTEMPTS && Instant::now() < deadline =>
+                    {
                         log::debug!("{}: {why}; reading on at {}", self.path, self.offset);
                         continue;
                     }
@@ -204,7 +206,7 @@ impl Download {
     /// Opens it for the first time; what is lost while doing so is tried once more.
     fn begin(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
         match self.reopen(expected, deadline) {
-            Err(Error::Failed(why)) if Instant::now() < deadline => {
+            Err(why) if why.is_passing() && Instant::now() < deadline => {
                 log::debug!("{}: {why}; trying once more", self.path);
                 self.reopen(expected, deadline)
             }

@@ -148,6 +148,13 @@ fn by_mlsd(
     };
     let mut raw = parse(&listed.bytes, parse_mlsx_line);
     raw.complete &= is_whole(&listed);
+    // A listing that was cut before its first line looks like that of an empty directory.
+    let mut kinds = raw.entries.iter().map(|entry| entry.facts.kind);
+    if kinds.any(|kind| kind == Some(Kind::Current)) {
+        session.learn(|p| p.mlsd_shows_itself = true);
+    } else if session.profile().mlsd_shows_itself {
+        raw.complete = false;
+    }
     show_links(session, &mut raw, replies.get(1));
     let link = raw
         .entries

@@ -321,11 +321,6 @@ impl Remote {
         }
     }
 
-    /// Whether the server could not be reached when that was last tried.
-    pub fn is_down(&self) -> bool {
-        self.pool.is_down()
-    }
-
     /// Whether some request waits for a session.
     pub fn is_busy(&self) -> bool {
         self.pool.is_busy()

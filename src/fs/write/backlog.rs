@@ -156,7 +156,9 @@ impl Fs {
             return Sent::Done;
         };
         let sent = match self.try_upload(&draft) {
-            Err(Stop::Remote(remote::Error::Failed(why) | remote::Error::TimedOut(why))) => {
+            Err(Stop::Remote(why))
+                if why.is_passing() || matches!(why, remote::Error::TimedOut(_)) =>
+            {
                 log::info!("{}: uploaded later: {why}", self.named(&draft));
                 return Sent::Later;
             }
