@@ -294,8 +294,9 @@ fn forget_pages(now: &mut Vec<u8>, safe: &[u8], mut dice: Option<&mut Dice>) -> 
     for start in (0..now.len()).step_by(PAGE) {
         let page = start..(start + PAGE).min(now.len());
         let mut before = vec![0; page.len()];
-        let held = safe.len().clamp(page.start, page.end);
-        before[..held - page.start].copy_from_slice(&safe[page.start.min(held)..held]);
+        let held = safe.get(start..).unwrap_or(&[]);
+        let held = &held[..held.len().min(page.len())];
+        before[..held.len()].copy_from_slice(held);
         if left[page.clone()] != before && is_lost() {
             left[page].copy_from_slice(&before);
             lost += 1;
