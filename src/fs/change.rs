@@ -111,7 +111,8 @@ impl Fs {
         if let Some(ino) = ino {
             self.retire(ino);
         }
-        Ok(())
+        // Else a loss of power would bring back what an earlier upload had made.
+        Ok(self.drafts.spool()?.sync()?)
     }
 
     /// Removes a file from its name on the server; to the name `aside`, where it is still needed
@@ -217,14 +218,14 @@ impl Fs {
                 self.rename_there(&from, &to, open, deadline)?;
             }
         }
+        self.drafts.spool()?.rename(&from, &to)?;
         if let Some(draft) = &victim_draft {
             draft.unlink()?;
         }
-        self.drafts.spool()?.rename(&from, &to)?;
         self.inodes.rename(parent, &name, to_parent, &to_name);
         drop(places);
         self.moved(&from, &to, &moved, victim);
-        Ok(())
+        Ok(self.drafts.spool()?.sync()?)
     }
 
     /// Renames on the server. What is open under the new name is set aside before.

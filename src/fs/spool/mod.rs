@@ -309,6 +309,13 @@ impl Spool {
         Ok(())
     }
 
+    /// Protects all that was said so far of names, attributes and ends, as the spool's
+    /// [`Durability`] has it.
+    pub fn sync(&self) -> Result<(), SpoolError> {
+        let said = self.0.log.lock().appended();
+        self.0.settle(said)
+    }
+
     /// What all files take of the limit, bytes.
     pub fn used(&self) -> u64 {
         u64::try_from(self.0.table.lock().table.used).unwrap_or(u64::MAX)
@@ -430,8 +437,8 @@ impl Shared {
         }
     }
 
-    /// To be called before bytes are thrown away that the record gave up by its event `said`: after
-    /// a loss of power the journal must not claim them still.
+    /// To be called before anything is done that relies on the event `said`. Before bytes are thrown
+    /// away that the record gave up by it: after a loss of power the journal must not claim them still.
     fn settle(&self, said: u64) -> Result<(), SpoolError> {
         match self.options.durability {
             Durability::Process => Ok(()),

@@ -416,6 +416,11 @@ impl Draft {
         self.file.with(clean).unwrap_or(true)
     }
 
+    /// Whether a version of it was closed that the server does not have.
+    pub fn is_owed(&self) -> bool {
+        self.file.with(|record| record.is_owed()).unwrap_or(false)
+    }
+
     /// Nobody is to have it any more.
     pub fn unlink(&self) -> Result<(), SpoolError> {
         match self.file.unlink() {
