@@ -187,7 +187,9 @@ fn with_write_back_appends_names_and_attributes_are_synced() {
     assert_eq!(syncs(), 1);
     spool.sync().expect("sync");
     assert_eq!(syncs(), 1, "nothing is new");
-    spool.rename(&path("/f"), &path("/g")).expect("rename");
+    spool
+        .rename(&path("/f"), &path("/g"), None)
+        .expect("rename");
     spool.sync().expect("sync");
     assert_eq!(syncs(), 2);
 }
