@@ -38,12 +38,9 @@ impl Endpoint {
         if session.server().config.active {
             return listen(session, window, deadline);
         }
-        if let Some((tcp, age)) = session.take_ahead(deadline)? {
+        // On one that is open the kernel has offered more than a window that is to be small.
+        if let (Some((tcp, age)), None) = (session.take_ahead(deadline)?, window) {
             let ahead = Some(age);
-            if let Some(window) = window {
-                // The 64 KiB that the kernel has offered stay, and do not become more.
-                let _ = SockRef::from(&tcp).set_recv_buffer_size(window);
-            }
             return Ok(Self::Connected { tcp, ahead });
         }
         let tcp = connect(session, window, deadline)?;

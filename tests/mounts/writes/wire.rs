@@ -12,9 +12,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::process::Command;
 use std::time::Duration;
 
-/// No small change may cost more, whatever the file's size: 64 KiB are what the kernel lets a server send
-/// before they are read, where the data connection was open already.
-const MOST: u64 = 128 << 10;
+/// No small change may cost more, whatever the file's size.
+const MOST: u64 = 64 << 10;
 
 /// Prepares a server, mounts it in a network namespace of its own, and calls `work` in there.
 fn alone(
