@@ -42,7 +42,12 @@ impl Fs {
             None => draft.is_some() && !self.config.strict,
         };
         let is_owner_only = changes.size.is_none() && changes.mode.is_none();
-        if !(local || is_owner_only && changes.modified.is_none()) {
+        // What was promised is promised with its attributes.
+        let is_promised = self.config.write_back
+            && (changes.mode.is_some() || changes.modified.is_some())
+            && draft.is_some_and(|draft| draft.is_owed());
+        let is_local = local || is_owner_only && changes.modified.is_none();
+        if is_promised || !is_local {
             patience.deadline()?;
         }
         self.change_owner(ino, &before, changes)?;
@@ -54,6 +59,9 @@ impl Fs {
         }
         if let Some(modified) = changes.modified {
             self.change_time(ino, modified, &before, patience)?;
+        }
+        if is_promised {
+            self.drafts.spool()?.sync()?;
         }
         self.getattr(ino, patience)
     }

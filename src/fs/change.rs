@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::write::{Draft, Drafts, blank, now};
+use super::write::{Draft, Drafts, base_of, blank, now};
 use super::{Entry, Error, Fs, Ino, Patience, parse_name};
 use crate::cache::Answer;
 use crate::proto::{Name, RemotePath};
@@ -24,12 +24,11 @@ impl Fs {
         self.drafts.spool()?;
         let (name, path) = self.new_path(parent, name)?;
         let deadline = patience.deadline()?;
-        let made = self.remote.mkdir(&path, deadline);
-        made.map_err(|cause| self.failed(&path, cause))?;
         let mode = mode & 0o7777;
+        let made = self.remote.mkdir(&path, mode, deadline);
+        let has_mode = made.map_err(|cause| self.failed(&path, cause))?;
         self.overlay.forget(&path);
-        if let Err(error) = self.remote.set_mode(&path, mode, deadline) {
-            log::debug!("{path}: permission bits of a new directory: {error}");
+        if !has_mode {
             self.overlay_mode(&path, mode);
         }
         let attributes = Attributes {
@@ -111,7 +110,8 @@ impl Fs {
         if let Some(ino) = ino {
             self.retire(ino);
         }
-        Ok(())
+        // Else a loss of power would bring back what an earlier upload had made.
+        Ok(self.drafts.spool()?.sync()?)
     }
 
     /// Removes a file from its name on the server; to the name `aside`, where it is still needed
@@ -195,6 +195,8 @@ impl Fs {
             let is_whole = victim_draft.as_ref().is_some_and(|d| d.is_whole());
             stands && self.files.of(*ino).is_some() && !is_whole
         });
+        let spool = self.drafts.spool()?;
+        let mut replaces = None;
         match (&pending, open) {
             // The server has nothing of it yet: it goes there under its new name.
             (Some(_), Some(_)) => {
@@ -208,23 +210,31 @@ impl Fs {
                 if replaced.as_ref().is_some_and(is_link) {
                     self.take_away(&to, None, deadline)?;
                 } else if let Some(replaced) = replaced {
-                    draft.replace(&replaced)?;
+                    replaces = Some(replaced);
                 }
             }
             (Some(_), None) => {}
             (None, open) => {
                 let open = open.map(|_| (to_parent, &to_name));
-                self.rename_there(&from, &to, open, deadline)?;
+                spool.begin_rename(&from, &to)?;
+                if let Err(error) = self.rename_there(&from, &to, open, deadline) {
+                    spool.cancel_rename(&from)?;
+                    return Err(error);
+                }
             }
+        }
+        // At once with the name: a crash in between would leave it no file's newer version.
+        spool.rename(&from, &to, replaces.as_ref().map(base_of))?;
+        if let Some((draft, replaced)) = pending.as_ref().zip(replaces.as_ref()) {
+            draft.shows_over(replaced);
         }
         if let Some(draft) = &victim_draft {
             draft.unlink()?;
         }
-        self.drafts.spool()?.rename(&from, &to)?;
         self.inodes.rename(parent, &name, to_parent, &to_name);
         drop(places);
         self.moved(&from, &to, &moved, victim);
-        Ok(())
+        Ok(spool.sync()?)
     }
 
     /// Renames on the server. What is open under the new name is set aside before.

@@ -15,7 +15,7 @@ const TAIL: usize = 4 << 10;
 /// So few bytes are read through a small window: the server has no more of them under way than
 /// that when the transfer is broken off.
 const FEW: u64 = 256 << 10;
-/// A TLS record has 16 KiB.
+/// A TLS record has 16 KiB. (A connection that was opened ahead has been offered 64 KiB already.)
 const WINDOW: usize = 16 << 10;
 /// Attempts to go on without a byte of progress.
 const ATTEMPTS: u32 = 5;

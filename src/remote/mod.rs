@@ -136,13 +136,14 @@ impl Remote {
         })
     }
 
-    /// Makes a directory. `Exists`, `NotFound` (its parent), `Denied`.
-    pub fn mkdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+    /// Makes a directory; whether it has these permission bits. `Exists`, `NotFound` (its parent),
+    /// `Denied`.
+    pub fn mkdir(&self, path: &RemotePath, mode: u16, deadline: Instant) -> Result<bool, Error> {
         check(path)?;
         self.check_new(path, deadline)?;
         let temporary = self.temporaries.beside(path);
         change::run(&self.pool, deadline, |session, again, deadline| {
-            change::mkdir(session, path, temporary.path(), again, deadline)
+            change::mkdir(session, path, temporary.path(), mode, again, deadline)
         })
     }
 
@@ -188,6 +189,20 @@ impl Remote {
     ) -> Result<(), Error> {
         self.metadata(deadline, |session, deadline| {
             change::set_modified(session, path, time, deadline)
+        })
+    }
+
+    /// Sets a known file's modification time where the server can, and gives its attributes then, in one
+    /// round trip; whether the time was set.
+    pub fn date(
+        &self,
+        path: &RemotePath,
+        time: SystemTime,
+        known: &Attributes,
+        deadline: Instant,
+    ) -> Result<(Attributes, bool), Error> {
+        self.metadata(deadline, |session, deadline| {
+            change::date(session, path, time, known, deadline)
         })
     }
 

@@ -14,30 +14,22 @@ crate::on_each_server!(random_writes);
 fn random_writes(kind: Kind) {
     let server = RealServer::of(kind);
     let mount = Mount::new(&server, "");
-    fio(&mount.dir, &["--do_verify=0", "--end_fsync=1"]);
+    fio(&mount.dir, &["--rw=randwrite", "--end_fsync=1"]);
     assert!(server.root.join("file").exists());
-    fio(&server.root, &["--verify_only"]);
+    fio(&server.root, &["--rw=read"]);
     let mount = Mount::at(mount.unmount(), &server, "");
-    fio(&mount.dir, &["--verify_only"]);
+    fio(&mount.dir, &["--rw=read"]);
 }
 
-/// Runs the same job, by the same seed, in a folder.
+/// Writes a file in a folder, or verifies what was written.
 fn fio(folder: &Path, how: &[&str]) {
     let mut fio = Command::new("fio");
-    fio.args(["--name=verify", "--rw=randwrite"]);
-    fio.args(["--ioengine=psync", "--randseed=8", "--verify=crc32c"]);
-    fio.args(["--verify_fatal=1", "--verify_state_save=0"]);
-    fio.args(["--fallocate=none", "--output-format=terse"]);
-    fio.args(match full() {
-        true => ["--size=256m", "--bs=4k"],
-        false => ["--size=16m", "--bs=4k"],
-    });
+    fio.args(["--name=verify", "--ioengine=psync", "--fallocate=none"]);
+    fio.args(["--bs=4k", if full() { "--size=256m" } else { "--size=16m" }]);
+    fio.args(["--verify=crc32c", "--verify_fatal=1"]);
+    fio.args(["--do_verify=0", "--verify_state_save=0"]);
     fio.arg(format!("--filename={}", folder.join("file").display()));
-    fio.args(how);
-    let finished = run(
-        &mut fio,
-        Duration::from_secs(if full() { 1200 } else { 300 }),
-    );
+    let finished = run(fio.args(how), Duration::from_secs(300));
     assert!(
         finished.status.success() && finished.stderr.is_empty(),
         "{fio:?}: {}\n{}",

@@ -26,11 +26,18 @@ pub(super) enum Event {
         boot: String,
         next_id: u64,
     },
-    /// A file or folder was renamed on the server, and with it every record at or below `from`.
-    /// What was at `to` has no name any more.
+    /// A file or folder is about to be renamed on the server.
+    Moving {
+        from: RemotePath,
+        to: RemotePath,
+    },
+    /// It was, and with it every record at or below `from`: what was at `to` has no name any more,
+    /// and a record at `from` is to replace what the server has there. Where both are the same, it
+    /// was not.
     Moved {
         from: RemotePath,
         to: RemotePath,
+        replaces: Option<Base>,
     },
     Changed(RecordId, Change),
 }
@@ -80,15 +87,21 @@ impl Event {
                 out.bytes(boot.as_bytes());
                 out.u64(*next_id);
             }
-            Self::Moved { from, to } => {
+            Self::Moved { from, to, replaces } => {
                 out.u8(2);
                 out.path(from);
                 out.path(to);
+                out.option(replaces, Writer::base);
             }
             Self::Changed(id, change) => {
                 out.u8(3);
                 out.u64(id.0);
                 change.encode(&mut out);
+            }
+            Self::Moving { from, to } => {
+                out.u8(4);
+                out.path(from);
+                out.path(to);
             }
         }
         out.0
@@ -105,11 +118,16 @@ impl Event {
             2 => Self::Moved {
                 from: input.path()?,
                 to: input.path()?,
+                replaces: input.option(Reader::base)?,
             },
             3 => {
                 let id = RecordId(input.u64()?);
                 Self::Changed(id, Change::decode(&mut input, id)?)
             }
+            4 => Self::Moving {
+                from: input.path()?,
+                to: input.path()?,
+            },
             _ => return None,
         };
         input.0.is_empty().then_some(event)

@@ -242,22 +242,36 @@ impl SpoolFile {
 
     /// An upload of `version` is about to begin. One in place is made durable before this
     /// returns: should it break, its ranges must be written again, or the server's file stays
-    /// neither old nor new.
+    /// neither old nor new. Another under the file's own name is protected as [`Durability`] has
+    /// it: what it leaves there must be known for ours.
     pub fn begin_upload(&self, version: Version, method: Method) -> Result<(), SpoolError> {
         if let Method::Temporary(path) = &method {
             refuse_long(path)?;
         }
-        let in_place = method == Method::InPlace;
-        self.change(Change::Began(Upload { version, method }))?;
-        if in_place { self.force() } else { Ok(()) }
+        let began = Change::Began(Upload {
+            version,
+            method: method.clone(),
+        });
+        self.change(began)?;
+        match method {
+            Method::InPlace => self.force(),
+            Method::Append(_) | Method::Direct => self.sync(),
+            Method::Temporary(_) => Ok(()),
+        }
     }
 
-    /// `version` is on the server, verified, as `base`.
+    /// `version` is on the server, verified, as `base`. The end of an upload in place is made
+    /// durable: else its ranges would be written once more, over what became of the file since.
     pub fn mark_uploaded(&self, version: Version, base: Base) -> Result<(), SpoolError> {
         if base.size > MAX_SIZE {
             return Err(SpoolError::TooLarge);
         }
-        self.change(Change::Uploaded(version, base)).map(drop)
+        let in_place = self.with(|record| record.torn == Some(Method::InPlace))?;
+        let said = self.change(Change::Uploaded(version, base))?;
+        match in_place {
+            true => self.shared.sync_log(said),
+            false => Ok(()),
+        }
     }
 
     /// It cannot be uploaded, and stays. That is made durable, for it may stay long.

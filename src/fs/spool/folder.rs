@@ -47,9 +47,7 @@ impl Folder {
     /// Opens and locks it; makes it where it is missing. Waits for another's lock at most
     /// `patience`.
     pub(super) fn open(path: &Path, patience: Duration) -> Result<Self, SpoolError> {
-        let mut builder = fs::DirBuilder::new();
-        let made = builder.recursive(true).mode(0o700).create(path);
-        made.map_err(|error| SpoolError::io("making the state folder", error))?;
+        make_dirs(path).map_err(|error| SpoolError::io("making the state folder", error))?;
         refuse_open_house(&path.join(".."))?;
         let dir = open_private_dir(path)?;
         let lock = take_lock(&dir, patience)?;
@@ -161,6 +159,25 @@ impl Folder {
     fn lost_and_found(&self) -> io::Result<File> {
         make_private_dir(&self.dir, &self.path, LOST).map_err(io::Error::other)
     }
+}
+
+/// Makes a folder and those above it where they are missing, each one's name durable.
+fn make_dirs(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let above = path.parent().unwrap_or(Path::new("/"));
+    let above = match above.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => above,
+    };
+    make_dirs(above)?;
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        // Another process may do the same; or it is something else, as whoever opens it finds out.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    File::open(above)?.sync_all()
 }
 
 /// The journal of a spool that another process may be using. Takes no lock and changes nothing.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::RangeSet;
 use super::event::{Change, Event, MAX_PATH, MAX_RANGES, Set};
-use super::record::{Record, RecordId};
+use super::record::{Base, Record, RecordId};
 use crate::proto::RemotePath;
 
 const MAGIC: [u8; 8] = *b"ftpsfsJ\n";
@@ -63,6 +63,8 @@ pub(super) enum Tail {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Table {
     pub(super) records: BTreeMap<RecordId, Record>,
+    /// Renames on the server that began, and of which no end was recorded.
+    pub(super) moving: Vec<(RemotePath, RemotePath)>,
     pub(super) boot: String,
     pub(super) next_id: u64,
     /// What the records are charged, bytes.
@@ -137,6 +139,9 @@ pub(super) fn rewrite(id: u64, table: &Table) -> Rewritten {
         boot: table.boot.clone(),
         next_id: table.next_id,
     });
+    for (from, to) in table.moving.iter().cloned() {
+        tell(Event::Moving { from, to });
+    }
     for record in table.records.values() {
         let mut tell = |change| tell(Event::Changed(record.id, change));
         tell(Change::Restored(Box::new(Record {
@@ -183,16 +188,16 @@ impl Table {
                 self.boot = boot;
                 self.next_id = self.next_id.max(next_id);
             }
-            Event::Moved { from, to } if from == to => {}
-            Event::Moved { from, to } => self.each(|record| {
-                if record.unlinked {
-                    return;
+            Event::Moving { from, to } => {
+                self.moving.retain(|(moving, _)| *moving != from);
+                self.moving.push((from, to));
+            }
+            Event::Moved { from, to, replaces } => {
+                self.moving.retain(|(moving, _)| *moving != from);
+                if from != to {
+                    self.each(|record| record.follow(&from, &to, replaces));
                 }
-                record.unlinked = record.path == to;
-                if let Some(path) = rebased(&record.path, &from, &to) {
-                    record.path = path;
-                }
-            }),
+            }
             Event::Changed(id, Change::Created { path, base, now }) => {
                 self.insert(Record::new(id, path, base, now));
             }
@@ -234,6 +239,21 @@ impl Table {
 fn charge(record: &Record) -> u128 {
     let blocks = 1 + record.stored.fragments() as u128;
     u128::from(record.stored.covered()) + u128::from(BLOCK) * blocks
+}
+
+impl Record {
+    fn follow(&mut self, from: &RemotePath, to: &RemotePath, replaces: Option<Base>) {
+        if self.unlinked {
+            return;
+        }
+        self.unlinked = self.path == *to;
+        if let Some(base) = replaces.filter(|_| self.path == *from) {
+            self.apply(&Change::Uploaded(self.uploaded, base));
+        }
+        if let Some(path) = rebased(&self.path, from, to) {
+            self.path = path;
+        }
+    }
 }
 
 /// Where `path` is once `from` has become `to`; `None` if that does not touch it, or if the

@@ -59,8 +59,9 @@ impl Log {
             rewritten: 0,
             appended: 0,
             doubted: false,
-            renamed: false,
-            created: false,
+            // The process before may have ended before it made sure.
+            renamed: true,
+            created: true,
         })
     }
 

@@ -291,22 +291,60 @@ impl Spool {
         self.0.discard(id)
     }
 
-    /// A file or folder was renamed on the server: every record at or below `from` goes along,
-    /// and what was at `to` has no name any more.
-    pub fn rename(&self, from: &RemotePath, to: &RemotePath) -> Result<(), SpoolError> {
+    /// A file or folder is about to be renamed on the server. Whatever happens then, it is known
+    /// that the records at and below `from` may be found at `to`.
+    pub fn begin_rename(&self, from: &RemotePath, to: &RemotePath) -> Result<(), SpoolError> {
         let (from, to) = (from.clone(), to.clone());
-        let mut touched = false;
-        for record in self.0.table.lock().table.records.values() {
-            let below = !record.unlinked && record.path.starts_with(&from);
-            if below && rebased(&record.path, &from, &to).is_none() {
-                return Err(SpoolError::PathTooLong);
-            }
-            touched |= below || record.path == to;
+        if self.concerns(&from, &to)? {
+            self.0.tell(Event::Moving { from, to })?;
         }
-        if touched {
-            self.0.tell(Event::Moved { from, to })?;
+        self.sync()
+    }
+
+    /// It was not renamed.
+    pub fn cancel_rename(&self, from: &RemotePath) -> Result<(), SpoolError> {
+        self.rename(from, from, None)
+    }
+
+    /// It was: every record at or below `from` goes along, and what was at `to` has no name any
+    /// more. The record at `from` itself is to replace what the server has there.
+    pub fn rename(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        replaces: Option<Base>,
+    ) -> Result<(), SpoolError> {
+        let (from, to) = (from.clone(), to.clone());
+        let is_moving = |table: &Table| table.moving.iter().any(|(moving, _)| *moving == from);
+        if is_moving(&self.0.table.lock().table) || self.concerns(&from, &to)? {
+            self.0.tell(Event::Moved { from, to, replaces })?;
         }
         Ok(())
+    }
+
+    /// Renames of which an earlier run did not tell what became of them.
+    pub fn renames(&self) -> Vec<(RemotePath, RemotePath)> {
+        self.0.table.lock().table.moving.clone()
+    }
+
+    /// Whether a rename touches any record.
+    fn concerns(&self, from: &RemotePath, to: &RemotePath) -> Result<bool, SpoolError> {
+        let mut touched = false;
+        for record in self.0.table.lock().table.records.values() {
+            let below = !record.unlinked && record.path.starts_with(from);
+            if below && from != to && rebased(&record.path, from, to).is_none() {
+                return Err(SpoolError::PathTooLong);
+            }
+            touched |= below || record.path == *to;
+        }
+        Ok(touched)
+    }
+
+    /// Protects all that was said so far of names, attributes and ends, as the spool's
+    /// [`Durability`] has it.
+    pub fn sync(&self) -> Result<(), SpoolError> {
+        let said = self.0.log.lock().appended();
+        self.0.settle(said)
     }
 
     /// What all files take of the limit, bytes.
@@ -430,8 +468,8 @@ impl Shared {
         }
     }
 
-    /// To be called before bytes are thrown away that the record gave up by its event `said`: after
-    /// a loss of power the journal must not claim them still.
+    /// To be called before anything is done that relies on the event `said`. Before bytes are thrown
+    /// away that the record gave up by it: after a loss of power the journal must not claim them still.
     fn settle(&self, said: u64) -> Result<(), SpoolError> {
         match self.options.durability {
             Durability::Process => Ok(()),

@@ -146,6 +146,10 @@ impl Fs {
                 let sent = fs.send_promised(ino);
                 backlog.done(ino, sent);
             }
+            // Else a loss of power would have it sent again, long after.
+            if let Err(error) = fs.drafts.spool().and_then(|spool| Ok(spool.sync()?)) {
+                log::debug!("{error}");
+            }
         };
         let thread = thread::Builder::new().name("write-back".to_owned());
         if let Err(error) = thread.spawn(run) {

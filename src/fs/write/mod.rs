@@ -368,15 +368,18 @@ impl Draft {
         self.file.want(wanted)
     }
 
-    /// It was renamed to where something stands on the server, which is to be replaced.
+    /// What the server has under its name, or is given that name with it, is to be replaced by it.
     pub fn replace(&self, replaced: &Attributes) -> Result<(), SpoolError> {
-        {
-            let mut shown = self.shown.lock();
-            shown.replaces = true;
-            (shown.server.size, shown.server.mtime) = (replaced.size, replaced.mtime);
-        }
+        self.shows_over(replaced);
         let uploaded = self.file.with(|record| record.uploaded)?;
         self.file.mark_uploaded(uploaded, base_of(replaced))
+    }
+
+    /// The same, which a rename has recorded already.
+    pub fn shows_over(&self, replaced: &Attributes) {
+        let mut shown = self.shown.lock();
+        shown.replaces = true;
+        (shown.server.size, shown.server.mtime) = (replaced.size, replaced.mtime);
     }
 
     /// What an upload that begins now gives the server.
@@ -425,6 +428,11 @@ impl Draft {
             !record.changed && !record.is_owed() && record.wanted == Wanted::default()
         };
         self.file.with(clean).unwrap_or(true)
+    }
+
+    /// Whether a version of it was closed that the server does not have.
+    pub fn is_owed(&self) -> bool {
+        self.file.with(|record| record.is_owed()).unwrap_or(false)
     }
 
     /// Nobody is to have it any more.

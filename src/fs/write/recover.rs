@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::time::{Instant, SystemTime};
 
-use super::super::spool::{Method, Record, RecordId, SpoolFile, default_state_dir};
+use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, default_state_dir};
 use super::super::{Error, Fs, Ino};
 use super::upload::{Clock, Stop};
 use super::{Doubt, Draft, base_of, version_of};
@@ -29,8 +29,8 @@ impl Fs {
     /// Sends what an earlier run left, one after the other; what cannot be sent is named in the log
     /// and stays.
     pub fn take_over(&self, records: Vec<Record>) {
+        self.leftovers.begin();
         for record in records {
-            self.leftovers.begin();
             match self.resend(record.id, false) {
                 Ok(()) => log::info!("{}: what an earlier mount left is uploaded", record.path),
                 Err(why) => log::warn!(
@@ -40,7 +40,6 @@ impl Fs {
                     self.way_back(record.id)
                 ),
             }
-            self.leftovers.end();
         }
         // Where users never look, nobody would see what a crash left.
         if let Some(directory) = &self.config.temp_dir
@@ -48,11 +47,16 @@ impl Fs {
         {
             self.tidy_up(directory, &listing);
         }
+        self.leftovers.end();
     }
 
     /// With write-back: what programs were promised is seen again from the first request on, and goes
     /// on its way. Gives the other records.
     pub fn adopt(&self, records: Vec<Record>) -> Vec<Record> {
+        let records = match self.end_renames() {
+            true => self.drafts.spool().map_or(records, Spool::records),
+            false => records,
+        };
         let is_promised = |record: &Record| {
             let is_sound = !record.unlinked && !record.doubtful && record.failure.is_none();
             self.config.write_back && record.is_owed() && is_sound
@@ -64,6 +68,30 @@ impl Fs {
             }
         }
         others
+    }
+
+    /// Finds out whether the renames that a crash interrupted were done; whether there were any.
+    fn end_renames(&self) -> bool {
+        let Ok(spool) = self.drafts.spool() else {
+            return false;
+        };
+        let renames = spool.renames();
+        for (from, to) in &renames {
+            let stat = |path| self.remote.stat(path, None, self.soon());
+            let told = match (stat(from), stat(to)) {
+                (Err(remote::Error::NotFound), Ok(_)) => spool.rename(from, to, None),
+                (Ok(_) | Err(remote::Error::NotFound), _) => spool.cancel_rename(from),
+                // The next mount asks again.
+                (Err(error), _) => {
+                    log::warn!("{from}: whether it was renamed to {to} is not known: {error}");
+                    continue;
+                }
+            };
+            if let Err(error) = told {
+                log::error!("{from}: {error}");
+            }
+        }
+        !renames.is_empty()
     }
 
     fn adopt_promised(&self, record: &Record) -> Result<(), Error> {

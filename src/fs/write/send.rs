@@ -375,16 +375,15 @@ impl Fs {
                 Err(_) => self.overlay_mode(path, mode),
             }
         }
-        let modified = self
+        let (server, dated) = self
             .remote
-            .set_modified(path, task.dress.modified, deadline);
-        let server = self.remote.stat(path, Some(&known), deadline)?;
+            .date(path, task.dress.modified, &known, deadline)?;
         if server.size != task.size {
             let (has, size) = (server.size, task.size);
             let why = format!("the server has {has} bytes of {size}");
             return Err(Stop::Remote(remote::Error::Failed(why)));
         }
-        if modified.is_err() && task.dress.given {
+        if !dated && task.dress.given {
             self.overlay_time(path, task.dress.modified, server.mtime);
         }
         Ok(server)

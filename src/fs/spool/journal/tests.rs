@@ -87,7 +87,9 @@ fn change() -> impl Strategy<Value = Change> {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         1 => ("[ab]?", any::<u64>()).prop_map(|(boot, next_id)| Event::Opened { boot, next_id }),
-        1 => (path(), path()).prop_map(|(from, to)| Event::Moved { from, to }),
+        1 => (path(), path()).prop_map(|(from, to)| Event::Moving { from, to }),
+        1 => (path(), path(), prop::option::of(base()))
+            .prop_map(|(from, to, replaces)| Event::Moved { from, to, replaces }),
         // Few records, so that events meet.
         20 => (0..3u64, change()).prop_map(|(id, change)| Event::Changed(RecordId(id), change)),
     ]
@@ -263,6 +265,7 @@ fn the_longest_events_fit_a_frame() {
         Event::Moved {
             from: long.clone(),
             to: long,
+            replaces: record.base,
         },
         Event::Changed(RecordId(1), Change::Restored(Box::new(record))),
         Event::Changed(RecordId(1), Change::Holds(Set::Stored, ranges)),
@@ -292,6 +295,7 @@ fn a_rename_moves_what_lies_below() {
     table.apply(Event::Moved {
         from: path("/a/x"),
         to: path("/b"),
+        replaces: None,
     });
     let now: Vec<_> = table
         .records
@@ -312,6 +316,7 @@ fn a_rename_moves_what_lies_below() {
     table.apply(Event::Moved {
         from: path("/b"),
         to: path("/c"),
+        replaces: None,
     });
     let now: Vec<_> = table.records.values().map(|r| r.path.to_string()).collect();
     assert_eq!(now, ["/c", "/c/y", "/a/xy", "/b"]);

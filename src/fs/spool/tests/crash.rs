@@ -42,7 +42,7 @@ fn a_cut_journal_is_an_earlier_moment() {
     a.write_at(b"more", 5).expect("write");
     note(&[&a, &b]);
     spool
-        .rename(&path("/dir"), &path("/other"))
+        .rename(&path("/dir"), &path("/other"), None)
         .expect("rename");
     note(&[&a, &b]);
     b.want(Wanted {
@@ -285,7 +285,8 @@ fn run_steps(dir: &Path) {
             Step::Rename(file) => {
                 let from = files[file as usize].with(|record| record.path.clone());
                 let to = path(&format!("/dir/{file}-{number}"));
-                spool.rename(&from.expect("its path"), &to).expect("rename");
+                let from = from.expect("its path");
+                spool.rename(&from, &to, None).expect("rename");
             }
             Step::Replace(file) => {
                 let new = create(file);

@@ -150,6 +150,50 @@ fn a_reboot_casts_doubt_on_what_was_not_synced() {
     }
 }
 
+/// What was written in place once must not be written again, over what became of the file since.
+#[test]
+fn an_upload_in_place_is_not_repeated_after_a_loss_of_power() {
+    let home = tempfile::tempdir().expect("make a folder");
+    let (spool, _) = open(home.path());
+    let file = spool
+        .create(&path("/f"), Some(base(9)), now())
+        .expect("create");
+    file.write_at(b"x", 3).expect("write");
+    let version = file.commit().expect("commit");
+    file.begin_upload(version, Method::InPlace).expect("begin");
+    let before = spool.0.syncs.load(Ordering::Relaxed);
+    file.mark_uploaded(version, base(9)).expect("mark");
+    assert_eq!(spool.0.syncs.load(Ordering::Relaxed), before + 1);
+}
+
+/// What a broken append leaves on the server must be known for ours after a loss of power, and
+/// names and attributes are what was acknowledged.
+#[test]
+fn with_write_back_appends_names_and_attributes_are_synced() {
+    let home = tempfile::tempdir().expect("make a folder");
+    let options = Options {
+        durability: Durability::Power,
+        ..OPTIONS
+    };
+    let (spool, _) = Spool::open(home.path(), options, now()).expect("open");
+    let syncs = || spool.0.syncs.load(Ordering::Relaxed);
+    let file = spool
+        .create(&path("/f"), Some(base(9)), now())
+        .expect("create");
+    file.write_at(b"x", 9).expect("write");
+    let version = file.commit().expect("commit");
+    file.begin_upload(version, Method::Append(9))
+        .expect("begin");
+    assert_eq!(syncs(), 1);
+    spool.sync().expect("sync");
+    assert_eq!(syncs(), 1, "nothing is new");
+    spool
+        .rename(&path("/f"), &path("/g"), None)
+        .expect("rename");
+    spool.sync().expect("sync");
+    assert_eq!(syncs(), 2);
+}
+
 /// The ranges of an upload in place, and why one failed, outlive even a loss of power.
 #[test]
 fn what_must_not_be_forgotten_is_synced_at_once() {

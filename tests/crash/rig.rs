@@ -1,0 +1,238 @@
+//! A server, a place to mount it, and the threads that work there until the daemon dies.
+
+use crate::common::command::{run, soon, within};
+use crate::common::mount::{Mount, Place};
+use crate::common::server::{Kind, RealServer, UID};
+use crate::common::{tree, wait_until};
+use crate::ledger::Ledger;
+use crate::load::{self, Dice};
+use ftpsfs::fs::spool::{Inspection, What};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+const WORKERS: usize = 4;
+/// How long everything may take to be on the server.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The two promises: what close(2) waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Synchronous,
+    WriteBack,
+}
+
+pub struct Rig {
+    pub server: RealServer,
+    pub mode: Mode,
+    pub dice: Dice,
+    /// What this is a run of, for messages.
+    pub title: String,
+    ledgers: Vec<Ledger>,
+    pub tally: Tally,
+}
+
+/// What was tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub crashes: usize,
+    /// Operations that the daemon's death interrupted.
+    pub interrupted: usize,
+    pub acknowledged: usize,
+}
+
+/// The seed of this run: `FTPSFS_SEED`, or by the clock.
+pub fn seed() -> u64 {
+    let wished = std::env::var("FTPSFS_SEED").ok();
+    let wished = wished.map(|text| text.parse().expect("FTPSFS_SEED is a number"));
+    let now = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.expect("a clock past 1970").as_nanos() as u64 % 1_000_000
+    };
+    wished.unwrap_or_else(now)
+}
+
+impl Rig {
+    pub fn new(kind: Kind, mode: Mode, seed: u64) -> Self {
+        let server = RealServer::of(kind);
+        let mut dice = Dice::new(seed);
+        let mut ledgers = Vec::new();
+        for worker in 0..WORKERS {
+            let home = format!("w{worker}");
+            let mut ledger = Ledger::new(&home);
+            let folders = [server.root.join(&home), server.root.join(&ledger.folder)];
+            for index in 0..2 {
+                let name = format!("{home}/large{index}");
+                let bytes = tree::bytes(dice.next(), 2 << 20);
+                tree::put(&server.root.join(&name), &bytes, Duration::from_secs(3600));
+                chown(server.root.join(&name), Some(UID), Some(UID)).expect("chown");
+                ledger.files.insert(name, bytes);
+            }
+            for folder in folders {
+                fs::create_dir_all(&folder).expect("make a folder");
+                chown(&folder, Some(UID), Some(UID)).expect("chown");
+            }
+            ledgers.push(ledger);
+        }
+        Self {
+            server,
+            mode,
+            dice,
+            title: format!("{kind:?}, {mode:?}, FTPSFS_SEED={seed}"),
+            ledgers,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Nothing of a directory is believed for long, so that each listing shows what is there.
+    pub fn options(&self) -> &'static str {
+        match self.mode {
+            Mode::Synchronous => "dir_timeout=0",
+            Mode::WriteBack => "dir_timeout=0,writeback",
+        }
+    }
+
+    pub fn mount(&self, place: Place) -> Mount {
+        Mount::at(place, &self.server, self.options())
+    }
+
+    /// Works in `dir` for a moment; then the daemon dies under it. Gives how many operations that
+    /// interrupted.
+    pub fn work_and_kill(&mut self, dir: &Path, daemon: Pid) -> usize {
+        let (killed, done) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let ledgers = std::mem::take(&mut self.ledgers);
+        let before = count(&ledgers);
+        let workers: Vec<_> = ledgers
+            .into_iter()
+            .map(|mut ledger| {
+                let (dir, killed, done) = (dir.to_owned(), killed.clone(), done.clone());
+                let mut dice = Dice::new(self.dice.next());
+                thread::spawn(move || {
+                    let worked = load::work(&dir, &mut ledger, &mut dice, &killed, &done);
+                    (ledger, worked)
+                })
+            })
+            .collect();
+        // By operations, so that a busy machine does not make it a different test; and then some.
+        let goal = self.dice.below(40);
+        wait_until(Duration::from_secs(20), || {
+            done.load(Ordering::SeqCst) >= goal
+        });
+        thread::sleep(Duration::from_micros(self.dice.below(150_000)));
+        killed.store(true, Ordering::SeqCst);
+        kill(daemon, Signal::SIGKILL).expect("kill the daemon");
+        let ended = within(Duration::from_secs(30), move || {
+            let ended = workers.into_iter().map(|worker| worker.join());
+            ended
+                .map(|worker| worker.expect("no panic"))
+                .collect::<Vec<_>>()
+        });
+        let (ledgers, worked): (Vec<_>, Vec<_>) = ended.into_iter().unzip();
+        self.ledgers = ledgers;
+        for worked in worked {
+            worked.unwrap_or_else(|why| panic!("{}: before the kill: {why}", self.title));
+        }
+        let after = count(&self.ledgers);
+        let interrupted = after.0 - before.0;
+        self.tally.crashes += usize::from(interrupted > 0);
+        self.tally.interrupted += interrupted;
+        self.tally.acknowledged += after.1 - before.1;
+        interrupted
+    }
+
+    /// Mounts until everything is on the server and tidy, and makes sure that it is what it must be.
+    pub fn check(&mut self, mut place: Place) -> Place {
+        let state = place.beside("state");
+        for _ in 0..3 {
+            let mount = self.mount(place);
+            let dir = mount.dir.clone();
+            let calm = wait_until(PATIENCE, || {
+                self.look_at_all(&dir);
+                self.differences().is_empty()
+            });
+            place = mount.into_place();
+            let unmounted = run(place.binary().arg("umount").arg(&place.dir), PATIENCE);
+            assert!(unmounted.status.success(), "umount: {}", unmounted.stderr);
+            assert!(place.is_deserted(), "{}: the daemon stays", self.title);
+            if !calm || kept(&state).is_empty() {
+                break;
+            }
+        }
+        self.conclude(&state);
+        place
+    }
+
+    /// Lists every folder: that is when what a crash left is tidied away.
+    pub fn look_at_all(&self, dir: &Path) {
+        for ledger in &self.ledgers {
+            let folder = ledger.folder.clone();
+            let home = folder.split('/').next().unwrap_or_default().to_owned();
+            for path in [dir.join(home), dir.join(folder)] {
+                soon(move || fs::read_dir(path).map(Iterator::count).unwrap_or(0));
+            }
+        }
+    }
+
+    pub fn differences(&self) -> Vec<String> {
+        let of = |ledger: &Ledger| ledger.differences(&self.server.root);
+        self.ledgers.iter().flat_map(of).collect()
+    }
+
+    /// Nothing may differ now, and nothing be left to send.
+    pub fn conclude(&mut self, state: &Path) {
+        let wrong = self.differences().join("\n");
+        let (title, kept) = (&self.title, kept(state));
+        assert!(
+            wrong.is_empty() && kept.is_empty(),
+            "{title}:\n{wrong}\nkept: {kept:?}"
+        );
+        for ledger in &mut self.ledgers {
+            ledger.resolve(&self.server.root);
+        }
+    }
+}
+
+/// Doubts, and operations acknowledged.
+fn count(ledgers: &[Ledger]) -> (usize, usize) {
+    ledgers
+        .iter()
+        .fold((0, 0), |(doubts, acknowledged), ledger| {
+            (
+                doubts + ledger.doubts.len(),
+                acknowledged + ledger.acknowledged,
+            )
+        })
+}
+
+fn inspect(state: &Path) -> Vec<Inspection> {
+    let all = Inspection::all(state).expect("look at the state folder");
+    all.into_iter()
+        .map(|(path, found)| found.unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        .collect()
+}
+
+/// What the spools keep although it was closed or begun to be sent, and data that no record claims.
+/// What was never closed stays there too: nobody was told that it is anywhere.
+fn kept(state: &Path) -> Vec<What> {
+    let kept = inspect(state).into_iter().flat_map(|spool| spool.kept);
+    let is_more = |what: &What| match what {
+        What::File(record) => record.is_owed(),
+        What::Lost(_) => true,
+    };
+    kept.map(|kept| kept.what).filter(is_more).collect()
+}
+
+/// A path for those who want the daemon's own view of its mount.
+pub fn inside(daemon: Pid, dir: &Path) -> PathBuf {
+    let dir = dir.strip_prefix("/").expect("an absolute path");
+    Path::new(&format!("/proc/{daemon}/root")).join(dir)
+}
