@@ -287,12 +287,11 @@ pub(super) fn publish(
             };
             if let Some(other) = other {
                 // The first attempt may have renamed it already.
-                let [size] = &ask;
                 let is_ours = again
                     && other.size == publication.size
-                    && number(&session.execute(size, deadline)?).is_none();
+                    && number(&session.execute(&size, deadline)?).is_none();
                 return match is_ours {
-                    true => dress(session, path, publication, deadline),
+                    true => Dress::new(session, path, publication).put_on(session, deadline),
                     false => Ok(Err(Error::Changed)),
                 };
             }
@@ -348,9 +347,7 @@ pub(super) fn publish(
         {
             return Ok(Err(error));
         }
-        let commands: Vec<_> = dress.commands().collect();
-        let replies = session.pipeline(&commands, deadline)?;
-        dress.outcome(session, &replies, deadline).map(Ok)
+        dress.put_on(session, deadline)
     })
 }
 
@@ -376,6 +373,16 @@ impl<'a> Dress<'a> {
     fn commands(&self) -> impl Iterator<Item = Command> {
         let time = self.time.iter().flat_map(|way| &way.commands);
         time.chain(&self.mode).cloned()
+    }
+
+    fn put_on(
+        self,
+        session: &mut Session,
+        deadline: Instant,
+    ) -> Result<Result<Published, Error>, client::Error> {
+        let commands: Vec<_> = self.commands().collect();
+        let replies = session.pipeline(&commands, deadline)?;
+        self.outcome(session, &replies, deadline).map(Ok)
     }
 
     /// What the replies to its commands say. Where the first way to set a time does not work, others
