@@ -40,6 +40,8 @@ pub(super) enum Event {
         replaces: Option<Base>,
     },
     Changed(RecordId, Change),
+    /// The content of a record is thrown away, and another, see [`Record::split`], takes its place.
+    Split(RecordId, RecordId),
 }
 
 /// What happened to one record.
@@ -103,6 +105,11 @@ impl Event {
                 out.path(from);
                 out.path(to);
             }
+            Self::Split(old, new) => {
+                out.u8(5);
+                out.u64(old.0);
+                out.u64(new.0);
+            }
         }
         out.0
     }
@@ -128,6 +135,7 @@ impl Event {
                 from: input.path()?,
                 to: input.path()?,
             },
+            5 => Self::Split(RecordId(input.u64()?), RecordId(input.u64()?)),
             _ => return None,
         };
         input.0.is_empty().then_some(event)
@@ -360,6 +368,7 @@ impl Writer {
             self.u8(u8::from(flag));
         }
         self.time(record.created);
+        self.option(&record.keeps, |out, kept| out.u64(kept.0));
     }
 }
 
@@ -499,6 +508,7 @@ impl<'a> Reader<'a> {
         record.doubtful = self.flag()?;
         record.unsynced = self.flag()?;
         record.created = self.time()?;
+        record.keeps = self.option(|input| Some(RecordId(input.u64()?)))?;
         // Zeros begin where the server's bytes end, and no version is ahead of the last commit.
         let sound = record.base_valid <= record.low
             && record.low <= record.size

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::super::{Error, Fs, Ino};
 use super::Draft;
-use super::upload::Stop;
+use super::upload::{Extent, Stop};
 use crate::remote;
 
 /// The pauses after failures in a row, while the server is not to be had: doubled each time.
@@ -159,7 +159,7 @@ impl Fs {
         let Some(draft) = self.drafts.of(ino) else {
             return Sent::Done;
         };
-        let sent = match self.try_upload(&draft) {
+        let sent = match self.try_upload(&draft, Extent::Closed) {
             Err(Stop::Remote(remote::Error::Failed(why) | remote::Error::TimedOut(why))) => {
                 log::info!("{}: uploaded later: {why}", self.named(&draft));
                 return Sent::Later;

@@ -483,6 +483,37 @@ fn with_write_back_both_are_kept() {
     rig.sends("f", &new);
 }
 
+/// What was promised for a file goes where the file is, whatever became of the rename that the crash
+/// interrupted.
+#[test]
+fn a_rename_that_was_interrupted_takes_what_is_pending_along() {
+    let mut rig = Rig::new();
+    rig.write_back = true;
+    let (old, end) = (content(1, 300_000), content(2, 1_000));
+    for is_renamed in [false, true] {
+        let base = rig.put("from", &old);
+        drop(rig.written("from", Some(base), &[(300_000, &end)], None));
+        let (from, to) = (path("from"), path("to"));
+        rig.spool().begin_rename(&from, &to).unwrap();
+        let name = match is_renamed {
+            true => "to",
+            false => "from",
+        };
+        fs::rename(rig.there("from"), rig.there(name)).unwrap();
+        let fs = rig.remount();
+        assert!(fs.adopt(rig.spool().records()).is_empty());
+        fs.settle();
+        assert_eq!(
+            (rig.spool().records(), rig.spool().renames()),
+            (vec![], vec![])
+        );
+        let found = fs::read(rig.there(name)).unwrap();
+        assert!(found == [&old[..], &end].concat(), "{name}");
+        assert_eq!(fs::read_dir(rig.served.path()).unwrap().count(), 1);
+        fs::remove_file(rig.there(name)).unwrap();
+    }
+}
+
 #[test]
 fn a_directory_in_its_place_is_left_alone() {
     let mut rig = Rig::new();
