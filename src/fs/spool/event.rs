@@ -60,6 +60,8 @@ pub(super) enum Change {
     Released,
     Committed,
     Synced(Version),
+    /// Committed, and synced before.
+    Promised,
     Began(Upload),
     Uploaded(Version, Base),
     Failed(Failure),
@@ -205,6 +207,7 @@ impl Change {
                 });
                 ranges.iter().for_each(|range| out.range(range));
             }
+            Self::Promised => out.u8(17),
         }
     }
 
@@ -242,6 +245,7 @@ impl Change {
                 }
                 Self::Holds(set, ranges)
             }
+            17 => Self::Promised,
             _ => return None,
         })
     }

@@ -34,6 +34,8 @@ pub(super) struct Open {
     /// Its data. Shared while bytes are read; exclusive from before they change until the record
     /// says so.
     io: RwLock<Arc<File>>,
+    /// How often its bytes were changed.
+    writes: AtomicU64,
     /// A sync failed, and the kernel may have dropped bytes since: no later one makes up for it.
     lost: AtomicBool,
 }
@@ -62,6 +64,7 @@ impl SpoolFile {
         let open = Arc::new(Open {
             id: AtomicU64::new(id.0),
             io: RwLock::new(Arc::new(data)),
+            writes: AtomicU64::new(0),
             lost: AtomicBool::new(false),
         });
         live.insert(id, Arc::downgrade(&open));
@@ -104,6 +107,7 @@ impl SpoolFile {
         let data = self.open.io.write();
         let _pledge = self.pledge(&[range])?;
         self.shared.make_room()?;
+        self.open.writes.fetch_add(1, Ordering::AcqRel);
         let (written, error) = put(&data, bytes, offset);
         match error {
             Some(error) if written == 0 => return Err(SpoolError::io("writing", error)),
@@ -246,6 +250,26 @@ impl SpoolFile {
         self.with(|record| record.version)
     }
 
+    /// Commits what it holds, and protects it as the spool's [`Durability`] has it: both at once, for
+    /// no loss of power may leave a commit whose bytes are lost in the place of one that was safe.
+    pub fn promise(&self) -> Result<(), SpoolError> {
+        if self.shared.options.durability == Durability::Process {
+            return self.commit().map(drop);
+        }
+        let writes = self.open.writes.load(Ordering::Acquire);
+        let data = self.open.io.read().clone();
+        self.sync_bytes(&data)?;
+        // Nobody writes while this is held.
+        let data = self.open.io.read();
+        if self.open.writes.load(Ordering::Acquire) != writes {
+            self.sync_bytes(&data)?;
+        }
+        let said = self.change(Change::Promised)?;
+        drop(data);
+        self.shared.sync_log(said)?;
+        self.let_go()
+    }
+
     /// Protects all that was written so far as the spool's [`Durability`] has it.
     pub fn sync(&self) -> Result<(), SpoolError> {
         match self.shared.options.durability {
@@ -328,22 +352,26 @@ impl SpoolFile {
 
     /// Bytes, then journal, to the disk.
     fn force(&self) -> Result<(), SpoolError> {
-        let failed = |error| SpoolError::io("syncing", error);
         let version = self.with(|record| record.version)?;
-        if self.open.lost.load(Ordering::Acquire) {
-            return Err(failed(io::Error::other("an earlier attempt failed")));
-        }
         let data = self.open.io.read().clone();
-        if let Err(error) = data.sync_data() {
-            self.open.lost.store(true, Ordering::Release);
-            return Err(failed(error));
-        }
+        self.sync_bytes(&data)?;
         let said = self.change(Change::Synced(version))?;
         self.shared.sync_log(said)?;
         match self.with(Record::is_promised)? {
             true => self.let_go(),
             false => Ok(()),
         }
+    }
+
+    fn sync_bytes(&self, data: &File) -> Result<(), SpoolError> {
+        let failed = |error| SpoolError::io("syncing", error);
+        if self.open.lost.load(Ordering::Acquire) {
+            return Err(failed(io::Error::other("an earlier attempt failed")));
+        }
+        data.sync_data().map_err(|error| {
+            self.open.lost.store(true, Ordering::Release);
+            failed(error)
+        })
     }
 
     /// What was promised before is not needed any more.

@@ -214,6 +214,7 @@ impl Record {
             Change::Wanted(wanted) => *wanted == self.wanted,
             Change::Unlinked => self.unlinked,
             Change::Synced(version) => *version <= self.synced && !self.unsynced,
+            Change::Promised => !self.changed && self.synced == self.version && !self.unsynced,
             Change::Created { .. }
             | Change::Began(_)
             | Change::Uploaded(..)
@@ -244,6 +245,11 @@ impl Record {
                 if self.synced == self.version && !self.changed {
                     self.unsynced = false;
                 }
+            }
+            Change::Promised => {
+                self.commit();
+                self.synced = self.version;
+                self.unsynced = false;
             }
             Change::Began(upload) => {
                 self.upload = Some(upload.clone());

@@ -123,8 +123,7 @@ impl Backlog {
 impl Fs {
     /// Makes what was written to a draft outlast this machine's end, and has it sent.
     pub(in crate::fs) fn promise(&self, draft: &Draft) -> Result<(), Error> {
-        draft.file.commit()?;
-        draft.file.sync()?;
+        draft.file.promise()?;
         self.send_later(draft.ino);
         Ok(())
     }

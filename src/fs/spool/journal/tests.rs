@@ -73,6 +73,7 @@ fn change() -> impl Strategy<Value = Change> {
         Just(Change::Released),
         Just(Change::Committed),
         version().prop_map(Change::Synced),
+        Just(Change::Promised),
         upload().prop_map(Change::Began),
         (version(), base()).prop_map(|(version, base)| Change::Uploaded(version, base)),
         ("\\PC{0,9}", time()).prop_map(|(reason, since)| Change::Failed(Failure { reason, since })),

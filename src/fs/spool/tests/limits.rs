@@ -94,13 +94,12 @@ fn syncs_are_shared() {
                 let file = spool.create(&path(&format!("/{closer}")), None, now());
                 let file = file.expect("create");
                 file.write_at(b"x", 0).expect("write");
-                file.commit().expect("commit");
-                file.sync().expect("sync");
+                file.promise().expect("promise");
             });
         }
-        // Each says four things, then waits: created, wrote, committed, synced.
+        // Each says three things, then waits: created, wrote, promised.
         let deadline = Instant::now() + Duration::from_secs(60);
-        while spool.0.log.lock().appended() < before + 4 * CLOSERS {
+        while spool.0.log.lock().appended() < before + 3 * CLOSERS {
             assert!(Instant::now() < deadline, "the closers do not get there");
             thread::sleep(Duration::from_millis(5));
         }
@@ -165,8 +164,7 @@ fn a_promise_outlives_what_was_begun_after_it() {
     let promised = |name: &str, spool: &Spool| {
         let file = spool.create(&path(name), None, now()).expect("create");
         file.write_at(b"first", 0).expect("write");
-        file.commit().expect("commit");
-        file.sync().expect("sync");
+        file.promise().expect("promise");
         file
     };
     let held = |spool: &Spool, record: &Record| content(&spool.adopt(record.id).expect("adopt"));
@@ -195,10 +193,7 @@ fn a_promise_outlives_what_was_begun_after_it() {
         file.write_at(b"second", 0).expect("write");
         match round {
             2 => file.unlink().expect("unlink"),
-            _ => {
-                file.commit().expect("commit");
-                file.sync().expect("sync");
-            }
+            _ => file.promise().expect("promise"),
         }
         assert_eq!(spool.records().len(), others + 1, "round {round}");
     }
