@@ -168,7 +168,8 @@ impl Fs {
     /// What the server lacks, if anything.
     fn task(&self, draft: &Draft, extent: Extent) -> Result<Option<Task>, Stop> {
         if extent == Extent::Everything {
-            draft.file.commit()?;
+            // With write-back it must not stand, unsafe, in the place of what was promised before.
+            draft.file.promise()?;
         }
         let record = draft.file.record()?;
         let is_closed = !record.changed || extent == Extent::Everything;

@@ -483,6 +483,28 @@ fn with_write_back_both_are_kept() {
     rig.sends("f", &new);
 }
 
+/// A whole upload of a few changes arrived, and was not recorded: of the rest the spool has nothing to
+/// compare.
+#[test]
+fn few_changes_that_arrived_are_not_taken_for_others() {
+    let mut rig = Rig::new();
+    let mut bytes = content(1, 300_000);
+    let base = rig.put("f", &bytes);
+    let method = Method::Temporary(path(&rig.temporary("")));
+    drop(rig.written("f", Some(base), &[(1000, b"ours")], Some(method.clone())));
+    bytes[1000..1004].copy_from_slice(b"ours");
+    fs::write(rig.there("f"), &bytes).unwrap();
+    rig.sends("f", &bytes);
+    // Nothing of ours is in this one.
+    let base = rig.put("f", &bytes);
+    let id = rig
+        .written("f", Some(base), &[(1000, b"more")], Some(method))
+        .id();
+    fs::write(rig.there("f"), content(3, 300_000)).unwrap();
+    let fs = rig.remount();
+    assert_eq!(fs.resend(id, false), Err(CHANGED.to_owned()));
+}
+
 /// What was promised for a file goes where the file is, whatever became of the rename that the crash
 /// interrupted.
 #[test]
