@@ -18,6 +18,7 @@ pub struct Ledger {
     pub files: BTreeMap<String, Vec<u8>>,
     pub doubts: Vec<Doubt>,
     next: u64,
+    may_be_in_parts: bool,
     /// Operations that returned success.
     pub acknowledged: usize,
 }
@@ -26,11 +27,14 @@ pub struct Ledger {
 pub struct Doubt {
     pub what: String,
     outcomes: Vec<Outcome>,
+    in_parts: bool,
 }
 
 impl Ledger {
-    pub fn new(home: &str) -> Self {
+    /// `may_be_in_parts`: whether a change in place may be there in part.
+    pub fn new(home: &str, may_be_in_parts: bool) -> Self {
         Self {
+            may_be_in_parts,
             home: home.to_owned(),
             folder: format!("{home}/folder0"),
             ..Self::default()
@@ -69,8 +73,13 @@ impl Ledger {
         self.take(outcomes.last().cloned().unwrap_or_default());
     }
 
-    pub fn doubt(&mut self, what: String, outcomes: Vec<Outcome>) {
-        let doubt = Doubt { what, outcomes };
+    pub fn doubt(&mut self, what: String, outcomes: Vec<Outcome>, in_parts: bool) {
+        let in_parts = in_parts && self.may_be_in_parts;
+        let doubt = Doubt {
+            what,
+            outcomes,
+            in_parts,
+        };
         for name in doubt.names() {
             self.files.remove(name);
         }
@@ -125,7 +134,7 @@ impl Ledger {
         let found = self.found(root);
         for doubt in std::mem::take(&mut self.doubts) {
             if let Some(outcome) = doubt.outcome(&found) {
-                self.take(outcome.clone());
+                self.take(outcome);
             }
         }
     }
@@ -158,12 +167,30 @@ impl Doubt {
             .flat_map(|outcome| outcome.keys())
     }
 
-    fn outcome(&self, found: &BTreeMap<String, Vec<u8>>) -> Option<&Outcome> {
-        let is_it = |outcome: &&Outcome| {
-            let mut files = outcome.iter();
-            files.all(|(name, bytes)| found.get(name) == bytes.as_ref())
+    /// The outcome, if it is one that may be.
+    fn outcome(&self, found: &BTreeMap<String, Vec<u8>>) -> Option<Outcome> {
+        let now = self
+            .names()
+            .map(|name| (name.clone(), found.get(name).cloned()));
+        let now: Outcome = now.collect();
+        let may_be = self.outcomes.contains(&now) || self.in_parts && self.is_between(&now);
+        may_be.then_some(now)
+    }
+
+    /// Whether each byte is as it was before or as it is after.
+    fn is_between(&self, now: &Outcome) -> bool {
+        let (Some(before), Some(after)) = (self.outcomes.first(), self.outcomes.last()) else {
+            return false;
         };
-        self.outcomes.iter().find(is_it)
+        now.iter()
+            .all(|(name, now)| match (&before[name], now, &after[name]) {
+                (Some(before), Some(now), Some(after)) => {
+                    let same_size = before.len() == now.len() && now.len() == after.len();
+                    let mut bytes = now.iter().zip(before.iter().zip(after));
+                    same_size && bytes.all(|(now, (before, after))| now == before || now == after)
+                }
+                _ => false,
+            })
     }
 
     fn told(&self, found: &BTreeMap<String, Vec<u8>>) -> String {
@@ -181,7 +208,11 @@ impl Doubt {
 /// Says of a file how what is there differs from what may be there.
 fn told(name: &str, may: &[(&str, Option<&Vec<u8>>)], found: Option<&Vec<u8>>) -> String {
     let mut text = match found {
-        Some(found) => format!("{name} has {} bytes", found.len()),
+        Some(found) => format!(
+            "{name} has {} bytes, {} of them zeros",
+            found.len(),
+            found.iter().filter(|byte| **byte == 0).count()
+        ),
         None => format!("{name} is not there"),
     };
     for (when, bytes) in may {

@@ -80,7 +80,8 @@ pub fn work(
                 done.fetch_add(1, Ordering::SeqCst);
             }
             Err(_) if killed.load(Ordering::SeqCst) => {
-                ledger.doubt(what, outcomes);
+                let in_place = matches!(change, Change::Patch(_));
+                ledger.doubt(what, outcomes, in_place);
                 return Ok(());
             }
             Err(error) => return Err(format!("{what}: {error}")),

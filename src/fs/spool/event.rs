@@ -40,6 +40,8 @@ pub(super) enum Event {
         replaces: Option<Base>,
     },
     Changed(RecordId, Change),
+    /// The content of a record is thrown away, and another, see [`Record::split`], takes its place.
+    Split(RecordId, RecordId),
 }
 
 /// What happened to one record.
@@ -58,6 +60,8 @@ pub(super) enum Change {
     Released,
     Committed,
     Synced(Version),
+    /// Committed, and synced before.
+    Promised,
     Began(Upload),
     Uploaded(Version, Base),
     Failed(Failure),
@@ -103,6 +107,11 @@ impl Event {
                 out.path(from);
                 out.path(to);
             }
+            Self::Split(old, new) => {
+                out.u8(5);
+                out.u64(old.0);
+                out.u64(new.0);
+            }
         }
         out.0
     }
@@ -128,6 +137,7 @@ impl Event {
                 from: input.path()?,
                 to: input.path()?,
             },
+            5 => Self::Split(RecordId(input.u64()?), RecordId(input.u64()?)),
             _ => return None,
         };
         input.0.is_empty().then_some(event)
@@ -197,6 +207,7 @@ impl Change {
                 });
                 ranges.iter().for_each(|range| out.range(range));
             }
+            Self::Promised => out.u8(17),
         }
     }
 
@@ -234,6 +245,7 @@ impl Change {
                 }
                 Self::Holds(set, ranges)
             }
+            17 => Self::Promised,
             _ => return None,
         })
     }
@@ -360,6 +372,7 @@ impl Writer {
             self.u8(u8::from(flag));
         }
         self.time(record.created);
+        self.option(&record.keeps, |out, kept| out.u64(kept.0));
     }
 }
 
@@ -499,6 +512,7 @@ impl<'a> Reader<'a> {
         record.doubtful = self.flag()?;
         record.unsynced = self.flag()?;
         record.created = self.time()?;
+        record.keeps = self.option(|input| Some(RecordId(input.u64()?)))?;
         // Zeros begin where the server's bytes end, and no version is ahead of the last commit.
         let sound = record.base_valid <= record.low
             && record.low <= record.size

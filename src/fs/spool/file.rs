@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
@@ -29,10 +29,13 @@ pub struct SpoolFile {
 
 #[derive(Debug)]
 pub(super) struct Open {
-    id: RecordId,
-    data: File,
-    /// Shared while bytes are read; exclusive from before they change until the record says so.
-    io: RwLock<()>,
+    /// Another's from a split on.
+    id: AtomicU64,
+    /// Its data. Shared while bytes are read; exclusive from before they change until the record
+    /// says so.
+    io: RwLock<Arc<File>>,
+    /// How often its bytes were changed.
+    writes: AtomicU64,
     /// A sync failed, and the kernel may have dropped bytes since: no later one makes up for it.
     lost: AtomicBool,
 }
@@ -45,6 +48,12 @@ pub struct Missing {
     pub as_of: Version,
 }
 
+impl Open {
+    pub(super) fn id(&self) -> RecordId {
+        RecordId(self.id.load(Ordering::Acquire))
+    }
+}
+
 impl SpoolFile {
     pub(super) fn new(
         shared: &Arc<Shared>,
@@ -53,9 +62,9 @@ impl SpoolFile {
         live: &mut HashMap<RecordId, Weak<Open>>,
     ) -> Self {
         let open = Arc::new(Open {
-            id,
-            data,
-            io: RwLock::new(()),
+            id: AtomicU64::new(id.0),
+            io: RwLock::new(Arc::new(data)),
+            writes: AtomicU64::new(0),
             lost: AtomicBool::new(false),
         });
         live.insert(id, Arc::downgrade(&open));
@@ -67,8 +76,9 @@ impl SpoolFile {
         Self { shared, open }
     }
 
+    /// Another one once the content was thrown away of a version that is promised.
     pub fn id(&self) -> RecordId {
-        self.open.id
+        self.open.id()
     }
 
     /// All that is known of it, as of now. Copies its range sets: for single values use
@@ -79,7 +89,7 @@ impl SpoolFile {
 
     /// Asks its record. Nothing else of the spool may be called meanwhile.
     pub fn with<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<T, SpoolError> {
-        self.shared.with(self.open.id, ask)
+        self.shared.with(self.id(), ask)
     }
 
     /// Bytes.
@@ -94,10 +104,11 @@ impl SpoolFile {
         if range.is_empty() {
             return Ok(0);
         }
-        let _io = self.open.io.write();
+        let data = self.open.io.write();
         let _pledge = self.pledge(&[range])?;
         self.shared.make_room()?;
-        let (written, error) = self.put(bytes, offset);
+        self.open.writes.fetch_add(1, Ordering::AcqRel);
+        let (written, error) = put(&data, bytes, offset);
         match error {
             Some(error) if written == 0 => return Err(SpoolError::io("writing", error)),
             _ => {}
@@ -110,7 +121,7 @@ impl SpoolFile {
     /// Reads what lies at `offset`: fewer bytes than `buf` holds only at the file's end.
     /// [`SpoolError::Missing`] if only the server has some of them.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, SpoolError> {
-        let _io = self.open.io.read();
+        let data = self.open.io.read();
         let (len, stored) = self.with(|record| {
             let end = record.size.min(offset.saturating_add(buf.len() as u64));
             let stored: Vec<_> = record.stored.within(offset..end).collect();
@@ -127,7 +138,7 @@ impl SpoolFile {
         }
         for part in stored {
             let into = (part.start - offset) as usize..(part.end - offset) as usize;
-            match self.open.data.read_exact_at(&mut buf[into], part.start) {
+            match data.read_exact_at(&mut buf[into], part.start) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     return Err(SpoolError::Damaged(part));
                 }
@@ -155,7 +166,7 @@ impl SpoolFile {
         bytes: &[u8],
     ) -> Result<(), SpoolError> {
         let range = reach(offset, bytes.len())?;
-        let _io = self.open.io.write();
+        let data = self.open.io.write();
         let gaps = self.with(|record| match record.uploaded == as_of {
             true => record.missing(range).collect(),
             false => Vec::new(),
@@ -169,7 +180,7 @@ impl SpoolFile {
         let mut failure = None;
         for gap in gaps {
             let part = &bytes[(gap.start - offset) as usize..(gap.end - offset) as usize];
-            let (written, error) = self.put(part, gap.start);
+            let (written, error) = put(&data, part, gap.start);
             end = gap.start + written as u64;
             failure = error;
             if failure.is_some() {
@@ -184,23 +195,30 @@ impl SpoolFile {
         }
     }
 
-    /// Makes it `len` bytes long. What it grows by is zeros.
+    /// Makes it `len` bytes long. What it grows by is zeros. Made empty, it leaves what was promised
+    /// to a record of its own.
     pub fn truncate(&self, len: u64) -> Result<(), SpoolError> {
         if len > MAX_SIZE {
             return Err(SpoolError::TooLarge);
         }
-        let _io = self.open.io.write();
+        let mut data = self.open.io.write();
+        if len == 0 && self.with(|record| record.is_promised() && record.size > 0)? {
+            let (id, empty) = self.shared.split(&self.open)?;
+            *data = Arc::new(empty);
+            self.open.id.store(id.0, Ordering::Release);
+            return Ok(());
+        }
         if len > self.size()? {
             self.shared.make_room()?;
         }
         let said = self.change(Change::Truncated(len))?;
         // The record does not count what lies beyond; this only gives back the space.
-        let held = self.open.data.metadata().map_or(0, |data| data.len());
+        let held = data.metadata().map_or(0, |data| data.len());
         if held <= len {
             return Ok(());
         }
         self.shared.settle(said)?;
-        if let Err(error) = self.open.data.set_len(len) {
+        if let Err(error) = data.set_len(len) {
             log::debug!("space of a truncated spool file is not given back: {error}");
         }
         Ok(())
@@ -209,7 +227,7 @@ impl SpoolFile {
     /// Gives up what the server has as well, to make space; it becomes missing. Gives how many
     /// bytes that were.
     pub fn release_clean(&self) -> Result<u64, SpoolError> {
-        let _io = self.open.io.write();
+        let data = self.open.io.write();
         let clean = self.with(Record::clean)?;
         let said = self.change(Change::Released)?;
         self.shared.settle(said)?;
@@ -217,7 +235,7 @@ impl SpoolFile {
             let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             // Within the file, so both fit an off_t.
             let (start, len) = (range.start as i64, (range.end - range.start) as i64);
-            if let Err(error) = fallocate(&self.open.data, mode, start, len) {
+            if let Err(error) = fallocate(&**data, mode, start, len) {
                 log::debug!("space of a spool file is not given back: {error}");
                 break;
             }
@@ -230,6 +248,26 @@ impl SpoolFile {
     pub fn commit(&self) -> Result<Version, SpoolError> {
         self.change(Change::Committed)?;
         self.with(|record| record.version)
+    }
+
+    /// Commits what it holds, and protects it as the spool's [`Durability`] has it: both at once, for
+    /// no loss of power may leave a commit whose bytes are lost in the place of one that was safe.
+    pub fn promise(&self) -> Result<(), SpoolError> {
+        if self.shared.options.durability == Durability::Process {
+            return self.commit().map(drop);
+        }
+        let writes = self.open.writes.load(Ordering::Acquire);
+        let data = self.open.io.read().clone();
+        self.sync_bytes(&data)?;
+        // Nobody writes while this is held.
+        let data = self.open.io.read();
+        if self.open.writes.load(Ordering::Acquire) != writes {
+            self.sync_bytes(&data)?;
+        }
+        let said = self.change(Change::Promised)?;
+        drop(data);
+        self.shared.sync_log(said)?;
+        self.let_go()
     }
 
     /// Protects all that was written so far as the spool's [`Durability`] has it.
@@ -303,60 +341,74 @@ impl SpoolFile {
 
     /// It has no name any more, and is to vanish.
     pub fn unlink(&self) -> Result<(), SpoolError> {
-        self.change(Change::Unlinked).map(drop)
+        self.change(Change::Unlinked)?;
+        self.let_go()
     }
 
     /// Ends the record: nothing of it is needed any more.
     pub fn discard(self) -> Result<(), SpoolError> {
-        self.shared.discard(self.open.id)
+        self.shared.discard(self.id())
     }
 
     /// Bytes, then journal, to the disk.
     fn force(&self) -> Result<(), SpoolError> {
-        let failed = |error| SpoolError::io("syncing", error);
         let version = self.with(|record| record.version)?;
+        let data = self.open.io.read().clone();
+        self.sync_bytes(&data)?;
+        let said = self.change(Change::Synced(version))?;
+        self.shared.sync_log(said)?;
+        match self.with(Record::is_promised)? {
+            true => self.let_go(),
+            false => Ok(()),
+        }
+    }
+
+    fn sync_bytes(&self, data: &File) -> Result<(), SpoolError> {
+        let failed = |error| SpoolError::io("syncing", error);
         if self.open.lost.load(Ordering::Acquire) {
             return Err(failed(io::Error::other("an earlier attempt failed")));
         }
-        if let Err(error) = self.open.data.sync_data() {
+        data.sync_data().map_err(|error| {
             self.open.lost.store(true, Ordering::Release);
-            return Err(failed(error));
+            failed(error)
+        })
+    }
+
+    /// What was promised before is not needed any more.
+    fn let_go(&self) -> Result<(), SpoolError> {
+        match self.with(|record| record.keeps)? {
+            Some(kept) => self.shared.discard_if_there(kept),
+            None => Ok(()),
         }
-        let said = self.change(Change::Synced(version))?;
-        self.shared.sync_log(said)
     }
 
     fn change(&self, change: Change) -> Result<u64, SpoolError> {
-        self.shared.change(self.open.id, change)
+        self.shared.change(self.id(), change)
     }
 
     /// Sets space aside for what the spool does not hold of `ranges` yet.
     fn pledge(&self, ranges: &[Range<u64>]) -> Result<super::Pledge<'_>, SpoolError> {
         let mut ledger = self.shared.table.lock();
-        let record = ledger.table.records.get(&self.open.id);
+        let record = ledger.table.records.get(&self.id());
         let stored = &record.ok_or(SpoolError::Gone)?.stored;
         let gaps = ranges.iter().flat_map(|range| stored.gaps(range.clone()));
         let more = gaps.map(|gap| gap.end - gap.start + BLOCK).sum();
         self.shared.pledge(&mut ledger, more)
     }
+}
 
-    /// Writes as much as goes: how many bytes, and why not all.
-    fn put(&self, bytes: &[u8], offset: u64) -> (usize, Option<io::Error>) {
-        let mut written = 0;
-        while written < bytes.len() {
-            match self
-                .open
-                .data
-                .write_at(&bytes[written..], offset + written as u64)
-            {
-                Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
-                Ok(more) => written += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return (written, Some(error)),
-            }
+/// Writes as much as goes: how many bytes, and why not all.
+fn put(data: &File, bytes: &[u8], offset: u64) -> (usize, Option<io::Error>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match data.write_at(&bytes[written..], offset + written as u64) {
+            Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Some(error)),
         }
-        (written, None)
     }
+    (written, None)
 }
 
 /// The range of `len` bytes at `offset`.

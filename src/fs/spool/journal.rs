@@ -181,6 +181,7 @@ impl Table {
     pub(super) fn apply(&mut self, event: Event) {
         match event {
             Event::Opened { boot, next_id } => {
+                self.each(Record::resume);
                 // An unknown start is nobody's: rather one doubt too many.
                 if boot != self.boot || boot.is_empty() {
                     self.each(Record::reboot);
@@ -196,6 +197,11 @@ impl Table {
                 self.moving.retain(|(moving, _)| *moving != from);
                 if from != to {
                     self.each(|record| record.follow(&from, &to, replaces));
+                }
+            }
+            Event::Split(old, new) => {
+                if let Some(old) = self.records.get(&old).filter(|_| old != new) {
+                    self.insert(old.split(new));
                 }
             }
             Event::Changed(id, Change::Created { path, base, now }) => {

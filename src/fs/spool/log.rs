@@ -126,7 +126,10 @@ impl Log {
         self.len += frame.len() as u64;
         self.chain = chain;
         self.appended += 1;
-        self.created |= matches!(event, Event::Changed(_, Change::Created { .. }));
+        self.created |= matches!(
+            event,
+            Event::Changed(_, Change::Created { .. }) | Event::Split(..)
+        );
         Ok(())
     }
 

@@ -10,7 +10,7 @@
 //! Memory: about 40 bytes for each range of bytes (see [`RangeSet`]). The spool's limit bounds their
 //! number, for each is charged a disk block beside its bytes.
 //!
-//! Lock order: a file's `io`, or `live`; then `synced`; then `log`; then `table` or `graves`, leaves
+//! Lock order: a file's `io`; then `live`; then `synced`; then `log`; then `table` or `graves`, leaves
 //! held for memory work only: so asking about a file never waits for the disk.
 
 mod event;
@@ -26,6 +26,7 @@ mod record;
 mod tests;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Range;
@@ -190,7 +191,11 @@ impl Spool {
             let data = folder.open_data(record.id).and_then(|data| data.metadata());
             record.doubtful |= data.map_or(true, |data| data.len() < record.stored.end());
         }
-        let leftovers = table.records.values().cloned().collect();
+        let superseded: Vec<_> = table
+            .records
+            .values()
+            .filter_map(Record::supersedes)
+            .collect();
         let shared = Shared {
             options,
             folder,
@@ -203,6 +208,10 @@ impl Spool {
             syncs: Default::default(),
         };
         let spool = Self(Arc::new(shared));
+        for kept in superseded {
+            spool.0.discard_if_there(kept)?;
+        }
+        let leftovers = spool.records();
         Ok((spool, Found { leftovers, damage }))
     }
 
@@ -242,24 +251,10 @@ impl Spool {
         if base.is_some_and(|base| base.size > event::MAX_SIZE) {
             return Err(SpoolError::TooLarge);
         }
-        let shared = &self.0;
-        let _pledge = shared.pledge(&mut shared.table.lock(), BLOCK)?;
-        shared.make_room()?;
-        let id = {
-            let table = &mut shared.table.lock().table;
-            table.next_id += 1;
-            RecordId(table.next_id - 1)
-        };
-        let data = shared.folder.create_data(id);
-        let data = data.map_err(|error| SpoolError::io("making a spool file", error))?;
         let path = path.clone();
-        let created = shared.tell(Event::Changed(id, Change::Created { path, base, now }));
-        if let Err(error) = created {
-            // No record claims it; at the latest the next opening removes it.
-            let _ = shared.folder.remove_data(id);
-            return Err(error);
-        }
-        Ok(SpoolFile::new(shared, id, data, &mut shared.live.lock()))
+        let created = |id| Event::Changed(id, Change::Created { path, base, now });
+        let (id, data) = self.0.begin(created)?;
+        Ok(SpoolFile::new(&self.0, id, data, &mut self.0.live.lock()))
     }
 
     /// What is in the spool now, oldest first.
@@ -360,6 +355,35 @@ pub fn parse_journal(bytes: &[u8]) -> Result<Vec<Record>, JournalError> {
 }
 
 impl Shared {
+    /// Begins a record with a file of its own.
+    fn begin(&self, event: impl FnOnce(RecordId) -> Event) -> Result<(RecordId, File), SpoolError> {
+        let _pledge = self.pledge(&mut self.table.lock(), BLOCK)?;
+        self.make_room()?;
+        let id = {
+            let table = &mut self.table.lock().table;
+            table.next_id += 1;
+            RecordId(table.next_id - 1)
+        };
+        let data = self.folder.create_data(id);
+        let data = data.map_err(|error| SpoolError::io("making a spool file", error))?;
+        if let Err(error) = self.tell(event(id)) {
+            // No record claims it; at the latest the next opening removes it.
+            let _ = self.folder.remove_data(id);
+            return Err(error);
+        }
+        Ok((id, data))
+    }
+
+    /// Begins the record that takes the place of a file's own, without its content.
+    fn split(&self, open: &Arc<file::Open>) -> Result<(RecordId, File), SpoolError> {
+        let old = open.id();
+        let (id, data) = self.begin(|new| Event::Split(old, new))?;
+        let mut live = self.live.lock();
+        live.remove(&old);
+        live.insert(id, Arc::downgrade(open));
+        Ok((id, data))
+    }
+
     /// What is asked of a record. Memory work only.
     fn with<T>(&self, id: RecordId, ask: impl FnOnce(&Record) -> T) -> Result<T, SpoolError> {
         let ledger = self.table.lock();
@@ -448,7 +472,21 @@ impl Shared {
         Ok(())
     }
 
+    fn discard_if_there(&self, id: RecordId) -> Result<(), SpoolError> {
+        match self.end(id) {
+            Err(SpoolError::Gone) => Ok(()),
+            ended => ended,
+        }
+    }
+
     fn discard(&self, id: RecordId) -> Result<(), SpoolError> {
+        if let Some(kept) = self.with(id, |record| record.keeps)? {
+            self.discard_if_there(kept)?;
+        }
+        self.end(id)
+    }
+
+    fn end(&self, id: RecordId) -> Result<(), SpoolError> {
         let said = self.change(id, Change::Discarded)?;
         self.live.lock().remove(&id);
         if self.options.durability == Durability::Process {

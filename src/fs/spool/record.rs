@@ -122,6 +122,9 @@ pub struct Record {
     /// lost some: what the spool has may not be what was written.
     pub doubtful: bool,
     pub created: SystemTime,
+    /// The record of what was promised before the content was thrown away: needed until this one is
+    /// promised as well.
+    pub(super) keeps: Option<RecordId>,
     /// The shortest that the file has been since the last commit.
     pub(super) low: u64,
     /// Bytes were written since the last sync.
@@ -161,6 +164,7 @@ impl Record {
             unlinked: false,
             doubtful: false,
             created,
+            keeps: None,
             low: size,
             unsynced: false,
         }
@@ -210,6 +214,7 @@ impl Record {
             Change::Wanted(wanted) => *wanted == self.wanted,
             Change::Unlinked => self.unlinked,
             Change::Synced(version) => *version <= self.synced && !self.unsynced,
+            Change::Promised => !self.changed && self.synced == self.version && !self.unsynced,
             Change::Created { .. }
             | Change::Began(_)
             | Change::Uploaded(..)
@@ -241,6 +246,11 @@ impl Record {
                     self.unsynced = false;
                 }
             }
+            Change::Promised => {
+                self.commit();
+                self.synced = self.version;
+                self.unsynced = false;
+            }
             Change::Began(upload) => {
                 self.upload = Some(upload.clone());
                 if !matches!(upload.method, Method::Temporary(_)) {
@@ -264,6 +274,48 @@ impl Record {
                 }
             }
         }
+    }
+
+    /// The content is thrown away, but this version is promised: another record begins in its place,
+    /// which owes nothing until it is closed.
+    pub(super) fn split(&self, id: RecordId) -> Self {
+        let mut new = Self {
+            id,
+            uploaded: self.version,
+            stored: RangeSet::new(),
+            fresh: RangeSet::new(),
+            committed: RangeSet::new(),
+            keeps: Some(self.id),
+            ..self.clone()
+        };
+        new.truncate(0);
+        // What was sent of the old content is no part of the new.
+        new.sequential = false;
+        new
+    }
+
+    /// Whether the last version would survive a loss of power, and waits for nothing but the server.
+    pub(super) fn is_promised(&self) -> bool {
+        self.is_owed() && self.synced == self.version && self.failure.is_none()
+    }
+
+    /// The record that this one keeps, where it is not needed any more.
+    pub(super) fn supersedes(&self) -> Option<RecordId> {
+        self.keeps
+            .filter(|_| self.unlinked || self.is_owed() && !self.doubtful)
+    }
+
+    /// The process ended. A promise is kept: what was written after it, and not closed, is taken back.
+    /// Where that went over bytes of the promise itself, they are the old or the new ones.
+    pub(super) fn resume(&mut self) {
+        if !self.changed || !self.is_promised() {
+            return;
+        }
+        self.truncate(self.low);
+        let mut undone = std::mem::take(&mut self.fresh);
+        undone.subtract(&self.committed);
+        self.stored.subtract(&undone);
+        (self.changed, self.unsynced) = (false, false);
     }
 
     /// The machine, not only the process, was started anew since the last change. What the server

@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use super::super::spool::SpoolError;
 use super::super::{Error, Fs, Ino};
 use super::Draft;
-use super::upload::Stop;
+use super::upload::{Extent, Stop};
 
 /// The pauses after failures in a row, while the server is not to be had: doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -123,10 +123,10 @@ impl Backlog {
 impl Fs {
     /// Makes what was written to a draft outlast this machine's end, and has it sent.
     pub(in crate::fs) fn promise(&self, draft: &Draft) -> Result<(), Error> {
-        match draft.file.commit().and_then(|_| draft.file.sync()) {
+        match draft.file.promise() {
             // It is on the server, or nobody wants it any more.
             Err(SpoolError::Gone) => return Ok(()),
-            synced => synced?,
+            promised => promised?,
         };
         self.send_later(draft.ino);
         Ok(())
@@ -162,7 +162,7 @@ impl Fs {
         let Some(draft) = self.drafts.of(ino) else {
             return Sent::Done;
         };
-        let sent = match self.try_upload(&draft) {
+        let sent = match self.try_upload(&draft, Extent::Closed) {
             Err(Stop::Remote(why)) if why.is_open() => {
                 log::info!("{}: uploaded later: {why}", self.named(&draft));
                 return Sent::Later;

@@ -345,6 +345,16 @@ impl Fs {
                 return Ok(There::AsLeft);
             }
         }
+        // Of the rest the spool knows nothing; but all that was written here is there.
+        let is_part = record.missing(0..record.size).next().is_some();
+        if is_published && is_part && found.size == record.size {
+            for range in record.dirty().iter() {
+                if !self.holds(file, &record.path, range)? {
+                    return Ok(There::Others);
+                }
+            }
+            return Ok(There::Sent);
+        }
         Ok(There::Others)
     }
 

@@ -89,6 +89,9 @@ impl Fs {
     ) -> Result<Sent<'a>, Stop> {
         let place = self.place(draft, clock)?;
         let path = self.target(draft)?;
+        if !task.is_of(draft) {
+            return Err(Stop::Again);
+        }
         // Its directory may have been renamed meanwhile.
         let temporary = self.whereabouts(beside)?;
         // As of now: it may have been renamed over another while it was sent.
@@ -201,7 +204,7 @@ impl Fs {
         let place = self.place(draft, clock)?;
         let path = self.target(draft)?;
         draft.file.begin_upload(task.version, Method::Direct)?;
-        self.store(draft, &path, task.size, clock)?;
+        self.store(draft, task, &path, clock)?;
         Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
@@ -237,7 +240,7 @@ impl Fs {
             }
             upload => upload?,
         };
-        self.pour(draft, upload, begin..task.size, clock)?;
+        self.pour(draft, task, upload, begin..task.size, clock)?;
         Ok((self.verify(draft, task, &path, clock)?, place))
     }
 
@@ -305,7 +308,7 @@ impl Fs {
             let deadline = clock.deadline();
             let begin = || self.remote.patch(&path, range.start, task.size, deadline);
             let upload = self.unread(draft, begin)?;
-            self.pour(draft, upload, range.clone(), clock)?;
+            self.pour(draft, task, upload, range.clone(), clock)?;
         }
         for range in ranges {
             if !self.is_there(&draft.file, &path, range.clone(), clock)? {
@@ -437,18 +440,18 @@ impl Fs {
         Ok(())
     }
 
-    /// Sends the first `size` bytes to `path`.
+    /// Sends everything to `path`.
     fn store(
         &self,
         draft: &Draft,
+        task: &Task,
         path: &RemotePath,
-        size: u64,
         clock: &mut Clock,
     ) -> Result<(), Stop> {
         let _turn = self.drafts.turns.take();
         clock.restart();
         let upload = self.unread(draft, || self.remote.store(path, clock.deadline()))?;
-        self.pour(draft, upload, 0..size, clock)
+        self.pour(draft, task, upload, 0..task.size, clock)
     }
 
     /// Begins an upload to a file's own name while we ourselves do not read it: vsftpd locks files, and would wait
@@ -463,6 +466,7 @@ impl Fs {
     fn pour(
         &self,
         draft: &Draft,
+        task: &Task,
         mut upload: Upload,
         range: Range<u64>,
         clock: &mut Clock,
@@ -473,8 +477,8 @@ impl Fs {
         while at < range.end {
             let wanted = most(range.end - at);
             match draft.file.read_at(&mut chunk[..wanted], at) {
-                Ok(read) if read == wanted && !draft.is_unlinked() => {}
-                // Cut meanwhile, or not wanted any more.
+                Ok(read) if read == wanted && task.is_of(draft) => {}
+                // Cut or thrown away meanwhile, or not wanted any more.
                 Ok(_) => {
                     upload.give_up();
                     return Err(Stop::Again);

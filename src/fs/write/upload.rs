@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::super::Fs;
-use super::super::spool::{Base, Method, Record, SpoolError, Version, Wanted};
+use super::super::spool::{Base, Method, Record, RecordId, SpoolError, Version, Wanted};
 use super::{Draft, Dress, base_of};
 use crate::fs::Error;
 use crate::proto::RemotePath;
@@ -21,8 +21,18 @@ const PATCHABLE: u64 = 1 << 20;
 /// Each costs round trips of its own.
 const PATCHES: usize = 16;
 
+/// How much of a draft is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Only what was closed: whoever writes to it now has it sent when that is closed.
+    Closed,
+    Everything,
+}
+
 /// What is to be sent.
 pub(super) struct Task {
+    /// The draft's, until its content is thrown away.
+    pub record: RecordId,
     pub version: Version,
     pub size: u64,
     pub base: Option<Base>,
@@ -69,18 +79,18 @@ impl Fs {
     /// Sends what the server lacks of a draft. When it comes back, the server has everything that
     /// was written before the call.
     pub(in crate::fs) fn upload(&self, draft: &Draft) -> Result<(), Error> {
-        let sent = self.try_upload(draft);
+        let sent = self.try_upload(draft, Extent::Everything);
         self.settle_upload(draft, sent)
     }
 
     /// The same, with nothing told of a failure.
-    pub(super) fn try_upload(&self, draft: &Draft) -> Result<(), Stop> {
+    pub(super) fn try_upload(&self, draft: &Draft, extent: Extent) -> Result<(), Stop> {
         let _upload = draft.upload.lock();
         let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let outcome = self.attempt(draft, &mut clock);
+            let outcome = self.attempt(draft, extent, &mut clock);
             let again = match &outcome {
                 Err(Stop::Again) => true,
                 Err(Stop::Remote(why)) if why.is_passing() => {
@@ -117,7 +127,7 @@ impl Fs {
         }
     }
 
-    fn attempt(&self, draft: &Draft, clock: &mut Clock) -> Result<(), Stop> {
+    fn attempt(&self, draft: &Draft, extent: Extent, clock: &mut Clock) -> Result<(), Stop> {
         if draft.is_unlinked() {
             return Err(Stop::Unwanted);
         }
@@ -125,7 +135,7 @@ impl Fs {
             self.face(draft)?;
             draft.faced();
         }
-        let Some(task) = self.task(draft)? else {
+        let Some(task) = self.task(draft, extent)? else {
             return Ok(());
         };
         let path = self.inodes.path(draft.ino);
@@ -156,14 +166,19 @@ impl Fs {
     }
 
     /// What the server lacks, if anything.
-    fn task(&self, draft: &Draft) -> Result<Option<Task>, Stop> {
-        let version = draft.file.commit()?;
+    fn task(&self, draft: &Draft, extent: Extent) -> Result<Option<Task>, Stop> {
+        if extent == Extent::Everything {
+            // With write-back it must not stand, unsafe, in the place of what was promised before.
+            draft.file.promise()?;
+        }
         let record = draft.file.record()?;
-        if !record.is_owed() && record.wanted == Wanted::default() {
+        let is_closed = !record.changed || extent == Extent::Everything;
+        if !is_closed || !record.is_owed() && record.wanted == Wanted::default() {
             return Ok(None);
         }
         Ok(Some(Task {
-            version,
+            record: record.id,
+            version: record.version,
             size: record.size,
             base: record.base,
             interrupted: record.torn.clone(),
@@ -255,9 +270,15 @@ impl Fs {
 }
 
 impl Task {
+    /// Whether it is still wanted, and the draft has its content.
+    pub fn is_of(&self, draft: &Draft) -> bool {
+        draft.id() == self.record && !draft.is_unlinked()
+    }
+
     /// A draft that became, on the server, a copy of a file of `size` bytes.
     pub fn copied(draft: &Draft, size: u64) -> Self {
         Self {
+            record: draft.id(),
             version: Version::default(),
             size,
             base: None,

@@ -73,6 +73,7 @@ fn change() -> impl Strategy<Value = Change> {
         Just(Change::Released),
         Just(Change::Committed),
         version().prop_map(Change::Synced),
+        Just(Change::Promised),
         upload().prop_map(Change::Began),
         (version(), base()).prop_map(|(version, base)| Change::Uploaded(version, base)),
         ("\\PC{0,9}", time()).prop_map(|(reason, since)| Change::Failed(Failure { reason, since })),
@@ -90,6 +91,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (path(), path()).prop_map(|(from, to)| Event::Moving { from, to }),
         1 => (path(), path(), prop::option::of(base()))
             .prop_map(|(from, to, replaces)| Event::Moved { from, to, replaces }),
+        1 => (0..3u64, 0..3u64).prop_map(|(old, new)| Event::Split(RecordId(old), RecordId(new))),
         // Few records, so that events meet.
         20 => (0..3u64, change()).prop_map(|(id, change)| Event::Changed(RecordId(id), change)),
     ]

@@ -94,13 +94,12 @@ fn syncs_are_shared() {
                 let file = spool.create(&path(&format!("/{closer}")), None, now());
                 let file = file.expect("create");
                 file.write_at(b"x", 0).expect("write");
-                file.commit().expect("commit");
-                file.sync().expect("sync");
+                file.promise().expect("promise");
             });
         }
-        // Each says four things, then waits: created, wrote, committed, synced.
+        // Each says three things, then waits: created, wrote, promised.
         let deadline = Instant::now() + Duration::from_secs(60);
-        while spool.0.log.lock().appended() < before + 4 * CLOSERS {
+        while spool.0.log.lock().appended() < before + 3 * CLOSERS {
             assert!(Instant::now() < deadline, "the closers do not get there");
             thread::sleep(Duration::from_millis(5));
         }
@@ -146,8 +145,61 @@ fn a_reboot_casts_doubt_on_what_was_not_synced() {
         file.write_at(b"y", 1).expect("write");
         drop((spool, file));
         let (_, found) = start("three").expect("open");
-        assert!(found.leftovers[0].doubtful, "written after the sync");
+        // What was written after the sync and not closed is not part of what was promised.
+        assert_eq!(found.leftovers[0].doubtful, doubtful);
+        let is_there = found.leftovers[0].stored.contains(1..2);
+        assert_eq!(is_there, doubtful);
     }
+}
+
+/// A file that was closed is not made half by what somebody was doing to it when the process ended.
+#[test]
+fn a_promise_outlives_what_was_begun_after_it() {
+    let home = tempfile::tempdir().expect("make a folder");
+    let options = Options {
+        durability: Durability::Power,
+        ..OPTIONS
+    };
+    let start = || Spool::open(home.path(), options, now()).expect("open");
+    let promised = |name: &str, spool: &Spool| {
+        let file = spool.create(&path(name), None, now()).expect("create");
+        file.write_at(b"first", 0).expect("write");
+        file.promise().expect("promise");
+        file
+    };
+    let held = |spool: &Spool, record: &Record| content(&spool.adopt(record.id).expect("adopt"));
+    let (spool, _) = start();
+    let (longer, empty) = (promised("/longer", &spool), promised("/empty", &spool));
+    longer.write_at(b" and half of it", 5).expect("write");
+    empty.truncate(0).expect("truncate");
+    empty.write_at(b"ha", 0).expect("write");
+    assert_eq!(content(&empty), b"ha");
+    drop((spool, longer, empty));
+    let (spool, found) = start();
+    let owed: Vec<_> = found.leftovers.iter().filter(|r| r.is_owed()).collect();
+    let paths: Vec<_> = owed.iter().map(|r| r.path.to_string()).collect();
+    assert_eq!(paths, ["/longer", "/empty"]);
+    assert!(owed.iter().all(|record| held(&spool, record) == b"first"));
+    // What was never closed is kept for those who ask for it.
+    let half: Vec<_> = found.leftovers.iter().filter(|r| !r.is_owed()).collect();
+    assert_eq!(half.len(), 1);
+    assert_eq!(held(&spool, half[0]), b"ha");
+    // Once the new content is promised, or the file unlinked, the old one is over.
+    let file = promised("/again", &spool);
+    for round in 0..3 {
+        let others = found.leftovers.len();
+        file.truncate(0).expect("truncate");
+        assert_eq!(spool.records().len(), others + 2, "round {round}");
+        file.write_at(b"second", 0).expect("write");
+        match round {
+            2 => file.unlink().expect("unlink"),
+            _ => file.promise().expect("promise"),
+        }
+        assert_eq!(spool.records().len(), others + 1, "round {round}");
+    }
+    assert_eq!(content(&file), b"second");
+    drop((spool, file));
+    assert_eq!(start().1.leftovers.len(), 4);
 }
 
 /// What was written in place once must not be written again, over what became of the file since.

@@ -483,6 +483,59 @@ fn with_write_back_both_are_kept() {
     rig.sends("f", &new);
 }
 
+/// A whole upload of a few changes arrived, and was not recorded: of the rest the spool has nothing to
+/// compare.
+#[test]
+fn few_changes_that_arrived_are_not_taken_for_others() {
+    let mut rig = Rig::new();
+    let mut bytes = content(1, 300_000);
+    let base = rig.put("f", &bytes);
+    let method = Method::Temporary(path(&rig.temporary("")));
+    drop(rig.written("f", Some(base), &[(1000, b"ours")], Some(method.clone())));
+    bytes[1000..1004].copy_from_slice(b"ours");
+    fs::write(rig.there("f"), &bytes).unwrap();
+    rig.sends("f", &bytes);
+    // Nothing of ours is in this one.
+    let base = rig.put("f", &bytes);
+    let id = rig
+        .written("f", Some(base), &[(1000, b"more")], Some(method))
+        .id();
+    fs::write(rig.there("f"), content(3, 300_000)).unwrap();
+    let fs = rig.remount();
+    assert_eq!(fs.resend(id, false), Err(CHANGED.to_owned()));
+}
+
+/// What was promised for a file goes where the file is, whatever became of the rename that the crash
+/// interrupted.
+#[test]
+fn a_rename_that_was_interrupted_takes_what_is_pending_along() {
+    let mut rig = Rig::new();
+    rig.write_back = true;
+    let (old, end) = (content(1, 300_000), content(2, 1_000));
+    for is_renamed in [false, true] {
+        let base = rig.put("from", &old);
+        drop(rig.written("from", Some(base), &[(300_000, &end)], None));
+        let (from, to) = (path("from"), path("to"));
+        rig.spool().begin_rename(&from, &to).unwrap();
+        let name = match is_renamed {
+            true => "to",
+            false => "from",
+        };
+        fs::rename(rig.there("from"), rig.there(name)).unwrap();
+        let fs = rig.remount();
+        assert!(fs.adopt(rig.spool().records()).is_empty());
+        fs.settle();
+        assert_eq!(
+            (rig.spool().records(), rig.spool().renames()),
+            (vec![], vec![])
+        );
+        let found = fs::read(rig.there(name)).unwrap();
+        assert!(found == [&old[..], &end].concat(), "{name}");
+        assert_eq!(fs::read_dir(rig.served.path()).unwrap().count(), 1);
+        fs::remove_file(rig.there(name)).unwrap();
+    }
+}
+
 #[test]
 fn a_directory_in_its_place_is_left_alone() {
     let mut rig = Rig::new();
