@@ -140,6 +140,9 @@ fn a_killed_daemon_loses_nothing(kind: Kind) {
     kill(place.daemon(), Signal::SIGKILL).expect("kill the daemon");
     assert!(place.is_deserted());
     let mount = Mount::at(place, &server, "writeback");
+    // What was under way when the daemon was killed goes once a listing shows it.
+    let dir = mount.path("d");
+    soon(move || fs::read_dir(dir).expect("list").count());
     expect(&server, &expected);
     drop(mount);
     assert_eq!(differences(&server.root, &expected), [""; 0]);
@@ -210,16 +213,19 @@ fn an_outage_is_waited_out(kind: Kind) {
 /// Who waits for a dead server can be killed, and goes on when it is back.
 fn hard(kind: Kind) {
     let mut server = RealServer::of(kind);
-    tree::put(&server.root.join("file"), b"content", Duration::ZERO);
+    // One each: the kernel has a second process that looks for the same name wait for the first, unkillably.
+    for name in ["one", "other"] {
+        tree::put(&server.root.join(name), b"content", Duration::ZERO);
+    }
     let mount = Mount::new(&server, "hard,timeout=2");
     server.kill();
-    let cat = || {
+    let cat = |name| {
         let mut cat = Command::new("cat");
-        cat.arg(mount.path("file"));
+        cat.arg(mount.path(name));
         cat.stdout(std::process::Stdio::piped());
         cat.spawn().expect("start cat")
     };
-    let (mut killed, patient) = (cat(), cat());
+    let (mut killed, patient) = (cat("one"), cat("other"));
     std::thread::sleep(Duration::from_secs(6));
     assert!(killed.try_wait().expect("look").is_none(), "it waits");
     let begun = Instant::now();
