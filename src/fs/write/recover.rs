@@ -5,6 +5,8 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, default_state_dir};
@@ -126,7 +128,16 @@ impl Fs {
         let record = draft.file.record()?;
         let failed = |why: String| Stop::Remote(remote::Error::Failed(why));
         let found = self.find(&record)?;
-        let there = self.compare(&record, &draft.file, found.as_ref());
+        let mut there = self.compare(&record, &draft.file, found.as_ref());
+        // What of the appended bytes was changed again since cannot be compared any more.
+        let reach = draft.reach.load(Ordering::Relaxed);
+        if let (Ok(There::Others), Some(Method::Append(offset))) = (&there, &record.torn)
+            && let Some(found) = &found
+            && found.kind == FileKind::File
+            && (*offset..=reach).contains(&found.size)
+        {
+            there = Ok(There::AsLeft);
+        }
         let version = match there.map_err(failed)? {
             There::Others => return Ok(()),
             There::AsLeft => record.uploaded,
@@ -135,6 +146,21 @@ impl Fs {
         if let Some(found) = found {
             draft.file.mark_uploaded(version, base_of(&found))?;
             draft.settle(&found, None);
+        }
+        Ok(())
+    }
+
+    /// Before names are given away it has to be known what stands under them. The drafts' places are
+    /// locked.
+    pub(in crate::fs) fn resolve_doubts(&self, drafts: &[Arc<Draft>]) -> Result<(), Error> {
+        for draft in drafts {
+            let Some(doubt) = draft.doubt() else { continue };
+            match self.resolve(draft, &doubt) {
+                Ok(()) => *draft.doubt.lock() = None,
+                Err(Stop::Again | Stop::Unwanted) => {}
+                Err(Stop::Remote(cause)) => return Err(Error::remote(&doubt.temporary, cause)),
+                Err(Stop::Local(error)) => return Err(error.into()),
+            }
         }
         Ok(())
     }
