@@ -349,6 +349,25 @@ fn a_surplus_session_is_closed_although_it_is_kept_alive() {
 }
 
 #[test]
+fn a_session_is_open_before_the_last_free_one_is_missed() {
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let pool = rig.pool(|_| {}).expect("a pool");
+    let mut held = Vec::new();
+    for others in [2, 3, 4] {
+        held.push(pool.acquire(Lane::Transfer, soon()).expect("a session"));
+        let patience = soon();
+        while rig.server.sessions() < others {
+            assert!(Instant::now() < patience, "{others} sessions");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    // One is kept for metadata, and max_sessions are all there are.
+    let found = pool.acquire(Lane::Metadata, Instant::now() + Duration::from_millis(100));
+    assert!(found.is_ok());
+    assert_eq!(rig.server.sessions(), 4);
+}
+
+#[test]
 fn dead_addresses_leave_time_for_a_live_one() {
     let rig = Rig::new(Security::Explicit, |_| {});
     // A full backlog: its SYNs are dropped, as a dead host's are.

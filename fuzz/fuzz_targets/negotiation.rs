@@ -77,6 +77,7 @@ fuzz_target!(|data: &[u8]| {
         host: option(2).then(|| "ftp.example".to_owned()),
         implicit_needs_prot: option(3),
         pipeline: option(4),
+        features: None,
     });
     let mut in_flight: VecDeque<Command> = VecDeque::new();
     let mut tls = false;

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 use super::{Config, Error, Server};
@@ -52,17 +53,31 @@ pub(super) fn connect_one(
     if left.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    let tcp = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if let Some(window) = window {
         // Only before it connects: a window that the peer has been offered stays.
-        tcp.set_recv_buffer_size(window)?;
+        socket.set_recv_buffer_size(window)?;
     }
-    tcp.connect_timeout(&address.into(), left)?;
+    socket.connect_timeout(&address.into(), left)?;
+    probed(socket)
+}
+
+/// Begins to connect, and waits for nothing; the socket is in non-blocking mode.
+pub(super) fn begin(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Err(e) if e.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(e),
+        _ => probed(socket),
+    }
+}
+
+fn probed(socket: Socket) -> io::Result<TcpStream> {
     let probes = TcpKeepalive::new()
         .with_time(PROBE_AFTER)
         .with_interval(PROBE_INTERVAL);
-    tcp.set_tcp_keepalive(&probes)?;
-    Ok(tcp.into())
+    socket.set_tcp_keepalive(&probes)?;
+    Ok(socket.into())
 }
 
 /// An IPv4 address in IPv6 dress as the IPv4 address that it is; any other as it stands, a

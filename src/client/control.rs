@@ -9,6 +9,7 @@ use crate::tls::{Stream, in_time};
 use zeroize::Zeroizing;
 
 use super::Error;
+use super::data::acknowledge_quickly;
 
 /// More commands than this in one TLS record stall ProFTPD and Pure-FTPd (at 4096 bytes).
 const RECORD: usize = 1 << 10;
@@ -109,6 +110,7 @@ impl Control {
         match n {
             Ok(0) => Err(Error::lost(during, "the server closed the connection")),
             Ok(n) => {
+                acknowledge_quickly(&self.stream);
                 self.parser.push(&chunk[..n]);
                 Ok(())
             }

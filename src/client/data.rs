@@ -3,13 +3,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 use rustls::HandshakeKind;
 use socket2::SockRef;
 
-use crate::proto::{Command, Reply, parse_epsv, parse_pasv};
+use crate::proto::{Command, EndpointError, Reply, parse_epsv, parse_pasv};
 use crate::tls::{Handshake, SessionTls, Stream, in_time, wait};
 
 use super::connect::connect_one;
@@ -17,31 +17,48 @@ use super::{Error, Session};
 
 /// A way for the next transfer's data, agreed with the server.
 pub(super) enum Endpoint {
-    /// Passive: connected.
-    Connected(TcpStream),
+    /// Passive: connected just now, or ahead of need, so long ago.
+    Connected {
+        tcp: TcpStream,
+        ahead: Option<Duration>,
+    },
     /// Active: the server will connect, from `peer` only.
     Listening { listener: TcpListener, peer: IpAddr },
 }
 
 impl Endpoint {
-    /// Agrees on an endpoint as the options and the server have it. `window`: how many bytes the
-    /// server may send before they are read, where that is to be few.
+    /// Agrees on an endpoint as the options and the server have it, or takes the one that was
+    /// opened ahead. `window`: how many bytes the server may send before they are read, where that
+    /// is to be few.
     pub(super) fn open(
         session: &mut Session,
         window: Option<usize>,
         deadline: Instant,
     ) -> Result<Self, Error> {
         if session.server().config.active {
-            listen(session, window, deadline)
-        } else {
-            connect(session, window, deadline)
+            return listen(session, window, deadline);
+        }
+        // On one that is open the kernel has offered more than a window that is to be small.
+        if let (Some((tcp, age)), None) = (session.take_ahead(deadline)?, window) {
+            let ahead = Some(age);
+            return Ok(Self::Connected { tcp, ahead });
+        }
+        let tcp = connect(session, window, deadline)?;
+        Ok(Self::Connected { tcp, ahead: None })
+    }
+
+    /// How long ago it was opened, if it was ahead of need.
+    pub(super) fn ahead(&self) -> Option<Duration> {
+        match self {
+            Self::Connected { ahead, .. } => *ahead,
+            Self::Listening { .. } => None,
         }
     }
 
     /// The stream, if it is there without waiting; a listener that nobody called on comes back.
     pub(super) fn stream_now(self) -> io::Result<Result<Stream, Self>> {
         match self {
-            Self::Connected(tcp) => Stream::new(tcp).map(Ok),
+            Self::Connected { tcp, .. } => Stream::new(tcp).map(Ok),
             Self::Listening { listener, peer } => loop {
                 match listener.accept() {
                     // Another host's connection is not the server's: an attack, or a stray.
@@ -62,7 +79,7 @@ impl Endpoint {
     /// What to wait on until [`Endpoint::stream_now`] has a stream.
     pub(super) fn listener(&self) -> Option<&TcpListener> {
         match self {
-            Self::Connected(_) => None,
+            Self::Connected { .. } => None,
             Self::Listening { listener, .. } => Some(listener),
         }
     }
@@ -72,52 +89,73 @@ fn connect(
     session: &mut Session,
     window: Option<usize>,
     deadline: Instant,
-) -> Result<Endpoint, Error> {
+) -> Result<TcpStream, Error> {
     let address = passive_address(session, deadline)?;
     let timeout = session.server().config.connect_timeout;
-    let tcp = connect_one(address, window, timeout, deadline).map_err(|e| {
+    connect_one(address, window, timeout, deadline).map_err(|e| {
         // A dead data port says nothing about the control connection, but the server may now
         // wait on that port for long: the session is given up.
         Error::lost(format!("the data connection to {address}"), e)
-    })?;
-    Ok(Endpoint::Connected(tcp))
+    })
 }
 
-/// Where to connect: always the control connection's peer, unless the user trusts the 227.
 fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAddr, Error> {
-    let peer = session.peer();
-    if !session.profile().epsv_refused {
-        let reply = session.execute(&Command::Epsv, deadline)?;
-        if reply.code.as_u16() == 229 {
-            let port = parse_epsv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
-            return Ok(with_port(peer, port));
-        }
-        if is_limit(&reply) {
-            return Err(Error::Busy(reply.to_string()));
-        }
-        if !reply.code.is_permanent() {
-            // 426, 226: a late word on an earlier transfer. The connection is out of step.
-            return Err(Error::lost("EPSV", reply));
-        }
-        if peer.is_ipv6() {
-            return Err(Error::refused(&Command::Epsv, reply));
-        }
-        if matches!(reply.code.as_u16(), 500..=504 | 522) {
-            session.learn(|p| p.epsv_refused = true);
-        }
+    let first = passive_command(session);
+    let reply = session.execute(&first, deadline)?;
+    if let Some(address) = passive_reply(session, &first, &reply)? {
+        return Ok(address);
     }
     let reply = session.execute(&Command::Pasv, deadline)?;
-    if is_limit(&reply) {
+    passive_reply(session, &Command::Pasv, &reply)?
+        .ok_or_else(|| Error::refused(&Command::Pasv, reply))
+}
+
+/// How to ask for a port to connect to.
+pub(super) fn passive_command(session: &Session) -> Command {
+    match session.profile().epsv_refused {
+        true => Command::Pasv,
+        false => Command::Epsv,
+    }
+}
+
+/// Where to connect: always to the control connection's peer, unless the user trusts the 227.
+/// `None` where PASV is to be tried after EPSV.
+pub(super) fn passive_reply(
+    session: &Session,
+    command: &Command,
+    reply: &Reply,
+) -> Result<Option<SocketAddr>, Error> {
+    let peer = session.peer();
+    let violated = |e: EndpointError| Error::Protocol(format!("{e}: {reply}"));
+    match (command, reply.code.as_u16()) {
+        (Command::Epsv, 229) => {
+            let port = parse_epsv(reply).map_err(violated)?;
+            return Ok(Some(with_port(peer, port)));
+        }
+        (Command::Pasv, 227) => {
+            let named = parse_pasv(reply).map_err(violated)?;
+            let trusted = session.server().config.trust_pasv_address;
+            return Ok(Some(match trusted {
+                true => named.into(),
+                false => with_port(peer, named.port()),
+            }));
+        }
+        _ => {}
+    }
+    if is_limit(reply) {
         return Err(Error::Busy(reply.to_string()));
     }
-    if reply.code.as_u16() != 227 {
-        return Err(Error::refused(&Command::Pasv, reply));
+    if *command == Command::Pasv || (peer.is_ipv6() && reply.code.is_permanent()) {
+        return Err(Error::refused(command, reply.clone()));
     }
-    let named = parse_pasv(&reply).map_err(|e| Error::Protocol(format!("{e}: {reply}")))?;
-    if session.server().config.trust_pasv_address {
-        return Ok(named.into());
+    if !reply.code.is_permanent() {
+        // 426, 226: a late word on an earlier transfer. The connection is out of step.
+        return Err(Error::lost("EPSV", reply));
     }
-    Ok(with_port(peer, named.port()))
+    if matches!(reply.code.as_u16(), 500..=504 | 522) {
+        session.learn(|p| p.epsv_refused = true);
+    }
+    Ok(None)
 }
 
 /// ProFTPD may count its clients only here: "530 Sorry, the maximum number of clients".
@@ -247,13 +285,14 @@ impl DataOpening {
 /// in the middle of a RETR).
 pub(super) fn reset(data: Stream) {
     // The reset goes out when the socket closes: here.
-    let _ = SockRef::from(data.tcp()).set_linger(Some(std::time::Duration::ZERO));
+    let _ = SockRef::from(data.tcp()).set_linger(Some(Duration::ZERO));
     drop(data);
 }
 
-/// Acknowledge at once: Pure-FTPd's short answers wait 40 ms for it otherwise.
-pub(super) fn acknowledge_quickly(data: &Stream) {
-    let _ = SockRef::from(data.tcp()).set_tcp_quickack(true);
+/// Acknowledge at once what came: Pure-FTPd's short answers, and vsftpd's 226 behind its 150, wait 40 ms
+/// for it otherwise (Nagle's algorithm against delayed acknowledgements).
+pub(super) fn acknowledge_quickly(stream: &Stream) {
+    let _ = SockRef::from(stream.tcp()).set_tcp_quickack(true);
 }
 
 /// After close_notify on an upload: no more from us, and the rest of theirs to the end.

@@ -10,6 +10,8 @@ use super::{Error, Lease, Transfer};
 
 /// How long giving up a transfer may take.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
+/// So much a server has sent before it could be disturbed by our close_notify.
+const SMALL: u64 = 64 << 10;
 /// A stream that others wait for is held this long at the least.
 const SLICE: Duration = Duration::from_millis(500);
 /// Over which time the minimum average rate is measured.
@@ -23,6 +25,9 @@ pub struct Download {
     data: Option<Stream>,
     since: Instant,
     rate: Rate,
+    received: u64,
+    /// All that is left of a small file: we have said close_notify already.
+    small: Option<u64>,
 }
 
 /// What a read came to.
@@ -64,12 +69,18 @@ impl Download {
             Transfer::Refused(reply) => Err(reply),
             Transfer::Started(data) => {
                 let rate = Rate::new(lease.server().config.min_rate);
-                Ok(Self {
+                let mut download = Self {
                     lease,
                     data: Some(*data),
                     since: Instant::now(),
                     rate,
-                })
+                    received: 0,
+                    small: None,
+                };
+                let size = size_told(prelude, &begun.prelude);
+                let skipped = if from_start { 0 } else { offset };
+                download.close_early(size.map(|size| size.saturating_sub(skipped)), deadline);
+                Ok(download)
             }
         };
         Ok(Started {
@@ -77,6 +88,30 @@ impl Download {
             from_start,
             download,
         })
+    }
+
+    /// vsftpd and ProFTPD await our close_notify before they say 226: where all that is wanted is on
+    /// its way it can be said at once.
+    fn close_early(&mut self, left: Option<u64>, deadline: Instant) {
+        let refused = self.lease.profile().early_close == Some(false);
+        self.small = left.filter(|&left| !refused && (1..=SMALL).contains(&left));
+        if let (Some(_), Some(data)) = (self.small, &mut self.data) {
+            // A connection that is broken shows when it is read.
+            let _ = data.close_notify(deadline);
+        }
+    }
+
+    /// What came of an early close_notify; where it may have done harm, it is not said again.
+    fn judge_early_close(&self, whole: bool) {
+        if let Some(left) = self.small {
+            let whole = whole && self.received == left;
+            self.lease.learn(|p| match (whole, p.early_close) {
+                (true, None) => p.early_close = Some(true),
+                (false, None) => p.early_close = Some(false),
+                // Proven: connections break for other reasons too.
+                (_, Some(_)) => {}
+            });
+        }
     }
 
     /// Reads some bytes. After [`Error::TimedOut`] the stream is still whole, and may be read on.
@@ -96,7 +131,10 @@ impl Download {
                 log::debug!("a transfer of {n} bytes at a time was given up: {why}");
                 Err(Error::lost("RETR", why))
             }
-            Ok(n) => Ok(Progress::Bytes(n)),
+            Ok(n) => {
+                self.received += n as u64;
+                Ok(Progress::Bytes(n))
+            }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Error::io("RETR", &error)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 self.finish(false, deadline)
@@ -112,7 +150,10 @@ impl Download {
         let Some(data) = self.data.take() else {
             return Ok(Progress::End { clean });
         };
-        let reply = self.lease.finish_download(data, "RETR", deadline)?;
+        let ended = self.lease.finish_download(data, "RETR", deadline);
+        let complete = ended.as_ref().is_ok_and(|reply| reply.code.is_completion());
+        self.judge_early_close(clean && complete);
+        let reply = ended?;
         if reply.code.is_completion() {
             return Ok(Progress::End { clean });
         }
@@ -121,6 +162,7 @@ impl Download {
     }
 
     fn lose(&mut self) {
+        self.judge_early_close(false);
         self.data = None;
         self.lease.mark_broken();
     }
@@ -145,6 +187,13 @@ impl Download {
         }
         (!self.lease.is_broken()).then_some(self.lease)
     }
+}
+
+/// What SIZE told, where it was asked.
+fn size_told(asked: &[Command], replies: &[Reply]) -> Option<u64> {
+    let at = asked.iter().position(|c| matches!(c, Command::Size(_)))?;
+    let reply = replies.get(at).filter(|reply| reply.code.as_u16() == 213)?;
+    reply.text().trim().parse().ok()
 }
 
 /// The average over time spent waiting for the server, not for a slow reader.

@@ -79,10 +79,11 @@ impl Error {
 
     /// Whether another session may succeed where this one failed.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::Lost { .. } | Self::TimedOut { .. } | Self::NoResumption(_)
-        )
+        match self {
+            Self::Lost { .. } | Self::TimedOut { .. } | Self::NoResumption(_) => true,
+            Self::Refused { reply, .. } => reply.code.is_of_data(),
+            _ => false,
+        }
     }
 }
 

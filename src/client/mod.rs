@@ -6,6 +6,7 @@ mod control;
 mod data;
 mod download;
 mod error;
+mod foresight;
 mod opening;
 mod pool;
 mod profile;
@@ -89,7 +90,7 @@ impl Server {
         profile.uploads_bring_no_ticket && profile.resumption != Resumption::Optional
     }
 
-    fn login(&self) -> Login {
+    fn login(&self, pipeline: bool) -> Login {
         let profile = self.profile.current();
         Login {
             security: self.config.security,
@@ -98,9 +99,8 @@ impl Server {
             account: self.config.account.clone(),
             host: None,
             implicit_needs_prot: profile.implicit_needs_prot,
-            // The first session goes step by step, so that a refusal is told apart; those after
-            // it know that the server takes this login.
-            pipeline: profile.logged_in,
+            pipeline,
+            features: profile.features.as_deref().cloned(),
         }
     }
 }

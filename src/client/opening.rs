@@ -17,6 +17,8 @@ pub(super) struct Opening {
     pub(super) negotiation: Negotiation,
     pub(super) tls: SessionTls,
     pub(super) explicit_silence: bool,
+    /// It went wrong while replies to several commands were awaited.
+    pub(super) stumbled: bool,
 }
 
 impl Opening {
@@ -25,14 +27,18 @@ impl Opening {
             control,
             negotiation,
             tls,
+            stumbled,
             ..
         } = self;
         let mut driver = Driver {
             control,
             negotiation,
             tls,
+            at_once: 0,
         };
-        driver.run(step, deadline).map_err(|error| match error {
+        let result = driver.run(step, deadline);
+        *stumbled = driver.at_once > 1 && result.as_ref().is_err_and(may_be_stumbling);
+        result.map_err(|error| match error {
             Error::TimedOut { .. } if self.explicit_silence && !self.control.stream.is_tls() => {
                 Error::TimedOut {
                     during: "the greeting (a server that is silent here may want implicit TLS)"
@@ -49,10 +55,25 @@ pub(super) struct Driver<'a> {
     pub(super) control: &'a mut Control,
     pub(super) negotiation: &'a mut Negotiation,
     pub(super) tls: &'a SessionTls,
+    /// Commands in the last write.
+    pub(super) at_once: usize,
+}
+
+/// Servers that lose commands say nothing, or something else than was asked.
+fn may_be_stumbling(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::TimedOut { .. }
+            | Error::Lost { .. }
+            | Error::Protocol(_)
+            | Error::Negotiation(NegotiationError::Unexpected(_))
+    )
 }
 
 impl Driver<'_> {
-    pub(super) fn run(&mut self, mut step: Step, deadline: Instant) -> Result<Ready, Error> {
+    /// Replies to several commands at once are awaited for half of the time only, so that there is
+    /// time to try it one by one.
+    pub(super) fn run(&mut self, mut step: Step, mut deadline: Instant) -> Result<Ready, Error> {
         let mut during = "the greeting";
         loop {
             in_time(deadline).map_err(|e| Error::io(during, &e))?;
@@ -71,6 +92,11 @@ impl Driver<'_> {
                     self.negotiation.on_tls_stopped()
                 }
                 Step::Send(commands) => {
+                    self.at_once = commands.len();
+                    if self.at_once > 1 {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        deadline -= left / 2;
+                    }
                     self.control.send(&commands, deadline)?;
                     during = commands.last().map_or(during, Command::verb);
                     self.await_reply(during, deadline)?

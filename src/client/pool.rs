@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::download::Download;
+use super::foresight::Bell;
+use super::session::Readiness;
 use super::{Config, Error, Profile, Server, Session};
 
-/// How long a server's limit is believed.
-const CAP_LIFETIME: Duration = Duration::from_secs(60);
 /// The pause between attempts to reach a server that is down.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
 /// The housekeeper's round.
@@ -32,30 +32,36 @@ pub enum Lane {
     Transfer,
 }
 
-/// The sessions. Lock: `state` is a leaf, never held over I/O.
+/// The sessions. Lock: `state` is a leaf, never held over anything that waits.
 pub struct Pool {
-    server: Arc<Server>,
-    state: Mutex<State>,
-    changed: Condvar,
+    pub(super) server: Arc<Server>,
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Condvar,
+    /// Rung when a data connection is on its way.
+    bell: Arc<Bell>,
     /// Requests that wait for a session.
     waiting: AtomicUsize,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// The most recently used last.
-    idle: Vec<Session>,
+    pub(super) idle: Vec<Session>,
     /// Sessions in being or being made: idle, leased or parked.
-    open: usize,
+    pub(super) open: usize,
     /// Leases of the transfer lane, parked ones among them.
-    transfers: usize,
+    pub(super) transfers: usize,
     /// The oldest first.
-    parked: VecDeque<(Ticket, Download)>,
+    pub(super) parked: VecDeque<(Ticket, Download)>,
     next_ticket: Ticket,
     /// The server's own limit, and until when it is believed.
-    cap: Option<(usize, Instant)>,
-    outage: Option<Outage>,
-    closed: bool,
+    pub(super) cap: Option<(usize, Instant)>,
+    pub(super) outage: Option<Outage>,
+    /// Something is being done ahead of need.
+    pub(super) foreseeing: bool,
+    /// Nothing is until then.
+    pub(super) foresight_paused: Option<Instant>,
+    pub(super) closed: bool,
 }
 
 type Ticket = u64;
@@ -65,7 +71,7 @@ type Ticket = u64;
 pub struct Parked(Ticket);
 
 /// The server cannot be reached.
-struct Outage {
+pub(super) struct Outage {
     since: Instant,
     last_attempt: Instant,
     error: Error,
@@ -82,7 +88,8 @@ impl Pool {
     /// Connects the first session, so that whatever is wrong shows now.
     pub fn connect(config: Config, deadline: Instant) -> Result<Arc<Self>, Error> {
         let server = Server::new(config)?;
-        let first = Session::connect(&server, deadline)?;
+        let mut first = Session::connect(&server, deadline)?;
+        first.prepare();
         let state = State {
             idle: vec![first],
             open: 1,
@@ -92,12 +99,14 @@ impl Pool {
             server,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            bell: Arc::default(),
             waiting: AtomicUsize::new(0),
         });
         let weak = Arc::downgrade(&pool);
+        let bell = pool.bell.clone();
         thread::Builder::new()
             .name("housekeeper".to_owned())
-            .spawn(move || keep_house(&weak))
+            .spawn(move || keep_house(&weak, &bell))
             .map_err(|e| Error::lost("starting the housekeeper thread", e))?;
         Ok(pool)
     }
@@ -128,22 +137,40 @@ impl Pool {
         mut work: impl FnMut(Lease, Instant) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let lease = self.acquire(lane, deadline)?;
+        let mut transfers = lane == Lane::Transfer;
         let half = deadline.saturating_duration_since(Instant::now()) / 2;
         match work(lease, Instant::now() + half) {
             Err(error) if error.is_transient() => {
                 log::debug!("{}: {error}; trying once more", self.server.name());
+                transfers |= matches!(error, Error::NoResumption(_));
             }
             Err(error @ Error::Busy(_)) => {
                 log::debug!("{}: {error}; trying with less", self.server.name());
-                self.keep_to_open();
+                self.keep_to_open(&mut self.state.lock());
             }
             result => return result,
         }
-        work(self.acquire(lane, deadline)?, deadline)
+        work(self.wait_for(lane, transfers, deadline)?, deadline)
     }
 
     /// A session for the lane, by the deadline.
     pub fn acquire(self: &Arc<Self>, lane: Lane, deadline: Instant) -> Result<Lease, Error> {
+        let transfers = lane == Lane::Transfer;
+        let lease = self.wait_for(lane, transfers, deadline)?;
+        if transfers {
+            self.foresee();
+        }
+        Ok(lease)
+    }
+
+    /// `transfers`: one that was in use before and has no TLS session left for data connections is
+    /// replaced.
+    fn wait_for(
+        self: &Arc<Self>,
+        lane: Lane,
+        transfers: bool,
+        deadline: Instant,
+    ) -> Result<Lease, Error> {
         let _waiting = Waiting::new(&self.waiting);
         let mut state = self.state.lock();
         loop {
@@ -163,12 +190,12 @@ impl Pool {
                 });
             }
             let limit = self.limit(&mut state);
-            let transfers = if limit > 1 { limit - 1 } else { limit };
-            let admitted = lane == Lane::Metadata || state.transfers < transfers;
-            if admitted && let Some(session) = state.idle.pop() {
+            let admitted = lane == Lane::Metadata || state.transfers < places(limit);
+            if admitted && let Some(session) = state.take_idle() {
                 state.count(lane, 1);
                 let lease = self.lease(session, lane);
-                match MutexGuard::unlocked(&mut state, || lease.refreshed(deadline)) {
+                let refresh = || lease.refreshed(transfers, deadline);
+                match MutexGuard::unlocked(&mut state, refresh) {
                     Some(lease) => return Ok(lease),
                     None => continue,
                 }
@@ -197,7 +224,9 @@ impl Pool {
             }
             if let Some((_, download)) = state.parked.pop_front() {
                 let lease = MutexGuard::unlocked(&mut state, || {
-                    download.give_up_by(deadline)?.refreshed(deadline)
+                    download
+                        .give_up_by(deadline)?
+                        .refreshed(transfers, deadline)
                 });
                 if let Some(mut lease) = lease {
                     state.count(lease.lane, -1);
@@ -221,8 +250,8 @@ impl Pool {
     ) -> Result<(), Error> {
         match error {
             Error::Busy(_) | Error::Connect { .. } if state.open > 0 => {
-                log::debug!("keeping to {} sessions: {error}", state.open);
-                state.cap = Some((state.open, Instant::now() + CAP_LIFETIME));
+                log::debug!("{}: {error}", self.server.name());
+                self.keep_to_open(state);
                 Ok(())
             }
             Error::Busy(_)
@@ -266,7 +295,7 @@ impl Pool {
         Ok(())
     }
 
-    fn make(&self, deadline: Instant) -> Result<Session, Error> {
+    pub(super) fn make(&self, deadline: Instant) -> Result<Session, Error> {
         let session = Session::connect(&self.server, deadline)?;
         log::debug!("{}: session opened", self.server.name());
         Ok(session)
@@ -281,7 +310,7 @@ impl Pool {
     }
 
     /// The smaller of `max_sessions` and the server's own limit, at least one.
-    fn limit(&self, state: &mut State) -> usize {
+    pub(super) fn limit(&self, state: &mut State) -> usize {
         let max = self.server.config.max_sessions.max(1);
         match state.cap {
             Some((cap, until)) if Instant::now() < until => cap.clamp(1, max),
@@ -292,20 +321,16 @@ impl Pool {
         }
     }
 
-    /// Believes that the server bears no more sessions than are open now.
-    fn keep_to_open(&self) {
-        let mut state = self.state.lock();
-        state.cap = Some((state.open.max(1), Instant::now() + CAP_LIFETIME));
-    }
-
     /// Keeps a half-read stream until it is asked for, or its session is needed.
-    pub fn park(&self, download: Download) -> Parked {
+    pub fn park(self: &Arc<Self>, download: Download) -> Parked {
         let mut state = self.state.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.parked.push_back((ticket, download));
         // All: the first woken may have no time left.
         self.changed.notify_all();
+        drop(state);
+        self.foresee();
         Parked(ticket)
     }
 
@@ -317,11 +342,6 @@ impl Pool {
             .iter()
             .position(|(ticket, _)| *ticket == parked.0)?;
         state.parked.remove(at).map(|(_, download)| download)
-    }
-
-    /// Whether the server could not be reached when that was last tried.
-    pub fn is_down(&self) -> bool {
-        self.state.lock().outage.is_some()
     }
 
     /// Whether some request waits for a session.
@@ -353,9 +373,22 @@ impl Pool {
         idle.into_iter().for_each(Session::quit);
     }
 
-    fn give_back(&self, session: Session, lane: Lane) {
+    fn give_back(self: &Arc<Self>, mut session: Session, lane: Lane) {
+        let transferred = session.readiness() <= Readiness::Bare;
+        // One that was only kept alive needs nothing.
+        if session.idle_for(Instant::now()) < ROUND {
+            session.prepare();
+        }
+        self.state.lock().count(lane, -1);
+        self.take_in(session);
+        if transferred {
+            self.foresee();
+        }
+    }
+
+    /// Keeps a session for those who want one, unless it is one too many.
+    pub(super) fn take_in(&self, session: Session) {
         let mut state = self.state.lock();
-        state.count(lane, -1);
         let keep = !session.is_broken() && !state.closed && state.open <= self.limit(&mut state);
         let surplus = if keep {
             // In its place: one that was only kept alive is not the most recently used.
@@ -371,13 +404,26 @@ impl Pool {
         // All: the first woken may wait for another lane.
         self.changed.notify_all();
         drop(state);
-        if let Some(session) = surplus {
-            session.quit();
+        match surplus {
+            Some(session) => session.quit(),
+            None => self.bell.ring(),
         }
     }
 }
 
+/// How many sessions may be in transfers at a time: from two up one is kept for metadata.
+pub(super) fn places(limit: usize) -> usize {
+    limit.saturating_sub(1).max(1)
+}
+
 impl State {
+    /// The session that could begin a transfer the soonest; of those the most recently used.
+    fn take_idle(&mut self) -> Option<Session> {
+        let ready = |&at: &usize| (self.idle[at].readiness(), at);
+        let best = (0..self.idle.len()).max_by_key(ready)?;
+        Some(self.idle.remove(best))
+    }
+
     fn count(&mut self, lane: Lane, by: isize) {
         if lane == Lane::Transfer {
             self.transfers = self.transfers.saturating_add_signed(by);
@@ -394,8 +440,8 @@ impl Outage {
 impl Lease {
     /// This lease, if its session may be used: alive, and young enough for its TLS sessions;
     /// an aged one starts over by REIN where the server knows it, else it is replaced.
-    fn refreshed(mut self, deadline: Instant) -> Option<Self> {
-        if !self.is_usable() {
+    fn refreshed(mut self, transfers: bool, deadline: Instant) -> Option<Self> {
+        if !self.is_usable() || (transfers && self.is_spent()) {
             self.mark_broken();
             return None;
         }
@@ -457,14 +503,21 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Keepalive and idle close, until the pool is gone.
-fn keep_house(pool: &Weak<Pool>) {
+/// Data connections ahead of need, keepalive and idle close, until the pool is gone.
+fn keep_house(pool: &Weak<Pool>, bell: &Bell) {
+    let mut round = Instant::now() + ROUND;
+    let mut pace = ROUND;
     loop {
-        thread::sleep(ROUND);
+        bell.wait(pace.min(round.saturating_duration_since(Instant::now())));
         let Some(pool) = pool.upgrade() else { return };
         if pool.state.lock().closed {
             return;
         }
+        pace = pool.advance_ahead().unwrap_or(ROUND);
+        if Instant::now() < round {
+            continue;
+        }
+        round = Instant::now() + ROUND;
         while let Some(session) = pool.take_surplus() {
             session.quit();
         }

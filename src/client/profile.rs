@@ -1,7 +1,12 @@
 //! What was learned about a server, shared by all sessions with it. A wrong entry corrects
 //! itself at the next refusal.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use parking_lot::Mutex;
+
+use crate::proto::Features;
 
 /// Whether data connections must resume a TLS session of their control connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,8 +22,10 @@ pub enum Resumption {
 /// The lessons. All false or unknown at first.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
-    /// A login succeeded.
-    pub logged_in: bool,
+    /// What FEAT listed.
+    pub features: Option<Arc<Features>>,
+    /// It loses commands that come before its reply to the last.
+    pub one_by_one: bool,
     /// This implicit server wants PBSZ 0 and PROT P nonetheless (vsftpd: 522).
     pub implicit_needs_prot: bool,
     /// A data transfer succeeded.
@@ -28,14 +35,24 @@ pub struct Profile {
     pub uploads_bring_no_ticket: bool,
     /// After a download that we reset, a final reply comes (not always so on Pure-FTPd).
     pub speaks_after_reset: Option<bool>,
+    /// A small download is whole although we said close_notify before the server did: its final
+    /// reply comes along with the data then. False where it was not, or nobody knows why.
+    pub early_close: Option<bool>,
     /// EPSV was refused; PASV is used.
     pub epsv_refused: bool,
     /// EPRT was refused; PORT is used.
     pub eprt_refused: bool,
+    /// How long a data connection that was opened ahead of its transfer stays good, where the
+    /// server has shown that.
+    pub ahead_lifetime: Option<Duration>,
+    /// None is opened ahead until then.
+    pub ahead_paused: Option<Instant>,
     /// REIN was refused, or left TLS up.
     pub rein_refused: bool,
     /// FEAT lists MLST, but MLSD does not work (Serv-U).
     pub mlsd_refused: bool,
+    /// MLSD shows the directory itself as well.
+    pub mlsd_shows_itself: bool,
     /// FEAT does not list MLST, or MLST does not work.
     pub mlst_missing: bool,
     /// FEAT lists AVBL.
@@ -51,8 +68,12 @@ pub struct Profile {
     pub mlsd_hides_links: Option<bool>,
     /// MLST does (ProFTPD, pyftpdlib).
     pub mlst_hides_links: Option<bool>,
+    /// A name may end with a space (Pure-FTPd makes an underscore of that): tried on a directory.
+    pub keeps_last_space: Option<bool>,
     /// REST and STOR in the middle of a file keep its tail: tried on a scratch file.
     pub patches_in_place: Option<bool>,
+    /// RNTO replaces what stands under the new name (not on IIS and FileZilla).
+    pub renames_over: Option<bool>,
     /// Verbs that set no time here.
     pub time_ways_refused: Vec<&'static str>,
     /// What LIST's and STAT's times must be moved by to be UTC, seconds.

@@ -1,6 +1,10 @@
 //! [`Session`]: one control connection, from TCP connect through login to its end, and at most
 //! one data connection beside it.
 
+mod ahead;
+mod early_end;
+mod proof;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -11,34 +15,30 @@ use nix::poll::{PollFd, PollFlags};
 use rustls::HandshakeKind;
 
 use crate::proto::{
-    Command, Features, Negotiation, NegotiationError, Protection, Ready, Reply, ReplyParser,
-    Security, Step,
+    Command, Features, Negotiation, NegotiationError, Ready, Reply, ReplyParser, Security, Step,
+    wants_one_by_one,
 };
 use crate::tls::{SessionTls, Stream, in_time, wait_any};
 
 use super::control::Control;
-use super::data::{DataOpening, Endpoint, acknowledge_quickly, reset};
+use super::data::{DataOpening, Endpoint, acknowledge_quickly};
 use super::opening::{Driver, Opening};
 use super::profile::{Profile, Resumption};
 use super::{Error, Server, connect};
 
-/// Commands in flight at once: measured safe with every server.
-const WINDOW: usize = 100;
+use self::ahead::Ahead;
+pub(super) use self::ahead::{Readiness, pause_ahead};
+
+/// Commands in flight at once: measured safe with every server. They and their replies stay well
+/// within what sockets hold, so that neither end waits for the other to read.
+const WINDOW: usize = 500;
 /// A listing, at most.
 const MAX_LISTING: usize = ReplyParser::MAX_LISTING;
 /// TLS 1.2 sessions expire at the server an hour after the control connection's handshake at the
 /// earliest (Pure-FTPd), and resuming does not renew them.
 const LIFETIME: Duration = Duration::from_secs(50 * 60);
-/// How much longer than its NOOP's a server's last word on a transfer may take.
-const LATE: Duration = Duration::from_secs(1);
 /// What a transfer's refusal may take once its TLS handshake failed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What proves that data connections work: any folder's listing does.
-const LIST: Command = Command::List {
-    all: false,
-    path: None,
-};
 
 /// A control connection that is logged in, with PROT P and TYPE I in force.
 pub struct Session {
@@ -57,6 +57,8 @@ pub struct Session {
     patience: Option<Duration>,
     /// The shortest round trip seen.
     round_trip: Duration,
+    /// The next transfer's data connection.
+    ahead: Option<Ahead>,
     /// A transfer's final reply that came before its data was read to the end.
     final_reply: Option<Reply>,
     /// See [`Session::limit_window`].
@@ -91,27 +93,48 @@ pub enum Transfer {
 }
 
 impl Session {
-    /// Connects, starts TLS and logs in.
+    /// Connects, starts TLS and logs in, in as few round trips as the server bears.
     pub(super) fn connect(server: &Arc<Server>, deadline: Instant) -> Result<Self, Error> {
         let deadline = deadline.min(Instant::now() + 2 * server.config.connect_timeout);
+        let mut stumbled = false;
+        let at_once = !server.profile.current().one_by_one;
+        match Self::open(server, at_once, &mut stumbled, deadline) {
+            Err(error) if stumbled => {
+                log::debug!("{}: {error}; one by one", server.name());
+                let session = Self::open(server, false, &mut stumbled, deadline)?;
+                server.profile.learn(|p| p.one_by_one = true);
+                Ok(session)
+            }
+            result => result,
+        }
+    }
+
+    fn open(
+        server: &Arc<Server>,
+        at_once: bool,
+        stumbled: &mut bool,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
         let tcp = connect::connect(server, deadline)?;
         let failed = |e: io::Error| Error::io("connecting", &e);
         let peer = tcp.peer_addr().map_err(failed)?;
         let mut opening = Opening {
             control: Control::new(Stream::new(tcp).map_err(failed)?),
-            negotiation: Negotiation::new(server.login()),
+            negotiation: Negotiation::new(server.login(at_once)),
             tls: server.trust.session(server.prefers_tls12())?,
             explicit_silence: server.config.security == Security::Explicit,
+            stumbled: false,
         };
         let started = Instant::now();
         let step = opening.negotiation.start();
-        let ready = opening
-            .negotiate(step, deadline)
-            .map_err(|e| server.explain(e))?;
+        let ready = opening.negotiate(step, deadline);
+        *stumbled = opening.stumbled;
+        let ready = ready.map_err(|e| server.explain(e))?;
         server.profile.learn(|p| {
-            p.logged_in = true;
+            p.one_by_one |= wants_one_by_one(&ready.greeting);
             p.mlst_missing |= !ready.features.has("MLST");
             p.tells_space = ready.features.has("AVBL");
+            p.features = Some(Arc::new(ready.features.clone()));
             let mut site = ready.features.all("SITE");
             p.copies_files = site.any(|word| word.eq_ignore_ascii_case(b"COPY"));
         });
@@ -134,6 +157,7 @@ impl Session {
             last_spoke: now,
             patience: None,
             round_trip: now - started,
+            ahead: None,
             final_reply: None,
             window: None,
             in_transfer: false,
@@ -169,11 +193,17 @@ impl Session {
         let mut replies = Vec::with_capacity(commands.len());
         let mut sent = 0;
         let started = Instant::now();
+        let mut window = WINDOW;
+        if self.profile().one_by_one {
+            window = 1;
+            self.settle_ahead(deadline)?;
+        }
         while replies.len() < commands.len() {
-            if sent < commands.len() && sent - replies.len() <= WINDOW / 2 {
-                let until = commands.len().min(replies.len() + WINDOW);
+            if sent < commands.len() && sent - replies.len() <= window / 2 {
+                let until = commands.len().min(replies.len() + window);
                 self.control.send(&commands[sent..until], deadline)?;
                 sent = until;
+                self.settle_ahead(deadline)?;
             }
             replies.push(
                 self.control
@@ -213,35 +243,78 @@ impl Session {
         deadline: Instant,
     ) -> Result<Begun, Error> {
         let window = self.window.take();
-        let result = self.prove_data(&command, deadline).and_then(|()| {
-            let endpoint = Endpoint::open(self, window, deadline)?;
-            self.try_begin(prelude, command, endpoint, deadline)
-        });
+        let result = self.begin_proven(prelude, &command, window, deadline);
         self.note(result)
+    }
+
+    fn begin_proven(
+        &mut self,
+        prelude: &[Command],
+        command: &Command,
+        window: Option<usize>,
+        deadline: Instant,
+    ) -> Result<Begun, Error> {
+        loop {
+            self.prove_data(command, deadline)?;
+            let endpoint = Endpoint::open(self, window, deadline)?;
+            if let Some(begun) = self.begin_on(endpoint, prelude, command, deadline)? {
+                return Ok(begun);
+            }
+        }
+    }
+
+    /// `None` where the endpoint was opened ahead, and the server has forgotten it: another will do.
+    fn begin_on(
+        &mut self,
+        endpoint: Endpoint,
+        prelude: &[Command],
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<Option<Begun>, Error> {
+        let ahead = endpoint.ahead();
+        let begun = self.try_begin(endpoint, prelude, command, deadline);
+        match (ahead, &begun) {
+            (None, _) => {}
+            (Some(age), Ok(None)) => self.ahead_died(age),
+            (Some(age), Ok(Some(begun))) => {
+                if matches!(begun.transfer, Transfer::Started(_)) {
+                    self.ahead_worked(age);
+                }
+            }
+            // It may have been the age that it had.
+            (Some(_), Err(_)) => self.learn(|p| p.ahead_lifetime = None),
+        }
+        begun
     }
 
     fn try_begin(
         &mut self,
-        prelude: &[Command],
-        command: Command,
         endpoint: Endpoint,
+        prelude: &[Command],
+        command: &Command,
         deadline: Instant,
-    ) -> Result<Begun, Error> {
+    ) -> Result<Option<Begun>, Error> {
         // Refused, a STOR would leave its target truncated; anything else may as well try.
         let demanded = self.profile().resumption == Resumption::Demanded;
-        if demanded && is_store(&command) && !self.tls.can_resume() {
+        if demanded && is_store(command) && !self.tls.can_resume() {
             return Err(Error::NoResumption(
                 "it gave none for this connection".to_owned(),
             ));
         }
         let verb = command.verb();
-        let mut commands = prelude.to_vec();
-        commands.push(command);
+        let mut replies = Vec::with_capacity(prelude.len());
+        let mut commands = Vec::with_capacity(prelude.len() + 1);
+        if self.profile().one_by_one {
+            replies = self.try_pipeline(prelude, deadline)?;
+        } else {
+            commands.extend_from_slice(prelude);
+        }
+        commands.push(command.clone());
         self.limit_replies(&commands);
         self.control.send(&commands, deadline)?;
 
+        let ahead = endpoint.ahead().is_some();
         let mut opening = DataOpening::Endpoint(endpoint);
-        let mut replies = Vec::with_capacity(prelude.len());
         let mut started = false;
         let mut deadline = deadline;
         loop {
@@ -267,21 +340,25 @@ impl Session {
                         Err(_) => None,
                     };
                     opening.reset();
+                    // "Use EPSV first", or "cannot build the data connection".
+                    if ahead && handshake.is_none() && matches!(reply.code.as_u16(), 425 | 503) {
+                        return Ok(None);
+                    }
                     self.check_resumption(handshake, &reply)?;
                     let transfer = Transfer::Refused(reply);
-                    return Ok(Begun {
+                    return Ok(Some(Begun {
                         prelude: replies,
                         transfer,
-                    });
+                    }));
                 }
             }
             if started && let DataOpening::Open(data) = opening {
                 self.in_transfer = true;
                 acknowledge_quickly(&data);
-                return Ok(Begun {
+                return Ok(Some(Begun {
                     prelude: replies,
                     transfer: Transfer::Started(Box::new(data)),
-                });
+                }));
             }
             let mut waiting = Vec::with_capacity(2);
             if self.final_reply.is_none() {
@@ -353,84 +430,8 @@ impl Session {
         self.note(result)
     }
 
-    /// Ends a transfer early: resets the data connection, and finds the control connection's
-    /// place again, whatever the server says to it (426, 551, 150, 226 or nothing).
-    pub(super) fn abandon_transfer(
-        &mut self,
-        mut data: Stream,
-        deadline: Instant,
-    ) -> Result<(), Error> {
-        if !self.tls.can_resume() {
-            // Under TLS 1.3 each connection brings the ticket of the next: it is on its way.
-            let soon = Instant::now() + (2 * self.round_trip).max(Duration::from_millis(20));
-            let _ = data.read(&mut [0; 1], soon);
-        }
-        reset(data);
-        let result = self.resynchronize(deadline);
-        self.in_transfer &= result.is_err();
-        self.note(result)
-    }
-
-    fn resynchronize(&mut self, deadline: Instant) -> Result<(), Error> {
-        if self.final_reply.take().is_some() {
-            return Ok(());
-        }
-        let speaks = self.profile().speaks_after_reset;
-        let grace = match speaks {
-            Some(true) => LATE,
-            // Its answer to NOOP waits for the transfer's end by itself.
-            Some(false) => Duration::ZERO,
-            None => (3 * self.round_trip).max(Duration::from_millis(250)),
-        };
-        if self.last_word(deadline.min(Instant::now() + grace))? {
-            return Ok(());
-        }
-        // Some say nothing more about the transfer: ask for a reply that is ours.
-        self.control.send(&[Command::Noop], deadline)?;
-        let mut spoke = false;
-        for _ in 0..4 {
-            let code = self.control.reply("NOOP", deadline)?.code;
-            if code.as_u16() == 500 {
-                // Pure-FTPd's answer while the transfer is still ending: there will be no other.
-                self.last_word(deadline.min(Instant::now() + LATE))?;
-                self.control.send(&[Command::Noop], deadline)?;
-                continue;
-            }
-            if !code.is_completion() || matches!(code.as_u16(), 225 | 226 | 250) {
-                spoke = true;
-                continue;
-            }
-            // pyftpdlib answers NOOP while the transfer is still ending: once it is worth
-            // waiting to learn which kind of server this is.
-            let late = !spoke
-                && speaks != Some(false)
-                && self.last_word(deadline.min(Instant::now() + LATE))?;
-            if !spoke && !late {
-                self.learn(|p| p.speaks_after_reset = Some(false));
-            }
-            return Ok(());
-        }
-        Err(Error::Protocol(
-            "no reply to NOOP after a transfer that was given up".to_owned(),
-        ))
-    }
-
-    /// Whether the server's last word on a transfer that was reset comes until then: 426 or the
-    /// like, 226 where it was over already, on Pure-FTPd a second 150.
-    fn last_word(&mut self, until: Instant) -> Result<bool, Error> {
-        match self.control.reply("RETR", until) {
-            Ok(reply) => {
-                if reply.code.is_transient() || reply.code.is_permanent() {
-                    self.learn(|p| p.speaks_after_reset = Some(true));
-                }
-                Ok(true)
-            }
-            Err(Error::TimedOut { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// A listing by `LIST` or `MLSD`, or the server's refusal; with the replies to `prelude`.
+    /// A listing by `LIST` or `MLSD`, or the server's refusal; with the replies to `prelude`. That
+    /// the data connection failed is no refusal: it may well work the next time.
     pub fn list(
         &mut self,
         prelude: &[Command],
@@ -438,12 +439,23 @@ impl Session {
         deadline: Instant,
     ) -> Result<(Vec<Reply>, Result<Listed, Reply>), Error> {
         let verb = command.verb();
+        let refused = |reply: Reply| match reply.code.is_of_data() {
+            true => Err(Error::Refused {
+                command: verb.to_owned(),
+                reply,
+            }),
+            false => Ok(reply),
+        };
         let begun = self.begin(prelude, command, deadline)?;
         let mut data = match begun.transfer {
             Transfer::Started(data) => data,
-            Transfer::Refused(reply) => return Ok((begun.prelude, Err(reply))),
+            Transfer::Refused(reply) => return Ok((begun.prelude, Err(refused(reply)?))),
         };
         data.set_patience(self.patience);
+        if self.profile().early_close == Some(true) {
+            // Its 226 comes along with the data then. What is broken shows when it is read.
+            let _ = data.close_notify(deadline);
+        }
         let read = read_to_end(&mut data, deadline);
         let (bytes, clean) = self.note(read)?;
         let reply = self.finish_download(*data, verb, deadline)?;
@@ -454,118 +466,9 @@ impl Session {
                 clean,
             })
         } else {
-            Err(reply)
+            Err(refused(reply)?)
         };
         Ok((begun.prelude, outcome))
-    }
-
-    /// Makes sure that `command` cannot fail for want of PROT P or of a TLS session to resume
-    /// where a LIST would show that first: a refused STOR truncates its target.
-    fn prove_data(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
-        let profile = self.profile();
-        if profile.implicit_needs_prot && !self.negotiation.sends_prot() {
-            self.protect(deadline)?;
-        }
-        if self.server.config.security == Security::Implicit && !profile.data_proven {
-            return self.prove_implicit(command, deadline);
-        }
-        if is_store(command) && profile.resumption != Resumption::Optional && !self.tls.can_resume()
-        {
-            let endpoint = Endpoint::open(self, None, deadline)?;
-            self.list_proof(endpoint, deadline)?;
-        }
-        Ok(())
-    }
-
-    /// On an implicit server that is not yet proven the first data transfer is a LIST, never a
-    /// STOR or RETR; where it shows that the server wants PBSZ 0 and PROT P nonetheless, they
-    /// are sent, now and on every later connection.
-    fn prove_implicit(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
-        // A data port that cannot be reached shows nothing.
-        let endpoint = Endpoint::open(self, None, deadline)?;
-        let mut result = self.list_proof(endpoint, deadline);
-        let lacks_prot = match &result {
-            _ if self.negotiation.sends_prot() => false,
-            Ok(reply) => matches!(reply.code.as_u16(), 425 | 426 | 520..530),
-            Err(Error::Tls(_) | Error::Lost { .. }) => true,
-            Err(_) => false,
-        };
-        if lacks_prot {
-            log::debug!(
-                "{}: implicit, but wants PBSZ 0 and PROT P",
-                self.server.name()
-            );
-            self.learn(|p| p.implicit_needs_prot = true);
-            if result.is_err() {
-                // The LIST's final reply is still to come, or came unread.
-                self.resynchronize(deadline)?;
-            }
-            self.protect(deadline)?;
-            let endpoint = Endpoint::open(self, None, deadline)?;
-            result = self.list_proof(endpoint, deadline);
-        }
-        let reply = result?;
-        // A refused LIST (no permission here, say) proves nothing: what cannot harm goes on.
-        if reply.code.is_completion() || !(lacks_prot || is_store(command)) {
-            return Ok(());
-        }
-        Err(Error::refused(&LIST, reply))
-    }
-
-    /// PBSZ 0 and PROT P, on an implicit server that needs them after all.
-    fn protect(&mut self, deadline: Instant) -> Result<(), Error> {
-        let protect = [Command::Pbsz(0), Command::Prot(Protection::Private)];
-        for reply in self.try_pipeline(&protect, deadline)? {
-            if !reply.code.is_completion() {
-                return Err(NegotiationError::NoProtection(reply).into());
-            }
-        }
-        self.negotiation.send_prot();
-        Ok(())
-    }
-
-    /// One LIST of the current folder, to its final reply. What it lists does not matter.
-    fn list_proof(&mut self, endpoint: Endpoint, deadline: Instant) -> Result<Reply, Error> {
-        match self.try_begin(&[], LIST, endpoint, deadline)?.transfer {
-            Transfer::Refused(reply) => Ok(reply),
-            Transfer::Started(mut data) => {
-                data.set_patience(self.patience);
-                read_to_end(&mut data, deadline)?;
-                self.finish_download(*data, LIST.verb(), deadline)
-            }
-        }
-    }
-
-    fn learn_from_success(&self, handshake: Option<HandshakeKind>) {
-        self.learn(|p| {
-            p.data_proven = true;
-            if handshake.is_some_and(|kind| kind != HandshakeKind::Resumed) {
-                p.resumption = Resumption::Optional;
-            }
-        });
-    }
-
-    /// 522 or 425 where no session was resumed. After a full handshake, on a server that never
-    /// took one, it means that the server demands resumption (vsftpd, ProFTPD), and another
-    /// connection has a session to resume. Else it may pass: the data port was taken, or
-    /// firewalled. On an implicit server that may want PROT P first, it says nothing of this.
-    fn check_resumption(
-        &self,
-        handshake: Option<HandshakeKind>,
-        reply: &Reply,
-    ) -> Result<(), Error> {
-        let profile = self.profile();
-        let may_lack_prot =
-            !self.negotiation.sends_prot() && (profile.implicit_needs_prot || !profile.data_proven);
-        let resumed = handshake == Some(HandshakeKind::Resumed);
-        if resumed || may_lack_prot || !matches!(reply.code.as_u16(), 425 | 522) {
-            return Ok(());
-        }
-        if handshake.is_none() || profile.resumption == Resumption::Optional {
-            return Err(Error::lost("opening a data connection", reply));
-        }
-        self.learn(|p| p.resumption = Resumption::Demanded);
-        Err(Error::NoResumption(reply.to_string()))
     }
 
     /// REIN: the state of a connection just made, over the same TCP connection. An error means
@@ -574,8 +477,11 @@ impl Session {
         if self.profile().implicit_needs_prot {
             self.negotiation.send_prot();
         }
-        let step = self.negotiation.reinitialize();
-        let result = self.renegotiate(step, deadline);
+        let result = self.settle_ahead(deadline).and_then(|()| {
+            self.ahead = None;
+            let step = self.negotiation.reinitialize();
+            self.renegotiate(step, deadline)
+        });
         if matches!(
             result,
             Err(Error::Negotiation(NegotiationError::ReinRefused(_)))
@@ -590,6 +496,7 @@ impl Session {
             control: &mut self.control,
             negotiation: &mut self.negotiation,
             tls: &self.tls,
+            at_once: 0,
         };
         self.ready = driver.run(step, deadline)?;
         self.born = Instant::now();
@@ -631,8 +538,13 @@ impl Session {
 
     /// Whether it may serve another request: nothing broke it, and nothing came unasked.
     pub(super) fn is_usable(&mut self) -> bool {
+        let pending = self.advance_ahead();
         if self.is_broken() {
             return false;
+        }
+        if pending && self.readiness() == Readiness::Asked {
+            // The next reply is that to EPSV.
+            return true;
         }
         match self.control.reply_now("idleness") {
             Ok(None) => true,
@@ -661,6 +573,11 @@ impl Session {
 
     pub(super) fn is_broken(&self) -> bool {
         self.broken || self.in_transfer
+    }
+
+    /// The shortest round trip that was seen.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Too old for its TLS sessions to be resumed with certainty.

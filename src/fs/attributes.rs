@@ -46,7 +46,8 @@ impl Fs {
         let is_promised = self.config.write_back
             && (changes.mode.is_some() || changes.modified.is_some())
             && draft.is_some_and(|draft| draft.is_owed());
-        if is_promised || !local && !(is_owner_only && changes.modified.is_none()) {
+        let is_local = local || is_owner_only && changes.modified.is_none();
+        if is_promised || !is_local {
             patience.deadline()?;
         }
         self.change_owner(ino, &before, changes)?;

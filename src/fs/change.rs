@@ -24,12 +24,11 @@ impl Fs {
         self.drafts.spool()?;
         let (name, path) = self.new_path(parent, name)?;
         let deadline = patience.deadline()?;
-        let made = self.remote.mkdir(&path, deadline);
-        made.map_err(|cause| self.failed(&path, cause))?;
         let mode = mode & 0o7777;
+        let made = self.remote.mkdir(&path, mode, deadline);
+        let has_mode = made.map_err(|cause| self.failed(&path, cause))?;
         self.overlay.forget(&path);
-        if let Err(error) = self.remote.set_mode(&path, mode, deadline) {
-            log::debug!("{path}: permission bits of a new directory: {error}");
+        if !has_mode {
             self.overlay_mode(&path, mode);
         }
         let attributes = Attributes {
@@ -350,10 +349,8 @@ impl Fs {
         self.inodes.unlink(parent, name, aside);
         self.cache.note(path, None, Instant::now());
         self.overlay.forget(path);
-        if let Some(ino) = ino {
-            if let Some(file) = self.files.of(ino) {
-                file.renew(None);
-            }
+        if let Some(file) = ino.and_then(|ino| self.files.of(ino)) {
+            file.renew(None);
         }
     }
 

@@ -226,11 +226,9 @@ impl Fs {
     pub fn waits_out(&self, error: &Error) -> bool {
         let is_lost = match error {
             Error::TimedOut => true,
-            Error::Remote { cause, .. } => match cause {
-                remote::Error::TimedOut(_) => true,
-                remote::Error::Failed(_) => self.remote.is_down(),
-                _ => false,
-            },
+            Error::Remote { cause, .. } => {
+                matches!(cause, remote::Error::TimedOut(_) | remote::Error::Lost(_))
+            }
             _ => false,
         };
         self.config.hard && is_lost && !self.is_closed()
@@ -291,8 +289,7 @@ impl Fs {
 
     /// Opens a directory: a handle on what it holds now.
     pub fn opendir(&self, ino: Ino, patience: Patience) -> Result<u64, Error> {
-        let directory = self.list(&self.live_path(ino)?, patience)?;
-        let directory = self.with_drafts(ino, directory);
+        let directory = self.directory(ino, &self.live_path(ino)?, patience)?;
         self.hold(ino)?;
         Ok(self.files.open_directory(ino, directory))
     }
@@ -310,8 +307,7 @@ impl Fs {
         let directory = match open.snapshot(offset) {
             Some(directory) => directory,
             None => {
-                let directory = self.list(&path, patience)?;
-                let directory = self.with_drafts(open.ino, directory);
+                let directory = self.directory(open.ino, &path, patience)?;
                 open.rewind(directory.clone());
                 directory
             }

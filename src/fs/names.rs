@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Entry, Fs, Ino, remaining};
+use super::{Entry, Error, Fs, Ino, Patience, remaining};
 use crate::cache::{Answer, Directory};
 use crate::proto::{Name, RemotePath};
 use crate::remote::{Attributes, FileKind};
@@ -108,22 +108,41 @@ impl Names {
 }
 
 impl Fs {
-    /// A directory as it is with what is being written: files that the server does not have yet,
+    /// A directory as it is now: what the server tells of it, with files that it does not have yet
     /// and the sizes of those that it has.
-    pub(super) fn with_drafts(&self, ino: Ino, directory: Arc<Directory>) -> Arc<Directory> {
-        let mut shown = BTreeMap::new();
+    pub(super) fn directory(
+        &self,
+        ino: Ino,
+        path: &RemotePath,
+        patience: Patience,
+    ) -> Result<Arc<Directory>, Error> {
+        let before = self.drafts_in(ino);
+        let directory = self.list(path, patience)?;
+        let mut shown = self.drafts_in(ino);
+        // What was uploaded meanwhile may be too new for the listing.
+        for name in before.into_keys() {
+            if let Answer::Present(attributes, _) = self.cache.told_in(&directory, path, &name) {
+                shown.entry(name).or_insert(attributes);
+            }
+        }
+        Ok(match shown.is_empty() {
+            true => directory,
+            false => Arc::new(directory.overlaid(shown)),
+        })
+    }
+
+    /// The files of a directory that are being written.
+    fn drafts_in(&self, ino: Ino) -> BTreeMap<Name, Attributes> {
+        let mut found = BTreeMap::new();
         for draft in self.drafts.all() {
             if self.inodes.parent(draft.ino) == Some(ino)
                 && !self.inodes.is_unlinked(draft.ino)
                 && let Some(name) = self.inodes.path(draft.ino).and_then(|path| path.name())
                 && let Ok(attributes) = draft.attributes()
             {
-                shown.insert(name, attributes);
+                found.insert(name, attributes);
             }
         }
-        match shown.is_empty() {
-            true => directory,
-            false => Arc::new(directory.overlaid(shown)),
-        }
+        found
     }
 }

@@ -39,7 +39,7 @@ fn of_remote(cause: &remote::Error) -> Errno {
         remote::Error::InvalidName => Errno::EINVAL,
         remote::Error::PathTooLong => Errno::ENAMETOOLONG,
         remote::Error::Unsupported(_) => Errno::EOPNOTSUPP,
-        remote::Error::Changed | remote::Error::Failed(_) => Errno::EIO,
+        remote::Error::Changed | remote::Error::Lost(_) | remote::Error::Failed(_) => Errno::EIO,
         remote::Error::TimedOut(_) => Errno::ETIMEDOUT,
     }
 }

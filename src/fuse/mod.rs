@@ -47,6 +47,12 @@ const MAX_WRITE: u32 = 1 << 20;
 /// Read-ahead and other requests that nobody waits for, at a time.
 const MAX_BACKGROUND: u16 = 64;
 
+/// How a request is answered, and taken back.
+type How<R, T> = (fn(R, T), fn(&Fs, T));
+
+/// Has what was written to a handle where it is to be.
+type Delivery = fn(&Fs, u64, Patience) -> Result<(), Error>;
+
 /// See the module.
 pub struct Door {
     fs: Arc<Fs>,
@@ -78,7 +84,7 @@ impl Door {
         (operation, req): (&'static str, &fuser::Request),
         (parent, name): (INodeNo, &OsStr),
         run: impl Fn(&Arc<Fs>, Ino, &[u8], Patience) -> Result<T, Error> + Send + 'static,
-        (answer, undo): (fn(R, T), fn(&Fs, T)),
+        (answer, undo): How<R, T>,
         reply: R,
     ) {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
@@ -100,7 +106,7 @@ impl Door {
     /// A request that waits for an upload.
     fn serve_upload(
         &self,
-        (operation, run): (&'static str, fn(&Fs, u64, Patience) -> Result<(), Error>),
+        (operation, run): (&'static str, Delivery),
         req: &fuser::Request,
         ino: INodeNo,
         fh: FileHandle,
@@ -770,11 +776,11 @@ fn on_inode<R, T>(
 }
 
 /// How a request that gives back nothing is answered, and taken back.
-const DONE: (fn(ReplyEmpty, ()), fn(&Fs, ())) = (|reply, ()| reply.ok(), |_, ()| {});
+const DONE: How<ReplyEmpty, ()> = (|reply, ()| reply.ok(), |_, ()| {});
 
 /// How a request that makes a name is answered, and taken back: the name stays, as it does for
 /// whoever is killed a moment later.
-const MADE: (fn(ReplyEntry, Entry), fn(&Fs, Entry)) = (
+const MADE: How<ReplyEntry, Entry> = (
     |reply, entry| reply.entry(&entry.ttl, &file_attr(&entry.attr), Generation(0)),
     |fs, entry| fs.forget(entry.attr.ino, 1),
 );

@@ -30,8 +30,23 @@ pub struct Login {
     pub host: Option<String>,
     /// This implicit server has shown that it needs PBSZ 0 and PROT P (522).
     pub implicit_needs_prot: bool,
-    /// Write USER, PASS, PBSZ, PROT, FEAT, TYPE I... in one go; else one at a time.
+    /// Write USER, PASS, PBSZ, PROT, FEAT, TYPE I... in one go; else one at a time, as to servers
+    /// whose greeting [`wants_one_by_one`].
     pub pipeline: bool,
+    /// What FEAT listed on another connection: most likely it will again, and the options that
+    /// follow from it go along.
+    pub features: Option<Features>,
+}
+
+/// Whether the greeting is that of a server known to lose commands that come before its reply to the
+/// last (IIS, MadGoat, MikroTik).
+pub fn wants_one_by_one(greeting: &Reply) -> bool {
+    const KNOWN: [&str; 3] = ["microsoft ftp service", "madgoat", "mikrotik"];
+    let says = |line: &Vec<u8>| {
+        let line = String::from_utf8_lossy(line).to_ascii_lowercase();
+        KNOWN.iter().any(|name| line.contains(name))
+    };
+    greeting.lines.iter().any(says)
 }
 
 /// What the driver does next.
@@ -187,6 +202,7 @@ impl Negotiation {
             State::Greeting => match code {
                 120 => Ok(Step::Await),
                 220 => {
+                    self.login.pipeline &= !wants_one_by_one(&reply);
                     self.greeting.get_or_insert(reply);
                     Ok(match self.login.security {
                         Security::Implicit => self.log_in(),

@@ -34,6 +34,10 @@ impl Code {
     pub const fn is_transient(self) -> bool {
         self.0 / 100 == 4
     }
+    /// It is the data connection that failed, whatever was asked for.
+    pub const fn is_of_data(self) -> bool {
+        matches!(self.0, 425 | 426)
+    }
     /// 5yz: refused.
     pub const fn is_permanent(self) -> bool {
         self.0 / 100 == 5

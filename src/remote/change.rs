@@ -7,7 +7,7 @@ use crate::client::{self, Lane, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, Site, format_time};
 
 use super::meaning::{self, Error};
-use super::{Attributes, FileKind, stat, time};
+use super::{Attributes, FileKind, listing, number, stat, time};
 
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
 
@@ -25,28 +25,70 @@ pub(super) fn run<T>(
     })?
 }
 
+/// MKD, and in the same write the question which permission bits the new directory has: where they
+/// are others than `mode`, they are changed. (Not at once: where MKD is refused because another client
+/// was first, that would open up what it has made.)
 pub(super) fn mkdir(
     session: &mut Session,
     path: &RemotePath,
     temporary: &RemotePath,
+    mode: u16,
     again: bool,
     deadline: Instant,
-) -> Outcome<()> {
-    let reply = session.execute(&Command::Mkd(path.into()), deadline)?;
+) -> Outcome<bool> {
+    let mut commands = vec![Command::Mkd(path.into())];
+    let asks = !session.profile().mlst_missing;
+    if asks {
+        commands.push(Command::Mlst(Some(path.into())));
+    } else {
+        commands.extend(listing::ask_within(path));
+    }
+    let replies = session.pipeline(&commands, deadline)?;
+    let [reply, told @ ..] = &replies[..] else {
+        return Ok(Err(Error::Failed("MKD: no reply".to_owned())));
+    };
+    let own = match told {
+        [mlst] => listing::parse_mlst(mlst),
+        within => listing::told_within(session, within)?,
+    };
     if reply.code.is_completion() {
-        return Ok(Ok(()));
+        // A bit that it inherited (set-group-ID) is nothing that mkdir(2) takes away.
+        let has = own.and_then(|own| own.mode);
+        return match has.is_some_and(|has| has & 0o777 == mode & 0o777 && has | mode == has) {
+            true => Ok(Ok(true)),
+            false => give_mode(session, path, mode, deadline),
+        };
     }
     let there = look(session, path, deadline)?;
     match there {
-        Ok(found) if again && found.kind == FileKind::Directory => Ok(Ok(())),
+        Ok(found) if again && found.kind == FileKind::Directory => {
+            give_mode(session, path, mode, deadline)
+        }
         Ok(_) => Ok(Err(Error::Exists)),
         // ProFTPD makes no directory of such a name, but it renames one to it.
         Err(Error::NotFound) if path.as_bytes().contains(&b'*') => {
-            mkdir_elsewhere(session, path, temporary, &reply, deadline)
+            match mkdir_elsewhere(session, path, temporary, reply, deadline)? {
+                Ok(()) => give_mode(session, path, mode, deadline),
+                Err(error) => Ok(Err(error)),
+            }
         }
-        Err(Error::NotFound) => refused_in_parent(session, path, "MKD", &reply, deadline),
+        Err(Error::NotFound) => refused_in_parent(session, path, "MKD", reply, deadline),
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// The mode of a new directory, where the server can set one: it is made in any case.
+fn give_mode(
+    session: &mut Session,
+    path: &RemotePath,
+    mode: u16,
+    deadline: Instant,
+) -> Outcome<bool> {
+    let set = set_mode(session, path, mode, deadline)?;
+    if let Err(error) = &set {
+        log::debug!("{path}: permission bits of a new directory: {error}");
+    }
+    Ok(Ok(set.is_ok()))
 }
 
 /// Makes a directory under another name and renames it.
@@ -68,6 +110,28 @@ fn mkdir_elsewhere(
     refused_in_parent(session, path, "MKD", refusal, deadline)
 }
 
+/// Makes a directory whose name ends with a space, and sees whether that is its name then. `None`
+/// where none can be made here.
+pub(super) fn keeps_last_space(
+    session: &mut Session,
+    scratch: &RemotePath,
+    deadline: Instant,
+) -> Result<Option<bool>, client::Error> {
+    let named = |last: u8| RemotePath::parse(&[scratch.as_bytes(), &[last]].concat());
+    let (Ok(spaced), Ok(changed)) = (named(b' '), named(b'_')) else {
+        return Ok(None);
+    };
+    let made = session.execute(&Command::Mkd((&spaced).into()), deadline)?;
+    if !made.code.is_completion() {
+        return Ok(None);
+    }
+    let removed = session.execute(&Command::Rmd((&spaced).into()), deadline)?;
+    if !removed.code.is_completion() {
+        session.execute(&Command::Rmd((&changed).into()), deadline)?;
+    }
+    Ok(Some(removed.code.is_completion()))
+}
+
 pub(super) fn rmdir(
     session: &mut Session,
     path: &RemotePath,
@@ -83,14 +147,17 @@ pub(super) fn rmdir(
         Err(error) => Ok(Err(error)),
         Ok(found) if found.kind != FileKind::Directory => Ok(Err(Error::NotDirectory)),
         Ok(_) => {
-            let listing = super::listing::list(session, path, deadline)?;
+            let listing = listing::list(session, path, deadline)?;
             let empty = listing.is_ok_and(|l| l.entries.is_empty() && l.complete);
-            let words = format!("RMD: {reply}");
-            Ok(Err(if empty {
-                Error::Denied(words)
-            } else {
-                Error::NotEmpty
-            }))
+            if !empty {
+                return Ok(Err(Error::NotEmpty));
+            }
+            // It may have been emptied meanwhile, by ourselves even.
+            let reply = session.execute(&Command::Rmd(path.into()), deadline)?;
+            Ok(match reply.code.is_completion() {
+                true => Ok(()),
+                false => Err(Error::Denied(format!("RMD: {reply}"))),
+            })
         }
     }
 }
@@ -138,7 +205,7 @@ pub(super) fn rename(
         Err(Error::NotFound) => refused_in_parent(session, to, "RNTO", &rnto, deadline),
         Err(error) => Ok(Err(error)),
         Ok(found) if found.kind == FileKind::Directory => {
-            let listing = super::listing::list(session, to, deadline)?;
+            let listing = listing::list(session, to, deadline)?;
             if !listing.is_ok_and(|l| l.entries.is_empty() && l.complete) {
                 return Ok(Err(Error::NotEmpty));
             }
@@ -192,68 +259,117 @@ fn rename_now(
         .map_err(|_| client::Error::Protocol("RNFR and RNTO: replies are missing".to_owned()))
 }
 
-/// MFMT; where that is missing MDTM with a time (vsftpd), else SITE UTIME. Whole seconds.
+/// One way to set a time.
+pub(super) struct TimeWay {
+    name: &'static str,
+    when: SystemTime,
+    /// In one write.
+    pub(super) commands: Vec<Command>,
+}
+
+/// MFMT; where that is missing MDTM with a time (vsftpd), else SITE UTIME. Whole seconds. The ways
+/// that this server is not known to lack.
+pub(super) fn time_ways(
+    session: &Session,
+    path: &RemotePath,
+    time: SystemTime,
+) -> impl Iterator<Item = TimeWay> + use<> {
+    let name = Pathname::from(path);
+    let refused = session.profile().time_ways_refused;
+    let has_mfmt = session.features().has("MFMT");
+    let path = name.clone();
+    let mfmt = Command::Mfmt { time, path };
+    let path = name.clone();
+    let mdtm = Command::MdtmSet { time, path };
+    let path = name.clone();
+    let utime = Command::Site(Site::Utime { time, path });
+    let ways = [
+        ("MFMT", vec![mfmt]),
+        // Without mdtm_write vsftpd takes it for a question about a file of that odd name.
+        ("MDTM", vec![mdtm, Command::Mdtm(name)]),
+        ("SITE UTIME", vec![utime]),
+    ];
+    ways.into_iter()
+        .filter(move |(way, _)| !refused.contains(way) && (*way != "MFMT" || has_mfmt))
+        .map(move |(name, commands)| TimeWay {
+            name,
+            when: time,
+            commands,
+        })
+}
+
+impl TimeWay {
+    /// Whether the replies to its commands say that the time is set now.
+    pub(super) fn is_done(&self, replies: &[Reply]) -> bool {
+        let set = replies.first().is_some_and(|r| r.code.is_completion());
+        let told = replies.get(1).and_then(time);
+        let same = told.is_some_and(|told| format_time(told) == format_time(self.when));
+        set && (same || self.commands.len() == 1)
+    }
+}
+
+/// Sets the modification time in the first way that works.
 pub(super) fn set_modified(
     session: &mut Session,
     path: &RemotePath,
     when: SystemTime,
     deadline: Instant,
 ) -> Outcome<()> {
-    let name = Pathname::from(path);
-    let ways = [
-        (
-            "MFMT",
-            Command::Mfmt {
-                time: when,
-                path: name.clone(),
-            },
-        ),
-        (
-            "MDTM",
-            Command::MdtmSet {
-                time: when,
-                path: name.clone(),
-            },
-        ),
-        (
-            "SITE UTIME",
-            Command::Site(Site::Utime {
-                time: when,
-                path: name.clone(),
-            }),
-        ),
-    ];
     let mut words = "no way to set a time".to_owned();
-    for (way, command) in ways {
-        if way == "MFMT" && !session.features().has("MFMT") {
-            continue;
+    for way in time_ways(session, path, when) {
+        let replies = session.pipeline(&way.commands, deadline)?;
+        if way.is_done(&replies) {
+            return Ok(Ok(()));
         }
-        if session.profile().time_ways_refused.contains(&way) {
-            continue;
+        let name = way.name;
+        let Some(reply) = replies.into_iter().next() else {
+            return Ok(Err(Error::Failed(format!("{name}: no reply"))));
+        };
+        if !reply.code.is_completion() && !matches!(reply.code.as_u16(), 500..=504) {
+            return meaning::of_refusal(session, path, name, &reply, deadline).map(Err);
         }
-        let reply = session.execute(&command, deadline)?;
-        if reply.code.is_completion() {
-            if way != "MDTM" || is_set(session, &name, when, deadline)? {
-                return Ok(Ok(()));
-            }
-            // Without mdtm_write vsftpd takes it for a question about a file of that odd name.
-        } else if !matches!(reply.code.as_u16(), 500..=504) {
-            return meaning::of_refusal(session, path, way, &reply, deadline).map(Err);
-        }
-        words = format!("{way}: {reply}");
-        session.learn(|p| p.time_ways_refused.push(way));
+        words = format!("{name}: {reply}");
+        session.learn(|p| p.time_ways_refused.push(name));
     }
     Ok(Err(Error::Unsupported(words)))
 }
 
-fn is_set(
+/// Sets a known file's modification time, and asks what it is then, in one write; whether it was set.
+pub(super) fn date(
     session: &mut Session,
-    name: &Pathname,
+    path: &RemotePath,
     when: SystemTime,
+    known: &Attributes,
     deadline: Instant,
-) -> Result<bool, client::Error> {
-    let reply = session.execute(&Command::Mdtm(name.clone()), deadline)?;
-    Ok(time(&reply).is_some_and(|found| format_time(found) == format_time(when)))
+) -> Outcome<(Attributes, bool)> {
+    let way = time_ways(session, path, when).next();
+    let mut commands = way.as_ref().map_or(Vec::new(), |way| way.commands.clone());
+    let setting = commands.len();
+    let name = Pathname::from(path);
+    match session.profile().mlst_missing {
+        true => commands.extend([Command::Size(name.clone()), Command::Mdtm(name)]),
+        false => commands.push(Command::Mlst(Some(name))),
+    }
+    let mut replies = session.pipeline(&commands, deadline)?;
+    let told = replies.split_off(setting);
+    let found = match &told[..] {
+        [mlst] => listing::parse_mlst(mlst),
+        [size, mdtm] => number(size)
+            .zip(time(mdtm))
+            .map(|(size, mtime)| Attributes {
+                size,
+                mtime,
+                ..known.clone()
+            }),
+        _ => None,
+    };
+    let set = way.is_some_and(|way| way.is_done(&replies));
+    if let (true, Some(found)) = (set, found) {
+        return Ok(Ok((found, true)));
+    }
+    let set = set || set_modified(session, path, when, deadline)?.is_ok();
+    let found = stat(session, path, Some(known), deadline)?;
+    Ok(found.map(|found| (found, set)))
 }
 
 /// MFF where the server gives files modes by it, else SITE CHMOD.
@@ -364,7 +480,7 @@ fn points_to(
     target: &Pathname,
     deadline: Instant,
 ) -> Outcome<()> {
-    let stored = match super::listing::link_target(session, link, deadline)? {
+    let stored = match listing::link_target(session, link, deadline)? {
         Ok(stored) if *stored == *target.as_bytes() => return Ok(Ok(())),
         Ok(stored) => stored,
         Err(Error::Unsupported(_)) => return Ok(Ok(())),

@@ -15,7 +15,7 @@ const TAIL: usize = 4 << 10;
 /// So few bytes are read through a small window: the server has no more of them under way than
 /// that when the transfer is broken off.
 const FEW: u64 = 256 << 10;
-/// A TLS record has 16 KiB.
+/// A TLS record has 16 KiB. (A connection that was opened ahead has been offered 64 KiB already.)
 const WINDOW: usize = 16 << 10;
 /// Attempts to go on without a byte of progress.
 const ATTEMPTS: u32 = 5;
@@ -154,7 +154,9 @@ impl Download {
                 attempts += 1;
                 match self.reopen(Some(self.version), deadline) {
                     Ok(()) => continue,
-                    Err(Error::Failed(why)) if attempts < ATTEMPTS && Instant::now() < deadline => {
+                    Err(why)
+                        if why.is_passing() && attempts < ATTEMPTS && Instant::now() < deadline =>
+                    {
                         log::debug!("{}: {why}; reading on at {}", self.path, self.offset);
                         continue;
                     }
@@ -204,7 +206,7 @@ impl Download {
     /// Opens it for the first time; what is lost while doing so is tried once more.
     fn begin(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
         match self.reopen(expected, deadline) {
-            Err(Error::Failed(why)) if Instant::now() < deadline => {
+            Err(why) if why.is_passing() && Instant::now() < deadline => {
                 log::debug!("{}: {why}; trying once more", self.path);
                 self.reopen(expected, deadline)
             }

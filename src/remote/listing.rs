@@ -148,6 +148,13 @@ fn by_mlsd(
     };
     let mut raw = parse(&listed.bytes, parse_mlsx_line);
     raw.complete &= is_whole(&listed);
+    // A listing that was cut before its first line looks like that of an empty directory.
+    let mut kinds = raw.entries.iter().map(|entry| entry.facts.kind);
+    if kinds.any(|kind| kind == Some(Kind::Current)) {
+        session.learn(|p| p.mlsd_shows_itself = true);
+    } else if session.profile().mlsd_shows_itself {
+        raw.complete = false;
+    }
     show_links(session, &mut raw, replies.get(1));
     let link = raw
         .entries
@@ -247,8 +254,7 @@ fn names(raw: &Raw) -> Vec<&[u8]> {
 
 /// `None` where the server has no STAT for directories.
 fn by_stat(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outcome<Option<Raw>> {
-    let commands = [Command::Cwd(path.into()), here(true), Command::Noop];
-    let replies = session.pipeline(&commands, deadline)?;
+    let replies = session.pipeline(&ask_within(path), deadline)?;
     let [cwd, stat, noop] = &replies[..] else {
         return Ok(Ok(None));
     };
@@ -261,6 +267,26 @@ fn by_stat(session: &mut Session, path: &RemotePath, deadline: Instant) -> Outco
     }
     in_step(session, noop)?;
     Ok(Ok(Some(parse_stat(stat))))
+}
+
+/// What lists a directory on the control connection.
+pub(super) fn ask_within(path: &RemotePath) -> [Command; 3] {
+    [Command::Cwd(path.into()), here(true), Command::Noop]
+}
+
+/// What the replies to that tell of the directory itself.
+pub(super) fn told_within(
+    session: &mut Session,
+    replies: &[Reply],
+) -> Result<Option<Attributes>, client::Error> {
+    let [cwd, stat, noop] = replies else {
+        return Ok(None);
+    };
+    in_step(session, noop)?;
+    if !cwd.code.is_completion() || !is_listing(stat) {
+        return Ok(None);
+    }
+    Ok(finished(parse_stat(stat), 0).own)
 }
 
 /// After a STAT listing, the reply to NOOP must be that, and nothing may be left over: a name

@@ -39,7 +39,10 @@ pub enum Error {
     Changed,
     #[error("{0}")]
     TimedOut(String),
-    /// Anything else: connection lost, protocol violated, refused for an unknown reason.
+    /// No connection, or none any more.
+    #[error("{0}")]
+    Lost(String),
+    /// Anything else: protocol violated, refused for an unknown reason.
     #[error("{0}")]
     Failed(String),
 }
@@ -48,8 +51,29 @@ impl From<client::Error> for Error {
     fn from(error: client::Error) -> Self {
         match error {
             client::Error::TimedOut { .. } => Self::TimedOut(error.to_string()),
-            other => Self::Failed(other.to_string()),
+            client::Error::Lost { .. } | client::Error::Busy(_) | client::Error::Connect { .. } => {
+                Self::Lost(error.to_string())
+            }
+            client::Error::Refused { .. }
+            | client::Error::NoResumption(_)
+            | client::Error::Certificate(_)
+            | client::Error::Tls(_)
+            | client::Error::Negotiation(_)
+            | client::Error::Trust(_)
+            | client::Error::Protocol(_) => Self::Failed(error.to_string()),
         }
+    }
+}
+
+impl Error {
+    /// Whether it may be otherwise at the next try.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::Failed(_))
+    }
+
+    /// Whether the server did not say what has become of what it was asked for.
+    pub fn is_open(&self) -> bool {
+        self.is_passing() || matches!(self, Self::TimedOut(_))
     }
 }
 

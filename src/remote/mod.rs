@@ -136,12 +136,14 @@ impl Remote {
         })
     }
 
-    /// Makes a directory. `Exists`, `NotFound` (its parent), `Denied`.
-    pub fn mkdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+    /// Makes a directory; whether it has these permission bits. `Exists`, `NotFound` (its parent),
+    /// `Denied`.
+    pub fn mkdir(&self, path: &RemotePath, mode: u16, deadline: Instant) -> Result<bool, Error> {
         check(path)?;
+        self.check_new(path, deadline)?;
         let temporary = self.temporaries.beside(path);
         change::run(&self.pool, deadline, |session, again, deadline| {
-            change::mkdir(session, path, temporary.path(), again, deadline)
+            change::mkdir(session, path, temporary.path(), mode, again, deadline)
         })
     }
 
@@ -171,6 +173,7 @@ impl Remote {
     ) -> Result<(), Error> {
         check(from)?;
         check(to)?;
+        self.check_new(to, deadline)?;
         let aside = self.temporaries.in_place_of(to);
         change::run(&self.pool, deadline, |session, again, deadline| {
             change::rename(session, from, to, aside.path(), again, deadline)
@@ -186,6 +189,20 @@ impl Remote {
     ) -> Result<(), Error> {
         self.metadata(deadline, |session, deadline| {
             change::set_modified(session, path, time, deadline)
+        })
+    }
+
+    /// Sets a known file's modification time where the server can, and gives its attributes then, in one
+    /// round trip; whether the time was set.
+    pub fn date(
+        &self,
+        path: &RemotePath,
+        time: SystemTime,
+        known: &Attributes,
+        deadline: Instant,
+    ) -> Result<(Attributes, bool), Error> {
+        self.metadata(deadline, |session, deadline| {
+            change::date(session, path, time, known, deadline)
         })
     }
 
@@ -231,6 +248,7 @@ impl Remote {
     /// Begins to send a file's whole content to `path`, which is created or emptied.
     pub fn store(&self, path: &RemotePath, deadline: Instant) -> Result<Upload, Error> {
         check(path)?;
+        self.check_new(path, deadline)?;
         Upload::store(&self.pool, path, deadline)
     }
 
@@ -275,14 +293,32 @@ impl Remote {
         publication: Publication,
         deadline: Instant,
     ) -> Result<Published, Error> {
+        self.check_new(path, deadline)?;
         let aside = self.temporaries.in_place_of(path);
         let aside = aside.path();
         upload::publish(&self.pool, temporary, path, aside, publication, deadline)
     }
 
-    /// Whether the server could not be reached when that was last tried.
-    pub fn is_down(&self) -> bool {
-        self.pool.is_down()
+    /// Refuses a name that the server would change: what it then makes, or replaces, is another
+    /// file.
+    fn check_new(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
+        if !path.as_bytes().ends_with(b" ") {
+            return Ok(());
+        }
+        let keeps = match self.pool.profile().keeps_last_space {
+            Some(known) => Some(known),
+            None => {
+                let scratch = self.temporaries.beside(path);
+                self.metadata(deadline, |session, deadline| {
+                    change::keeps_last_space(session, scratch.path(), deadline).map(Ok)
+                })?
+            }
+        };
+        self.pool.learn(|p| p.keeps_last_space = keeps);
+        match keeps {
+            Some(false) => Err(Error::InvalidName),
+            Some(true) | None => Ok(()),
+        }
     }
 
     /// Whether some request waits for a session.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::client::{self, Lane, Lease, Pool};
-use crate::proto::{Command, Pathname, RemotePath, Reply};
+use crate::client::{self, Lane, Lease, Pool, Session};
+use crate::proto::{Command, RemotePath, Reply};
 
+use super::change::TimeWay;
 use super::{Attributes, Download, Error, FileKind, Version, change, listing, meaning, number};
 
 /// Content being sent, in order. What was lost is sent again by the caller, who has it all: an
@@ -257,9 +258,9 @@ fn refusal(
 }
 
 /// Renames a whole file from its temporary name to its own, with its time and mode: SIZE, RNFR,
-/// RNTO, MFMT and CHMOD in one write where nothing stands under the name yet, else after SIZE
-/// was verified. Where a symbolic link stands there: [`Error::Unsupported`]; where something else
-/// than expected: [`Error::Changed`].
+/// RNTO, MFMT and CHMOD in one write where nothing stands under the name yet, else all but SIZE
+/// after that was verified. Where a symbolic link stands there: [`Error::Unsupported`]; where
+/// something else than expected: [`Error::Changed`].
 pub(super) fn publish(
     pool: &Arc<Pool>,
     temporary: &RemotePath,
@@ -269,7 +270,7 @@ pub(super) fn publish(
     deadline: Instant,
 ) -> Result<Published, Error> {
     change::run(pool, deadline, |session, again, deadline| {
-        let ask = [Command::Size(temporary.into())];
+        let size = Command::Size(temporary.into());
         let wrong = |reply: &Reply| {
             let size = publication.size;
             Error::Failed(format!(
@@ -278,22 +279,31 @@ pub(super) fn publish(
         };
         // Asked with the file known: that is cheap on every server.
         if let Some(expected) = publication.expects {
-            let is_it = match super::stat(session, path, Some(&FILE), deadline)? {
-                Ok(found) => expected == Expected::Version(found.version()),
-                Err(Error::NotFound) => true,
+            let other = match super::stat(session, path, Some(&FILE), deadline)? {
+                Ok(found) if expected == Expected::Version(found.version()) => None,
+                Ok(found) => Some(found),
+                Err(Error::NotFound) => None,
                 Err(error) => return Ok(Err(error)),
             };
-            if !is_it {
-                return Ok(Err(Error::Changed));
+            if let Some(other) = other {
+                // The first attempt may have renamed it already.
+                let is_ours = again
+                    && other.size == publication.size
+                    && number(&session.execute(&size, deadline)?).is_none();
+                return match is_ours {
+                    true => Dress::new(session, path, publication).put_on(session, deadline),
+                    false => Ok(Err(Error::Changed)),
+                };
             }
         }
-        if publication.replaces || again {
+        let replaces = publication.replaces || again;
+        if replaces {
             let link = Command::Stat {
                 all: false,
                 path: Some(path.into()),
             };
-            let [size] = ask;
-            let replies = session.pipeline(&[size, link, Command::Noop], deadline)?;
+            let ask = [size.clone(), link, Command::Noop];
+            let replies = session.pipeline(&ask, deadline)?;
             if let Some(noop) = replies.get(2) {
                 listing::in_step(session, noop)?;
             }
@@ -307,47 +317,93 @@ pub(super) fn publish(
                 Some(reply) if !again => return Ok(Err(wrong(reply))),
                 _ => {}
             }
-            match change::rename(session, temporary, path, aside, again, deadline)? {
-                Ok(()) => {}
-                Err(error) => return Ok(Err(error)),
-            }
-            return dress(session, path, publication, deadline);
         }
-        let name = Pathname::from(path);
-        let mut commands = ask.to_vec();
-        commands.extend([Command::Rnfr(temporary.into()), Command::Rnto(name.clone())]);
-        let mfmt = session.features().has("MFMT");
-        if let Some(time) = publication.modified.filter(|_| mfmt) {
-            commands.push(Command::Mfmt { time, path: name });
+        let dress = Dress::new(session, path, publication);
+        let mut commands = Vec::from([Command::Rnfr(temporary.into()), Command::Rnto(path.into())]);
+        // Where RNTO may be refused, it would be the old file that is dressed.
+        let along = !replaces || session.profile().renames_over == Some(true);
+        if along {
+            commands.extend(dress.commands());
         }
-        if let Some(mode) = publication.mode {
-            commands.push(change::chmod(session, path, mode));
+        if !replaces {
+            commands.insert(0, size);
         }
-        let replies = session.pipeline(&commands, deadline)?;
-        let [size, _, rnto, rest @ ..] = &replies[..] else {
-            return Ok(Err(Error::Failed("replies are missing".to_owned())));
-        };
-        if number(size) != Some(publication.size) {
-            return Ok(Err(wrong(size)));
-        }
-        if !rnto.code.is_completion() {
-            match change::rename(session, temporary, path, aside, again, deadline)? {
-                Ok(()) => return dress(session, path, publication, deadline),
-                Err(error) => return Ok(Err(error)),
+        let mut replies = session.pipeline(&commands, deadline)?.into_iter();
+        if !replaces {
+            match replies.next() {
+                Some(size) if number(&size) == Some(publication.size) => {}
+                Some(size) => return Ok(Err(wrong(&size))),
+                None => return Ok(Err(Error::Failed("SIZE: no reply".to_owned()))),
             }
         }
-        let done = |at: usize| rest.get(at).is_some_and(|reply| reply.code.is_completion());
-        let mut published = Published {
-            modified: mfmt && done(0),
-            mode: false,
-        };
-        let after_time = usize::from(mfmt && publication.modified.is_some());
-        published.mode = publication.mode.is_some() && done(after_time);
-        if let Some(modified) = publication.modified.filter(|_| !mfmt) {
-            published.modified = change::set_modified(session, path, modified, deadline)?.is_ok();
+        if replies.nth(1).is_some_and(|rnto| rnto.code.is_completion()) {
+            if publication.replaces && !again {
+                session.learn(|p| p.renames_over = Some(true));
+            }
+            if along {
+                return dress.outcome(session, replies.as_slice(), deadline).map(Ok);
+            }
+        } else if let Err(error) = change::rename(session, temporary, path, aside, again, deadline)?
+        {
+            return Ok(Err(error));
         }
-        Ok(Ok(published))
+        dress.put_on(session, deadline)
     })
+}
+
+/// A file's time and mode, as the server can give them.
+struct Dress<'a> {
+    path: &'a RemotePath,
+    modified: Option<SystemTime>,
+    time: Option<TimeWay>,
+    mode: Option<Command>,
+}
+
+impl<'a> Dress<'a> {
+    fn new(session: &Session, path: &'a RemotePath, publication: Publication) -> Self {
+        let Publication { modified, mode, .. } = publication;
+        Self {
+            path,
+            modified,
+            time: modified.and_then(|time| change::time_ways(session, path, time).next()),
+            mode: mode.map(|mode| change::chmod(session, path, mode)),
+        }
+    }
+
+    fn commands(&self) -> impl Iterator<Item = Command> {
+        let time = self.time.iter().flat_map(|way| &way.commands);
+        time.chain(&self.mode).cloned()
+    }
+
+    fn put_on(
+        self,
+        session: &mut Session,
+        deadline: Instant,
+    ) -> Result<Result<Published, Error>, client::Error> {
+        let commands: Vec<_> = self.commands().collect();
+        let replies = session.pipeline(&commands, deadline)?;
+        self.outcome(session, &replies, deadline).map(Ok)
+    }
+
+    /// What the replies to its commands say. Where the first way to set a time does not work, others
+    /// are tried.
+    fn outcome(
+        self,
+        session: &mut Session,
+        replies: &[Reply],
+        deadline: Instant,
+    ) -> Result<Published, client::Error> {
+        let (time, mode) = replies
+            .split_at_checked(self.time.as_ref().map_or(0, |way| way.commands.len()))
+            .unwrap_or((replies, &[]));
+        let set = self.time.is_some_and(|way| way.is_done(time));
+        let modified = match self.modified {
+            Some(when) if !set => change::set_modified(session, self.path, when, deadline)?.is_ok(),
+            _ => set,
+        };
+        let mode = self.mode.is_some() && mode.first().is_some_and(|r| r.code.is_completion());
+        Ok(Published { modified, mode })
+    }
 }
 
 /// A file of which nothing else is known.
@@ -378,22 +434,4 @@ fn is_link(
         Err(Error::NotFound) => false,
         Err(_) => true,
     })
-}
-
-/// Gives a file its time and mode, as far as the server can.
-fn dress(
-    session: &mut client::Session,
-    path: &RemotePath,
-    publication: Publication,
-    deadline: Instant,
-) -> Result<Result<Published, Error>, client::Error> {
-    let mode = match publication.mode {
-        Some(mode) => change::set_mode(session, path, mode, deadline)?.is_ok(),
-        None => false,
-    };
-    let modified = match publication.modified {
-        Some(modified) => change::set_modified(session, path, modified, deadline)?.is_ok(),
-        None => false,
-    };
-    Ok(Ok(Published { modified, mode }))
 }

@@ -7,6 +7,7 @@
 
 pub mod command;
 pub mod enclosure;
+pub mod link;
 pub mod mount;
 pub mod ports;
 pub mod server;

@@ -7,6 +7,7 @@ use super::ports::PortBlock;
 use super::wait_until;
 use nix::sys::signal::Signal;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -161,6 +162,12 @@ impl RealServer {
     /// The control port.
     pub fn port(&self) -> u16 {
         self.ports.control()
+    }
+
+    /// Where it opens ports for data connections.
+    pub fn passive_ports(&self) -> RangeInclusive<u16> {
+        let (first, last) = self.ports.passive();
+        first..=last
     }
 
     /// The host as it stands in a source. The name has an IPv6 address too on most machines, where nothing listens.

@@ -2,17 +2,28 @@
 //! from the file system down, against the embedded server that fails once: at each command, each
 //! reply byte and each TLS record, in both directions. Each operation succeeds, or fails for want
 //! of the server and in time; what was acknowledged is on the server; and the file system is
-//! healthy right after.
+//! healthy right after. The same with `hard`, where nothing fails, with write-back, and by several
+//! at once on one session.
 
+#[path = "../common/mod.rs"]
+mod common;
+mod dice;
+mod report;
 mod script;
+mod soak;
+mod weather;
+mod worker;
+mod worlds;
 
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use ftpsfs::proto::Security;
-use script::Rig;
+use report::Row;
+use script::{Manner, Rig, Run};
 
 /// Positions of one event that are tried side by side: a run mostly waits, for what is stalled.
 const LANES: u64 = 4;
@@ -21,19 +32,11 @@ const AT_A_TIME: usize = 16;
 /// What goes wrong at each position of an event, or every `step`th from `start` on.
 #[derive(Clone, Copy)]
 struct Sweep {
+    manner: Manner,
     event: &'static str,
     what: &'static str,
     start: u64,
     step: u64,
-}
-
-const fn sweep(event: &'static str, what: &'static str, step: u64) -> Sweep {
-    Sweep {
-        event,
-        what,
-        start: 1,
-        step,
-    }
 }
 
 /// Positions tried, and what came of them.
@@ -42,7 +45,9 @@ struct Tally {
     positions: u64,
     /// There are as many, by the counts of a run without faults.
     counted: u64,
+    requests: u64,
     failed_operations: u64,
+    longest: Duration,
     losses: Vec<String>,
 }
 
@@ -50,35 +55,113 @@ fn full() -> bool {
     std::env::var_os("FTPSFS_FULL").is_some_and(|value| value == "1")
 }
 
+/// Every position with `tests/run --full`, else every `step`th.
+fn sweep(manner: Manner, event: &'static str, what: &'static str, step: u64) -> Sweep {
+    Sweep {
+        manner,
+        event,
+        what,
+        start: 1,
+        step: if full() { 1 } else { step },
+    }
+}
+
 #[test]
 fn each_command() {
     sweeps(
+        "each command",
         &["fin", "rst", "stall", "reply \"421 Going down\"", "mute"]
-            .map(|what| sweep("command", what, 1)),
+            .map(|what| sweep(Manner::Soft, "command", what, 1)),
     );
 }
 
 #[test]
 fn each_record_of_control_connections() {
     let whats = ["fin", "rst", "stall"];
-    let sent = whats.map(|what| sweep("control sent record", what, 1));
-    let received = whats.map(|what| sweep("control received record", what, 1));
-    sweeps(&[sent, received].concat());
+    let sent = whats.map(|what| sweep(Manner::Soft, "control sent record", what, 1));
+    let received = whats.map(|what| sweep(Manner::Soft, "control received record", what, 1));
+    sweeps("each control record", &[sent, received].concat());
 }
 
 #[test]
 fn each_record_of_data_connections() {
     let whats = ["fin", "rst", "stall", "forged-close-notify"];
-    let sent = whats.map(|what| sweep("data sent record", what, 1));
-    let received = whats.map(|what| sweep("data received record", what, 1));
-    sweeps(&[sent, received].concat());
+    let sent = whats.map(|what| sweep(Manner::Soft, "data sent record", what, 1));
+    let received = whats.map(|what| sweep(Manner::Soft, "data received record", what, 1));
+    sweeps("each data record", &[sent, received].concat());
 }
 
 /// All of them with `tests/run --full`.
 #[test]
 fn each_reply_byte() {
-    let step = if full() { 1 } else { 23 };
-    sweeps(&["fin", "rst"].map(|what| sweep("reply byte", what, step)));
+    sweeps(
+        "each reply byte",
+        &["fin", "rst"].map(|what| sweep(Manner::Soft, "reply byte", what, 23)),
+    );
+}
+
+/// A fault that passes, and a server that is gone for longer than a request may wait.
+#[test]
+fn hard_waits_and_nothing_fails() {
+    const GONE: &str = "fin; connect 2 x10: fin";
+    let hard = |event, what, step| sweep(Manner::Hard, event, what, step);
+    sweeps(
+        "hard",
+        &[
+            hard("command", "rst", 3),
+            hard("command", "stall", 3),
+            hard("command", "reply \"421 Going down\"", 3),
+            hard("command", "mute", 3),
+            hard("command", GONE, 5),
+            hard("control sent record", "rst", 7),
+            hard("control received record", "stall", 7),
+            hard("data sent record", "fin", 3),
+            hard("data sent record", GONE, 5),
+            hard("data received record", "rst", 3),
+            hard("reply byte", "fin", 211),
+        ],
+    );
+}
+
+#[test]
+fn write_back_keeps_what_it_promised() {
+    const GONE: &str = "fin; connect 2 x10: fin";
+    let late = |event, what, step| sweep(Manner::WriteBack, event, what, step);
+    sweeps(
+        "write-back",
+        &[
+            late("command", "rst", 1),
+            late("command", "stall", 2),
+            late("command", "reply \"421 Going down\"", 2),
+            late("command", "mute", 1),
+            late("command", GONE, 4),
+            late("control sent record", "rst", 5),
+            late("control received record", "fin", 5),
+            late("data sent record", "stall", 3),
+            late("data received record", "rst", 1),
+            late("data received record", "stall", 2),
+            late("reply byte", "rst", 97),
+        ],
+    );
+}
+
+#[test]
+fn at_once_on_one_session_nobody_waits_for_good() {
+    let both = |event, what, step| sweep(Manner::AtOnce, event, what, step);
+    sweeps(
+        "at once",
+        &[
+            both("command", "rst", 1),
+            both("command", "stall", 2),
+            both("command", "reply \"421 Going down\"", 2),
+            both("control sent record", "stall", 5),
+            both("control received record", "fin", 5),
+            both("data sent record", "rst", 2),
+            both("data sent record", "stall", 3),
+            both("data received record", "fin", 2),
+            both("data received record", "stall", 3),
+        ],
+    );
 }
 
 /// Every other fault there is, at the first commands that it is for.
@@ -99,7 +182,10 @@ fn each_other_fault() {
             &["full 1", "full 30000", "full 30000 552", "full 30000 226"],
         ),
         ("APPE", &["full 3", "full 3 226", "no-close-notify"]),
-        ("MLSD", &["no-close-notify", "endless-listing"]),
+        (
+            "MLSD",
+            &["cut 1", "cut 90", "no-close-notify", "endless-listing"],
+        ),
         (
             "MLSD",
             &["endless-listing-line", "line \"type=file;size=1; ../evil\""],
@@ -157,33 +243,30 @@ fn each_other_fault() {
         }
     }
     let next = AtomicUsize::new(0);
-    let losses = Mutex::new(Vec::new());
-    let hits = AtomicUsize::new(0);
+    let done = Mutex::new(Tally::default());
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
-                let rig = Rig::new(Security::Implicit);
+                let rig = Rig::new(Security::Implicit, Manner::Soft);
                 while let Some(rule) = rules.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let run = rig.run(rule);
-                    hits.fetch_add(run.counts.hits as usize, Ordering::Relaxed);
-                    let wrong = run.wrong.into_iter();
-                    let wrong = wrong.map(|wrong| format!("{rule}: {wrong}"));
-                    losses.lock().unwrap().extend(wrong);
+                    let mut done = done.lock().unwrap();
+                    done.positions += run.counts.hits;
+                    done.add(rule, run);
                 }
             });
         }
     });
-    let losses = losses.into_inner().unwrap();
-    let hits = hits.into_inner();
-    println!("{hits} hits of {} rules", rules.len());
-    assert!(hits >= 150, "{hits} hits");
-    assert!(losses.is_empty(), "{} losses: {losses:#?}", losses.len());
+    let done = done.into_inner().unwrap();
+    println!("{} hits of {} rules", done.positions, rules.len());
+    let kinds = faults.iter().map(|(_, whats)| whats.len()).sum();
+    conclude("each other fault", kinds, &[done], 150);
 }
 
 /// What is asserted can fail: a server that says what is not true is found out.
 #[test]
 fn a_loss_is_seen() {
-    let rig = Rig::new(Security::Implicit);
+    let rig = Rig::new(Security::Implicit, Manner::Soft);
     let run = rig.run("DELE: reply \"250 OK\"");
     assert_eq!(run.wrong, ["old is still there"]);
     let run = rig.run("command 9999: rst");
@@ -192,7 +275,7 @@ fn a_loss_is_seen() {
 
 /// Runs them, each with a server of its own.
 #[track_caller]
-fn sweeps(sweeps: &[Sweep]) {
+fn sweeps(title: &'static str, sweeps: &[Sweep]) {
     let securities: &[Security] = if full() {
         &[Security::Implicit, Security::Explicit]
     } else {
@@ -230,13 +313,37 @@ fn sweeps(sweeps: &[Sweep]) {
     });
     let done = done.into_inner().unwrap();
     assert_eq!(done.len(), jobs.len(), "a sweep did not end");
+    conclude(title, sweeps.len(), &done, 1);
+}
+
+/// Reports what came of them, and fails where something was lost or late.
+#[track_caller]
+fn conclude(title: &'static str, faults: usize, done: &[Tally], least: u64) {
+    let sum = |of: fn(&Tally) -> u64| done.iter().map(of).sum();
     let losses: Vec<_> = done.iter().flat_map(|tally| &tally.losses).collect();
+    let row = Row {
+        title: title.to_owned(),
+        faults: faults as u64,
+        positions: sum(|tally| tally.positions),
+        operations: sum(|tally| tally.requests),
+        failed: sum(|tally| tally.failed_operations),
+        losses: losses.len() as u64,
+        hangs: 0,
+        longest: done
+            .iter()
+            .map(|tally| tally.longest)
+            .max()
+            .unwrap_or_default(),
+        deadline: script::DEADLINE,
+    };
+    row.report();
     assert!(losses.is_empty(), "{} losses: {losses:#?}", losses.len());
+    assert!(row.positions >= least, "{} positions", row.positions);
 }
 
 impl Sweep {
     fn run(&self, security: Security) -> Tally {
-        let rig = Rig::new(security);
+        let rig = Rig::new(security, self.manner);
         let healthy = rig.run("");
         let mut tally = Tally {
             counted: self.positions(self.count(&healthy.counts)),
@@ -252,17 +359,15 @@ impl Sweep {
                 break;
             }
             tally.positions += 1;
-            tally.failed_operations += run.failed;
-            let losses = run.wrong.into_iter();
-            tally
-                .losses
-                .extend(losses.map(|wrong| format!("{rule}: {wrong}")));
+            tally.add(&rule, run);
         }
-        // How commands fall into records, and what is done ahead, is not the same each time.
-        assert!(
-            tally.positions + 2 >= tally.counted * 9 / 10,
-            "{self}: {tally}"
-        );
+        // How commands fall into records, and what is done ahead, is not the same each time; and
+        // who is served first is not.
+        let most = match self.manner {
+            Manner::Soft | Manner::Hard | Manner::WriteBack => tally.counted * 9 / 10,
+            Manner::AtOnce => tally.counted / 2,
+        };
+        assert!(tally.positions + 2 >= most, "{self}: {tally}");
         tally
     }
 
@@ -284,11 +389,23 @@ impl Sweep {
     }
 }
 
+impl Tally {
+    fn add(&mut self, rule: &str, run: Run) {
+        self.requests += run.requests;
+        self.failed_operations += run.failed;
+        self.longest = self.longest.max(run.longest);
+        let losses = run.wrong.into_iter();
+        self.losses
+            .extend(losses.map(|wrong| format!("{rule}: {wrong}")));
+    }
+}
+
 impl fmt::Display for Sweep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} {}, {}, ...: {}",
+            "{}, {} {}, {}, ...: {}",
+            self.manner,
             self.event,
             self.start,
             self.start + self.step,

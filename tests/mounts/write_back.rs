@@ -209,8 +209,9 @@ fn an_outage_is_waited_out(kind: Kind) {
 
 /// Who waits for a dead server can be killed, and goes on when it is back.
 fn hard(kind: Kind) {
-    let (mut server, mount) = mounted(kind, "hard,timeout=2");
+    let mut server = RealServer::of(kind);
     tree::put(&server.root.join("file"), b"content", Duration::ZERO);
+    let mount = Mount::new(&server, "hard,timeout=2");
     server.kill();
     let cat = || {
         let mut cat = Command::new("cat");

@@ -52,6 +52,8 @@ class Scenario:
     first_passive: str = ""
     # No session can be resumed: every handshake is a full one.
     tickets: bool = True
+    # Commands that came along with the one that is answered are lost.
+    one_by_one: bool = False
 
 
 @dataclasses.dataclass
@@ -178,6 +180,10 @@ def sends_nothing_after_421(events):
     demand(not bad, f"after 421 came {bad and bad[0].text}")
 
 
+def waits_for_each_reply(events):
+    demand(not happened(events, "lost commands"), "commands came before the reply to the last")
+
+
 def moves_no_data(events):
     demand(sent(events, "PROT"), "PROT never came")
     bad = sent(events, *TRANSFERS)
@@ -246,6 +252,15 @@ SCENARIOS = {
     ),
     "auth-injection": Scenario(
         "explicit", [*ALWAYS, stops_at_injection], injected="220 injected\r\n"
+    ),
+    # IIS says who it is, and is said to lose commands; others may do so without a word.
+    "one-by-one": Scenario("explicit", EXPLICIT, one_by_one=True),
+    "one-by-one-implicit": Scenario("implicit", IMPLICIT, one_by_one=True),
+    "one-by-one-iis": Scenario(
+        "explicit",
+        [*EXPLICIT, waits_for_each_reply],
+        greeting=["220 Microsoft FTP Service"],
+        one_by_one=True,
     ),
     "prot-refused": Scenario("explicit", [*ALWAYS, moves_no_data], prot="534 policy"),
     # vsftpd.
@@ -362,6 +377,9 @@ class Session:
         if line is None:
             raise Ended("ended by the client")
         self.note("<", "PASS ****" if line.upper().startswith("PASS") else line)
+        if self.scenario.one_by_one and self.wire.text:
+            self.wire.text = b""
+            self.note("!", "lost commands")
         return line
 
     def greet(self):

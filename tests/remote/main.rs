@@ -234,9 +234,12 @@ fn a_killed_server_costs_time_only(server: &mut RealServer, change: fn(&mut Conf
 fn changes_names_times_and_modes(server: &RealServer, change: fn(&mut Config)) {
     let remote = connect(server, change);
     let dir = path("/new-dir");
-    remote.mkdir(&dir, soon()).unwrap();
-    assert!(matches!(remote.mkdir(&dir, soon()), Err(Error::Exists)));
-    let error = remote.mkdir(&path("/none/dir"), soon()).unwrap_err();
+    remote.mkdir(&dir, 0o755, soon()).unwrap();
+    assert!(matches!(
+        remote.mkdir(&dir, 0o755, soon()),
+        Err(Error::Exists)
+    ));
+    let error = remote.mkdir(&path("/none/dir"), 0o755, soon()).unwrap_err();
     assert!(matches!(error, Error::NotFound), "{error:?}");
     put(server, &remote, &path("/new-dir/a"), b"one", false);
     assert!(matches!(remote.rmdir(&dir, soon()), Err(Error::NotEmpty)));
@@ -277,15 +280,20 @@ fn changes_names_times_and_modes(server: &RealServer, change: fn(&mut Config)) {
         fs::metadata(server.root.join("new-dir/b")).unwrap().mode() & 0o7777,
         0o640
     );
-    let linked = remote.symlink(b"b", &path("/new-dir/link"), soon());
+    // ProFTPD makes every target a path from its root.
+    let link = path("/new-dir/link");
+    let linked = remote.symlink(b"b", &link, soon());
+    assert!(matches!(linked, Err(Error::Unsupported(_))), "{linked:?}");
+    let linked = remote.symlink(b"/new-dir/b", &link, soon());
     if server.kind.is_proftpd() {
         linked.unwrap();
         let target = fs::read_link(server.root.join("new-dir/link")).unwrap();
-        assert!(target.ends_with("b"), "{target:?}");
-        remote.unlink(&path("/new-dir/link"), soon()).unwrap();
+        assert!(target.ends_with("new-dir/b"), "{target:?}");
+        remote.unlink(&link, soon()).unwrap();
     } else {
         assert!(matches!(linked, Err(Error::Unsupported(_))), "{linked:?}");
     }
+    assert!(!server.root.join("new-dir/link").is_symlink());
     remote.unlink(&path("/new-dir/b"), soon()).unwrap();
     remote.rmdir(&dir, soon()).unwrap();
     assert!(matches!(remote.rmdir(&dir, soon()), Err(Error::NotFound)));

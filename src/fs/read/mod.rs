@@ -9,7 +9,7 @@ mod stream;
 mod window;
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -67,7 +67,12 @@ pub(super) struct Reader {
     streams: Mutex<Vec<Arc<Stream>>>,
     /// Whether nobody has the file open any more.
     ended: AtomicBool,
+    /// How many [`Pause`]s there are.
+    pauses: AtomicUsize,
 }
+
+/// While it lasts a file has no streams, and reads that would need one wait.
+pub(super) struct Pause<'a>(&'a Reader);
 
 /// Why a read has no bytes.
 #[derive(Debug)]
@@ -139,6 +144,7 @@ impl Reader {
             reads: reads.clone(),
             streams: Mutex::new(Vec::new()),
             ended: AtomicBool::new(false),
+            pauses: AtomicUsize::new(0),
         }
     }
 
@@ -205,7 +211,7 @@ impl Reader {
             streams.push(stream.clone());
             return Some(stream);
         }
-        if self.reads.is_crowded() {
+        if self.reads.is_crowded() || self.pauses.load(Ordering::Relaxed) > 0 {
             return None;
         }
         streams.retain(|s| !s.is_over());
@@ -223,6 +229,15 @@ impl Reader {
         Some(stream)
     }
 
+    /// Ends all streams, and lets none begin.
+    pub fn pause(&self) -> Pause<'_> {
+        // Under the lock of those who would begin one.
+        let mut streams = self.streams.lock();
+        self.pauses.fetch_add(1, Ordering::Relaxed);
+        streams.drain(..).for_each(|stream| stream.close());
+        Pause(self)
+    }
+
     /// Ends all streams for good: what still waits is not started anew.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
@@ -234,6 +249,12 @@ impl Reader {
         for stream in self.streams.lock().drain(..) {
             stream.close();
         }
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.0.pauses.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -292,14 +292,14 @@ impl Fs {
         let mut farthest = 0;
         loop {
             match course.advance(file, ahead, clock) {
-                Err(Stop::Remote(remote::Error::Failed(why))) => {
+                Err(Stop::Remote(why)) if why.is_passing() => {
                     if course.at > farthest {
                         (failures, farthest) = (0, course.at);
                     }
                     failures += 1;
                     log::debug!("{:?}: {why}", ahead.beside);
                     if failures >= ATTEMPTS || Instant::now() + PAUSE >= clock.deadline() {
-                        return Err(Stop::Remote(remote::Error::Failed(why)));
+                        return Err(Stop::Remote(why));
                     }
                     thread::sleep(PAUSE);
                     course.resume(clock)?;

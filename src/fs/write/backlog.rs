@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::super::spool::SpoolError;
 use super::super::{Error, Fs, Ino};
 use super::Draft;
 use super::upload::{Extent, Stop};
-use crate::remote;
 
 /// The pauses after failures in a row, while the server is not to be had: doubled each time.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -123,7 +123,11 @@ impl Backlog {
 impl Fs {
     /// Makes what was written to a draft outlast this machine's end, and has it sent.
     pub(in crate::fs) fn promise(&self, draft: &Draft) -> Result<(), Error> {
-        draft.file.promise()?;
+        match draft.file.promise() {
+            // It is on the server, or nobody wants it any more.
+            Err(SpoolError::Gone) => return Ok(()),
+            promised => promised?,
+        };
         self.send_later(draft.ino);
         Ok(())
     }
@@ -159,7 +163,7 @@ impl Fs {
             return Sent::Done;
         };
         let sent = match self.try_upload(&draft, Extent::Closed) {
-            Err(Stop::Remote(remote::Error::Failed(why) | remote::Error::TimedOut(why))) => {
+            Err(Stop::Remote(why)) if why.is_open() => {
                 log::info!("{}: uploaded later: {why}", self.named(&draft));
                 return Sent::Later;
             }

@@ -327,7 +327,7 @@ impl Fs {
         };
         let at = |place: u64| usize::try_from(place - offset).unwrap_or(usize::MAX);
         let mut here = offset;
-        for gap in missing.iter().cloned().chain([end..end]) {
+        for gap in missing.iter().cloned().chain(std::iter::once(end..end)) {
             let part = &mut bytes[at(here)..at(gap.start)];
             if !part.is_empty() {
                 match draft.file.read_at(part, here) {

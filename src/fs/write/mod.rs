@@ -6,7 +6,7 @@
 //!
 //! Locks: a draft's `upload`, held while it is sent; then its `place`, held while its name on the
 //! server is used or changed (of several drafts in the order of their numbers); then the leaves:
-//! the table, held over local disk work where a draft begins or ends, `shown` and `ahead`.
+//! the table, held over local disk work where a draft begins or ends, `shown`, `ahead` and `doubt`.
 
 mod ahead;
 mod backlog;
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::spool::{Base, RecordId, Spool, SpoolError, SpoolFile, Wanted};
+use super::spool::{self, Base, RecordId, Spool, SpoolError, SpoolFile, Wanted};
 use super::{Error, Ino};
 use crate::proto::RemotePath;
 use crate::remote::{Attributes, FileKind, Version};
@@ -68,6 +68,16 @@ pub(super) struct Draft {
     adopted: AtomicBool,
     /// Its content on its way while it is still written.
     ahead: Mutex<Option<Arc<Ahead>>>,
+    /// The server's word on this was lost.
+    doubt: Mutex<Option<Doubt>>,
+}
+
+/// A version that was sent whole, and may have its name by now.
+#[derive(Clone, Debug)]
+struct Doubt {
+    version: spool::Version,
+    size: u64,
+    temporary: RemotePath,
 }
 
 /// What stat shows of a draft, beside its size.
@@ -270,6 +280,7 @@ impl Draft {
             place: Mutex::new(()),
             adopted: AtomicBool::new(false),
             ahead: Mutex::new(None),
+            doubt: Mutex::new(None),
         }
     }
 
@@ -448,11 +459,16 @@ impl Draft {
                 true => record.upload.is_some(),
                 false => record.torn.is_some(),
             });
-        broken.unwrap_or(false)
+        broken.unwrap_or(false) || self.doubt().is_some()
     }
 
     fn faced(&self) {
         self.adopted.store(false, Ordering::Relaxed);
+        *self.doubt.lock() = None;
+    }
+
+    fn doubt(&self) -> Option<Doubt> {
+        self.doubt.lock().clone()
     }
 
     pub fn is_unlinked(&self) -> bool {

@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, default_state_dir};
 use super::super::{Error, Fs, Ino};
 use super::upload::{Clock, Stop};
-use super::{Draft, base_of, version_of};
+use super::{Doubt, Draft, base_of, version_of};
 use crate::proto::{Name, RemotePath};
 use crate::remote::{self, Attributes, FileKind};
 
@@ -120,6 +120,9 @@ impl Fs {
     /// What an upload that was broken off has made of the file on the server is taken for what
     /// this one begins upon, if it is ours.
     pub(super) fn face(&self, draft: &Draft) -> Result<(), Stop> {
+        if let Some(doubt) = draft.doubt() {
+            self.resolve(draft, &doubt)?;
+        }
         let record = draft.file.record()?;
         let failed = |why: String| Stop::Remote(remote::Error::Failed(why));
         let found = self.find(&record)?;
@@ -131,6 +134,33 @@ impl Fs {
         };
         if let Some(found) = found {
             draft.file.mark_uploaded(version, base_of(&found))?;
+            draft.settle(&found, None);
+        }
+        Ok(())
+    }
+
+    /// A whole version that was to be renamed to its own name has it now if the temporary name is
+    /// gone: then it is what the next one replaces.
+    fn resolve(&self, draft: &Draft, doubt: &Doubt) -> Result<(), Stop> {
+        let look = |path: &RemotePath| match self.remote.stat(path, None, self.soon()) {
+            Ok(found) => Ok(Some(found)),
+            Err(remote::Error::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        };
+        if look(&doubt.temporary)?.is_some() {
+            return match self.remote.unlink(&doubt.temporary, self.soon()) {
+                Ok(()) | Err(remote::Error::NotFound) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+        }
+        let path = self.inodes.path(draft.ino).ok_or(Stop::Unwanted)?;
+        let base = draft.file.with(|record| record.base)?;
+        let found = look(&path)?.filter(|found| {
+            let is_old = base.is_some_and(|base| version_of(base) == found.version());
+            found.kind == FileKind::File && found.size == doubt.size && !is_old
+        });
+        if let Some(found) = found {
+            draft.file.mark_uploaded(doubt.version, base_of(&found))?;
             draft.settle(&found, None);
         }
         Ok(())

@@ -10,9 +10,9 @@ use parking_lot::MutexGuard;
 
 use super::super::spool::{Method, SpoolFile};
 use super::super::{Fs, Ino, NAME_MAX};
-use super::Draft;
 use super::names::InUse;
 use super::upload::{Clock, Stop, Task};
+use super::{Doubt, Draft};
 use crate::proto::{Name, RemotePath};
 use crate::remote::{self, Attributes, Expected, Publication, Reserved, Upload};
 
@@ -70,7 +70,10 @@ impl Fs {
     ) -> Result<Sent<'a>, Stop> {
         let ahead = self.send_beside(draft, task.size, clock)?;
         let published = self.publish(draft, task, &ahead.beside, clock);
-        if let Err(stop) = &published {
+        // Whether the temporary file is there will tell whether it was renamed.
+        if let Err(stop) = &published
+            && draft.doubt().is_none()
+        {
             self.clean_up(&ahead.beside, stop);
         }
         published
@@ -120,7 +123,17 @@ impl Fs {
                 let theirs = self.part(draft, task, &temporary, publication, clock)?;
                 return Ok((theirs, place));
             }
-            published => published?,
+            Err(error) => {
+                if self.config.write_back && error.is_open() {
+                    *draft.doubt.lock() = Some(Doubt {
+                        version: task.version,
+                        size: task.size,
+                        temporary,
+                    });
+                }
+                return Err(error.into());
+            }
+            Ok(published) => published,
         };
         let known = Attributes {
             size: task.size,
@@ -218,7 +231,8 @@ impl Fs {
         if begin == task.size {
             return Ok((self.verify(draft, task, &path, clock)?, place));
         }
-        let upload = match self.remote.append(&path, begin, clock.deadline()) {
+        let append = || self.remote.append(&path, begin, clock.deadline());
+        let upload = match self.unread(draft, append) {
             // Another has changed it. What we have whole replaces that; else it would be a mix.
             Err(remote::Error::Changed | remote::Error::NotFound) if draft.is_whole() => {
                 let why = "it changed on the server".to_owned();
@@ -292,7 +306,8 @@ impl Fs {
         draft.file.begin_upload(task.version, Method::InPlace)?;
         for range in ranges {
             let deadline = clock.deadline();
-            let upload = self.remote.patch(&path, range.start, task.size, deadline)?;
+            let begin = || self.remote.patch(&path, range.start, task.size, deadline);
+            let upload = self.unread(draft, begin)?;
             self.pour(draft, task, upload, range.clone(), clock)?;
         }
         for range in ranges {
@@ -363,16 +378,15 @@ impl Fs {
                 Err(_) => self.overlay_mode(path, mode),
             }
         }
-        let modified = self
+        let (server, dated) = self
             .remote
-            .set_modified(path, task.dress.modified, deadline);
-        let server = self.remote.stat(path, Some(&known), deadline)?;
+            .date(path, task.dress.modified, &known, deadline)?;
         if server.size != task.size {
             let (has, size) = (server.size, task.size);
             let why = format!("the server has {has} bytes of {size}");
             return Err(Stop::Remote(remote::Error::Failed(why)));
         }
-        if modified.is_err() && task.dress.given {
+        if !dated && task.dress.given {
             self.overlay_time(path, task.dress.modified, server.mtime);
         }
         Ok(server)
@@ -436,8 +450,16 @@ impl Fs {
     ) -> Result<(), Stop> {
         let _turn = self.drafts.turns.take();
         clock.restart();
-        let upload = self.remote.store(path, clock.deadline())?;
+        let upload = self.unread(draft, || self.remote.store(path, clock.deadline()))?;
         self.pour(draft, task, upload, 0..task.size, clock)
+    }
+
+    /// Begins an upload to a file's own name while we ourselves do not read it: vsftpd locks files, and would wait
+    /// for our own half-read download.
+    fn unread<T>(&self, draft: &Draft, begin: impl FnOnce() -> T) -> T {
+        let file = self.files.of(draft.ino);
+        let _pause = file.as_ref().map(|file| file.reader.pause());
+        begin()
     }
 
     /// Sends a range, and awaits the server's word that it has everything.

@@ -93,7 +93,7 @@ impl Fs {
             let outcome = self.attempt(draft, extent, &mut clock);
             let again = match &outcome {
                 Err(Stop::Again) => true,
-                Err(Stop::Remote(remote::Error::Failed(why))) => {
+                Err(Stop::Remote(why)) if why.is_passing() => {
                     log::debug!("{}: upload: {why}", self.named(draft));
                     attempt < ATTEMPTS && Instant::now() + PAUSE < clock.deadline()
                 }

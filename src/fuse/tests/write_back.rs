@@ -96,6 +96,23 @@ fn the_end_of_the_mount_waits_for_what_was_promised() {
 }
 
 #[test]
+fn what_is_uploaded_while_its_directory_is_listed_is_shown() {
+    let mount = Mount::writable_with(4, |config| {
+        config.write_back = true;
+        config.dir_timeout = Duration::ZERO;
+    });
+    for round in 0..150 {
+        let name = format!("f{round}");
+        fs::write(mount.here(&name), "new").unwrap();
+        for _ in 0..3 {
+            let listed = fs::read_dir(mount.point.path()).unwrap();
+            let mut names = listed.map(|entry| entry.unwrap().file_name());
+            assert!(names.any(|shown| *shown == *name), "{name}");
+        }
+    }
+}
+
+#[test]
 fn renames_and_removals_of_what_waits_are_folded_in() {
     let mount = mounted();
     fs::write(mount.here("target"), "old").unwrap();

@@ -386,6 +386,7 @@ fn times_and_modes() {
     let mut file = File::options()
         .write(true)
         .create(true)
+        .truncate(false)
         .mode(0o640)
         .open(mount.here("file"))
         .unwrap();

@@ -51,6 +51,8 @@ pub(super) struct LoggingIn {
     /// Refused while the account was wanted: asked again after it.
     again: VecDeque<Ask>,
     pbsz_refused: Option<Reply>,
+    /// What FEAT is likely to list.
+    expected: Option<Features>,
     pub features: Features,
 }
 
@@ -67,12 +69,14 @@ impl LoggingIn {
                 .chain([Ask::User, Ask::Pass])
                 .chain(protection)
                 .chain([Ask::Feat, Ask::Type])
+                .chain(login.features.iter().flat_map(options))
                 .collect(),
             in_flight: VecDeque::new(),
             logged_in: false,
             account_wanted: None,
             again: VecDeque::new(),
             pbsz_refused: None,
+            expected: login.features.clone(),
             features: Features::default(),
         }
     }
@@ -152,7 +156,11 @@ impl LoggingIn {
             Ask::Prot => self.on_prot(reply),
             Ask::Feat => {
                 self.features = Features::parse(&reply);
-                self.to_ask.extend(options(&self.features));
+                // Asked for already, if it is what was expected.
+                if self.expected.take().as_ref() != Some(&self.features) {
+                    self.to_ask.retain(|ask| !matches!(ask, Ask::Option(_)));
+                    self.to_ask.extend(options(&self.features));
+                }
                 Ok(())
             }
             Ask::Type => on_type(reply),

@@ -28,6 +28,7 @@ fn login(security: Security) -> Login {
         host: None,
         implicit_needs_prot: false,
         pipeline: true,
+        features: None,
     }
 }
 

@@ -113,6 +113,22 @@ pub fn odd_names(kind: Kind) {
     assert_eq!(stored(&server.root), [""; 0]);
 }
 
+/// Pure-FTPd would make `a_` of `a `, and replace what is called so.
+#[test]
+fn a_name_that_the_server_would_change_replaces_no_other() {
+    let (server, mount) = mounted(Kind::PureFtpd, "");
+    script(
+        &mount,
+        r#"
+        echo mine > a_; echo other > b; mkdir c_
+        fails cp b 'a '; fails mv b 'a '; fails mkdir 'c '; fails mv c_ 'd '
+        test "$(cat a_ b)" = "mine
+other"
+        "#,
+    );
+    assert_eq!(stored(&server.root), ["a_", "b", "c_"]);
+}
+
 pub fn small_tools(kind: Kind) {
     let (server, mount) = mounted(kind, "");
     script(
@@ -334,7 +350,7 @@ MAKE
         make -s -j2; test "$(./program)" = 42
         make -q
         sleep 1.1; sed -i 's/2 \* n/3 * n/' twice.c
-        ! make -q; make -s; test "$(./program)" = 63; make -q
+        fails make -q; make -s; test "$(./program)" = 63; make -q
         strip program; test "$(./program)" = 63
         make -s clean
         "#,

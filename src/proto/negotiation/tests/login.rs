@@ -288,3 +288,52 @@ fn long_names_are_written_in_several_writes() {
     assert_eq!(wire.trace.len(), 3);
     assert_eq!(wire.trace[2], "PASS **** | FEAT | TYPE I");
 }
+
+#[test]
+fn options_that_another_connection_was_offered_go_along() {
+    let listed = "211-F\r\n UTF8\r\n211 E\r\n";
+    let known = |wire: &str| Some(Features::parse(&replies(wire)[0]));
+    for (features, follows) in [
+        (known(listed), vec![]),
+        (None, vec!["OPTS UTF8 ON"]),
+        (known("211-F\r\n CLNT\r\n211 E\r\n"), vec!["OPTS UTF8 ON"]),
+    ] {
+        let along = match &features {
+            Some(known) if known.has("UTF8") => " | OPTS UTF8 ON",
+            Some(_) => " | CLNT ftpsfs",
+            None => "",
+        };
+        let mut wire = Wire::new(Login {
+            features,
+            ..login(Security::Implicit)
+        });
+        let ready = wire.connect(answering(
+            Security::Implicit,
+            &[("FEAT", "211-F\r\n UTF8\r\n211 E\r\n")],
+        ));
+        assert!(ready.expect("ready").utf8);
+        let first = format!("USER me | PASS **** | FEAT | TYPE I{along}");
+        let expected: Vec<_> = std::iter::once(first.as_str()).chain(follows).collect();
+        assert_eq!(wire.trace[1..], expected);
+    }
+}
+
+#[test]
+fn a_server_known_to_lose_commands_is_told_them_one_by_one() {
+    for greeting in [
+        "220 Microsoft FTP Service\r\n",
+        "220-Hi\r\n220 MikroTik FTP server\r\n",
+    ] {
+        let mut other = agreeable(Security::Implicit);
+        let mut wire = Wire::new(login(Security::Implicit));
+        let ready = wire.connect(move |met| match other(met) {
+            "220 Hello\r\n" => greeting,
+            reply => reply,
+        });
+        ready.expect("ready");
+        assert_eq!(
+            wire.trace,
+            ["(tls)", "USER me", "PASS ****", "FEAT", "TYPE I"]
+        );
+    }
+}
