@@ -41,7 +41,7 @@ macro_rules! on_every_server {
 on_every_server! {
     content, names, links, unlinked_and_replaced, times_and_modes, large_file, memory_maps, one_session, direct,
     killed_server, random_operations, rsync, copies, odd_names, small_tools, git, editors, sqlite, make,
-    appending_shells, small_changes_of_large_files, full_disk, attributes,
+    libreoffice, appending_shells, small_changes_of_large_files, full_disk, attributes,
 }
 
 fn mounted(kind: Kind, extra: &str) -> (RealServer, Mount) {

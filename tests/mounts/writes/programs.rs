@@ -361,6 +361,71 @@ MAKE
     );
 }
 
+/// What an office program does on Save: a lock file, a temporary file, a backup, and the document over its old self.
+pub fn libreoffice(kind: Kind) {
+    let (server, mount) = mounted(kind, "");
+    let profile = tempfile::tempdir().expect("make a folder");
+    let text = r#"
+        umask 022
+        # The distribution's own Python has LibreOffice's module.
+        /usr/bin/python3 - <<'PYTHON'
+import os, subprocess, sys, time, uno
+from com.sun.star.beans import PropertyValue
+
+def option(name, value):
+    return PropertyValue(name, 0, value, 0)
+
+pipe = f'ftpsfs-{os.getpid()}'
+office = subprocess.Popen(['soffice', '--headless', '--norestore', '-env:UserInstallation=file://PROFILE',
+                           f'--accept=pipe,name={pipe};urp'])
+local = uno.getComponentContext()
+resolver = local.ServiceManager.createInstanceWithContext('com.sun.star.bridge.UnoUrlResolver', local)
+until = time.monotonic() + 90
+while True:
+    try:
+        context = resolver.resolve(f'uno:pipe,name={pipe};urp;StarOffice.ComponentContext')
+        break
+    except Exception:
+        if time.monotonic() > until or office.poll() is not None:
+            sys.exit('LibreOffice did not start')
+        time.sleep(0.2)
+desktop = context.ServiceManager.createInstanceWithContext('com.sun.star.frame.Desktop', context)
+here = 'file://' + os.getcwd()
+
+def load(url):
+    return desktop.loadComponentFromURL(url, '_blank', 0, (option('Hidden', True),))
+
+document = load('private:factory/swriter')
+document.Text.String = 'first'
+document.storeAsURL(f'{here}/letter.odt', ())
+assert '.~lock.letter.odt#' in os.listdir('.'), os.listdir('.')
+for text in 'second', 'third ' * 50000:
+    document.Text.String = text
+    document.store()
+document.close(True)
+document = load(f'{here}/letter.odt')
+assert document.Text.String == 'third ' * 50000
+document.Text.String = 'fourth'
+document.store()
+document.storeToURL(f'{here}/letter.docx', (option('FilterName', 'MS Word 2007 XML'),))
+document.close(True)
+try:
+    desktop.terminate()
+except Exception:
+    pass
+office.wait(60)
+PYTHON
+        unzip -qt letter.odt; unzip -qt letter.docx
+        unzip -p letter.odt content.xml | grep -q fourth
+        unzip -p letter.docx word/document.xml | grep -q fourth
+        "#;
+    script(
+        &mount,
+        &text.replace("PROFILE", &profile.path().display().to_string()),
+    );
+    assert_eq!(stored(&server.root), ["letter.docx", "letter.odt"]);
+}
+
 /// Shells that append to one file, each write a process and an open of its own.
 pub fn appending_shells(kind: Kind) {
     let (server, mount) = mounted(kind, "");
