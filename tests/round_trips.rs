@@ -13,8 +13,9 @@ use std::time::{Duration, Instant, SystemTime};
 use common::link::{self, Forgotten, Link};
 use common::server::{Kind, PASSWORD, RealServer, USER, certificate};
 use ftpsfs::client::{Config, Lane, Pool};
+use ftpsfs::fs::{self as file_system, Ino, Lookup, Patience};
 use ftpsfs::proto::{Command, RemotePath, Secret, Security};
-use ftpsfs::remote::{Attributes, Download, Publication, Remote};
+use ftpsfs::remote::{Attributes, Download, FileKind, Publication, Remote};
 use ftpsfs::server::{self, Server, Users};
 use ftpsfs::tls::TrustOptions;
 
@@ -372,6 +373,148 @@ fn logs_in_within(rig: &Rig, first: u64, next: u64) {
     );
 }
 
+/// As `find` with stat: every directory is opened, and everything in it looked up. Directories.
+fn walk(fs: &Arc<file_system::Fs>, ino: Ino) -> usize {
+    let patience = || Patience::Until(soon());
+    let handle = fs.opendir(ino, patience()).expect("opened");
+    let names = fs.readdir(handle, 0, patience()).expect("names");
+    let mut found = Vec::new();
+    names.each(|entry| {
+        if ![&b"."[..], b".."].contains(&entry.name) {
+            found.push(entry.name.to_owned());
+        }
+        false
+    });
+    fs.releasedir(handle);
+    let look = |name: Vec<u8>| match fs.lookup(ino, &name, patience()).expect("looked up") {
+        Lookup::Found(entry) => entry.attr,
+        Lookup::Absent(_) => panic!("what was listed is there"),
+    };
+    let mut found: Vec<_> = found.into_iter().map(look).collect();
+    found.retain(|attr| attr.kind == FileKind::Directory);
+    1 + found.iter().map(|attr| walk(fs, attr.ino)).sum::<usize>()
+}
+
+/// 111 directories, with five files each.
+fn a_walk_is_listed_ahead(rig: &Rig, most: u64) {
+    fs::create_dir(rig.root.join("tree")).expect("a directory");
+    let mut above = vec!["tree".to_owned()];
+    for _ in 0..3 {
+        for dir in &above {
+            for n in 0..5 {
+                fs::write(rig.root.join(format!("{dir}/file{n}")), "content").expect("a file");
+            }
+        }
+        let below = above
+            .iter()
+            .flat_map(|dir| (0..10).map(move |n| format!("{dir}/dir{n}")));
+        above = below.collect();
+        if above.len() <= 100 {
+            for dir in &above {
+                fs::create_dir(rig.root.join(dir)).expect("a directory");
+            }
+        }
+    }
+    let directories = || within_a_mount(rig, "/tree", |fs| walk(fs, Ino::ROOT));
+    let (trips, directories) = takes_at_most(rig, most, "find in 111 directories", directories);
+    assert_eq!(directories, 111);
+    eprintln!("{}: {trips} round trips", rig.name);
+}
+
+/// Each waits for the one before, as a shell's loop does.
+fn small_files_are_fetched_ahead(rig: &Rig, most: u64) {
+    const FILES: usize = 40;
+    fs::create_dir(rig.root.join("many")).expect("a directory");
+    let content = |n: usize| vec![n as u8; 4096];
+    for n in 0..FILES {
+        fs::write(rig.root.join(format!("many/file{n:03}")), content(n)).expect("a file");
+    }
+    let patience = || Patience::Until(soon());
+    let read = |fs: &Arc<file_system::Fs>| {
+        for n in 0..FILES {
+            let name = format!("file{n:03}");
+            let found = fs.lookup(Ino::ROOT, name.as_bytes(), patience());
+            let Lookup::Found(entry) = found.expect("looked up") else {
+                panic!("{name} is there");
+            };
+            let access = file_system::Access::default();
+            let open = fs.open(entry.attr.ino, access, patience()).expect("opened");
+            let data = fs.read(open.handle, 0, 1 << 17, patience()).expect("read");
+            assert_eq!(&data[..], content(n), "{name}");
+            if let Some(left) = fs.release(open.handle) {
+                fs.finish(left);
+            }
+        }
+    };
+    let what = "40 files of 4 KiB, one after another";
+    let (trips, ()) = takes_at_most(rig, most, what, || within_a_mount(rig, "/many", read));
+    eprintln!("{}: {trips} round trips", rig.name);
+}
+
+/// What only happens once in a mount: each try has one of its own, and its login does not count.
+fn takes_at_most<T>(
+    rig: &Rig,
+    expected: u64,
+    what: &str,
+    mut operation: impl FnMut() -> (u64, T),
+) -> (u64, T) {
+    let mut fewest = u64::MAX;
+    for tries in 0..TRIES {
+        rig.link.be_patient(tries);
+        let (trips, value) = operation();
+        fewest = fewest.min(trips);
+        if fewest <= expected {
+            return (fewest, value);
+        }
+    }
+    panic!("{}: {what}: {fewest} round trips, not {expected}", rig.name)
+}
+
+fn within_a_mount<T>(
+    rig: &Rig,
+    root: &str,
+    work: impl FnOnce(&Arc<file_system::Fs>) -> T,
+) -> (u64, T) {
+    let remote = Arc::new(rig.connect());
+    let root = path(root);
+    let config = file_system::Config {
+        root,
+        ..config_of_files()
+    };
+    let fs = file_system::Fs::new(remote.clone(), config);
+    let counted = rig.link.count(|| work(&fs));
+    fs.close();
+    remote.shutdown();
+    counted
+}
+
+fn config_of_files() -> file_system::Config {
+    let lifetime = Duration::from_secs(60);
+    file_system::Config {
+        root: RemotePath::root(),
+        uid: 0,
+        gid: 0,
+        fmask: 0,
+        dmask: 0,
+        timeout: Duration::from_secs(30),
+        attr_timeout: lifetime,
+        dir_timeout: lifetime,
+        negative_timeout: lifetime,
+        cache_entries: 100_000,
+        window_bytes: 64 << 20,
+        prefetch: true,
+        spool: None,
+        strict: false,
+        direct: false,
+        write_back: false,
+        hard: false,
+        temp_dir: None,
+        temp_name: None,
+        uploads: 1,
+        min_rate: 0,
+    }
+}
+
 /// A data connection that was opened ahead and is gone is another one's affair, not the request's.
 fn forgotten_data_connections_cost_time_only(rig: &Rig) {
     let content = vec![9; 5000];
@@ -402,7 +545,7 @@ fn forgotten_data_connections_cost_time_only(rig: &Rig) {
 }
 
 macro_rules! on_servers {
-    ($($module:ident: $rig:expr, $first:literal, $next:literal, $cold_stat:literal;)*) => { $(mod $module {
+    ($($module:ident: $rig:expr, $first:literal, $next:literal, $cold_stat:literal, $walk:literal;)*) => { $(mod $module {
         use super::*;
 
         #[test]
@@ -414,6 +557,16 @@ macro_rules! on_servers {
         #[test]
         fn logs_in_within() {
             super::logs_in_within(&$rig, $first, $next);
+        }
+
+        #[test]
+        fn a_walk_is_listed_ahead() {
+            super::a_walk_is_listed_ahead(&$rig, $walk);
+        }
+
+        #[test]
+        fn small_files_are_fetched_ahead() {
+            super::small_files_are_fetched_ahead(&$rig, 76);
         }
 
         #[test]
@@ -430,10 +583,10 @@ macro_rules! on_servers {
 
 // Pure-FTPd wants another key exchange than is offered first: one more, once.
 on_servers! {
-    own: Rig::own(Security::Explicit), 6, 5, 1;
-    own_implicit: Rig::own(Security::Implicit), 5, 4, 1;
-    vsftpd: Rig::real(Kind::VsftpdExplicit), 6, 5, 2;
-    proftpd: Rig::real(Kind::ProftpdExplicit), 6, 5, 2;
-    pure_ftpd: Rig::real(Kind::PureFtpd), 7, 5, 1;
-    pyftpdlib: Rig::real(Kind::Pyftpdlib), 6, 5, 2;
+    own: Rig::own(Security::Explicit), 6, 5, 1, 240;
+    own_implicit: Rig::own(Security::Implicit), 5, 4, 1, 240;
+    vsftpd: Rig::real(Kind::VsftpdExplicit), 6, 5, 2, 40;
+    proftpd: Rig::real(Kind::ProftpdExplicit), 6, 5, 2, 240;
+    pure_ftpd: Rig::real(Kind::PureFtpd), 7, 5, 1, 240;
+    pyftpdlib: Rig::real(Kind::Pyftpdlib), 6, 5, 2, 210;
 }

@@ -25,6 +25,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// A server that leaves a NOOP unanswered for this long is not there.
 const NOOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long an aged session may take to start over.
+const SPARE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What a session is wanted for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lane {
@@ -161,6 +164,27 @@ impl Pool {
             self.foresee();
         }
         Ok(lease)
+    }
+
+    /// A session for what nobody waits for: an idle one, while others are left for those who do.
+    /// More are opened where there may be.
+    pub fn spare(self: &Arc<Self>) -> Option<Lease> {
+        let lease = {
+            let mut state = self.state.lock();
+            let limit = self.limit(&mut state);
+            let is_free = !state.closed && state.outage.is_none() && !self.is_busy();
+            let left = limit - state.open.min(limit) + state.idle.len();
+            // Those in transfers may be held for long.
+            (is_free && left > 1 && state.transfers < places(limit))
+                .then(|| state.take_idle())
+                .flatten()
+                .map(|session| {
+                    state.count(Lane::Transfer, 1);
+                    self.lease(session, Lane::Transfer)
+                })
+        };
+        self.foresee();
+        lease?.refreshed(false, Instant::now() + SPARE_PATIENCE)
     }
 
     /// `transfers`: one that was in use before and has no TLS session left for data connections is

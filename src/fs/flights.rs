@@ -52,12 +52,7 @@ impl<T: Clone> Flights<T> {
         loop {
             let (flight, mine) = self.board(&key);
             if mine {
-                let landing = Landing {
-                    flights: self,
-                    key: &key,
-                    flight: &flight,
-                };
-                return landing.with(fetch());
+                return self.landing(key, flight).with(fetch());
             }
             match flight.wait(deadline) {
                 // The other's patience may have ended before ours.
@@ -89,26 +84,49 @@ impl<T: Clone> Flights<T> {
         if mine {
             let (flights, flown, at) = (self.clone(), flight.clone(), key.clone());
             let fly = move || {
-                let landing = Landing {
-                    flights: &flights,
-                    key: &at,
-                    flight: &flown,
-                };
-                let _landed = landing.with(fetch());
+                let _landed = flights.landing(at, flown).with(fetch());
             };
             let thread = thread::Builder::new().name("fetch".to_owned());
             if let Err(error) = thread.spawn(fly) {
-                drop(Landing {
-                    flights: self,
-                    key: &key,
-                    flight: &flight,
-                });
+                drop(self.landing(key, flight));
                 let why = format!("cannot start a fetch: {error}");
                 return Err(remote::Error::Failed(why));
             }
         }
         let late = || remote::Error::TimedOut("waiting for an answer".into());
         flight.wait(deadline).unwrap_or_else(|| Err(late()))
+    }
+
+    /// For who fetches several things at once: the fetch of this one is the caller's to make, unless
+    /// it is under way already.
+    pub fn lead(&self, path: &RemotePath, tick: u64) -> Option<Landing<'_, T>> {
+        let key = (path.clone(), tick);
+        let (flight, mine) = self.board(&key);
+        mine.then(|| self.landing(key, flight))
+    }
+
+    pub fn is_under_way(&self, path: &RemotePath, tick: u64) -> bool {
+        self.under_way.lock().contains_key(&(path.clone(), tick))
+    }
+
+    /// Waits for a fetch that is under way. `None` where none is, or no result comes of it.
+    pub fn wait_for(
+        &self,
+        path: &RemotePath,
+        tick: u64,
+        deadline: Instant,
+    ) -> Option<Result<T, remote::Error>> {
+        let key = (path.clone(), tick);
+        let flight = self.under_way.lock().get(&key).cloned()?;
+        flight.wait(deadline)
+    }
+
+    fn landing(&self, key: Key, flight: Arc<Flight<T>>) -> Landing<'_, T> {
+        Landing {
+            flights: self,
+            key,
+            flight,
+        }
     }
 
     /// The flight of that key, and whether the caller has to fly it.
@@ -144,15 +162,16 @@ impl<T: Clone> Flight<T> {
     }
 }
 
-/// Ends a flight, also when its fetch panics: nobody must wait for it then.
-struct Landing<'a, T: Clone> {
+/// Ends a flight, also when its fetch panics or is given up: nobody must wait for it then.
+pub(super) struct Landing<'a, T: Clone> {
     flights: &'a Flights<T>,
-    key: &'a Key,
-    flight: &'a Flight<T>,
+    key: Key,
+    flight: Arc<Flight<T>>,
 }
 
 impl<T: Clone> Landing<'_, T> {
-    fn with(self, result: Result<T, remote::Error>) -> Result<T, remote::Error> {
+    /// Hands the result to all who wait for it.
+    pub fn with(self, result: Result<T, remote::Error>) -> Result<T, remote::Error> {
         *self.flight.state.lock() = State::Landed(result.clone());
         result
     }
@@ -160,7 +179,7 @@ impl<T: Clone> Landing<'_, T> {
 
 impl<T: Clone> Drop for Landing<'_, T> {
     fn drop(&mut self) {
-        self.flights.under_way.lock().remove(self.key);
+        self.flights.under_way.lock().remove(&self.key);
         let mut state = self.flight.state.lock();
         if matches!(*state, State::UnderWay) {
             *state = State::Lost;

@@ -16,10 +16,12 @@ mod flights;
 mod inodes;
 mod leftovers;
 mod names;
+mod neighbours;
 mod overlay;
 mod read;
 pub mod spool;
 mod tidy;
+mod walk;
 mod write;
 
 use std::collections::HashSet;
@@ -32,10 +34,10 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use parking_lot::Mutex;
 
-use crate::cache::{Answer, Cache, Directory, Limits};
+use crate::cache::{Answer, Cache, Directory, Limits, Ticket};
 use crate::proto::{Name, PathError, RemotePath};
 pub use crate::remote::NAME_MAX;
-use crate::remote::{self, Attributes, FileKind, Remote, Space, Temporary, Version};
+use crate::remote::{self, Attributes, FileKind, Listing, Remote, Space, Temporary, Version};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use attributes::Changes;
 pub use error::Error;
@@ -45,11 +47,13 @@ pub use inodes::Ino;
 use inodes::Inodes;
 use leftovers::Leftovers;
 pub use names::{DirEntry, Names};
+use neighbours::Neighbours;
 use overlay::Overlay;
 pub use read::Data;
 use read::{Failure, Reads};
 use spool::Spool;
 use tidy::Tidying;
+use walk::Walks;
 use write::Drafts;
 pub use write::{Access, Leftover, TempName};
 
@@ -77,6 +81,8 @@ pub struct Config {
     pub cache_entries: usize,
     /// How many bytes all read-ahead together may hold.
     pub window_bytes: usize,
+    /// Whether what was not asked for yet is fetched ahead (not with `noprefetch`).
+    pub prefetch: bool,
     /// Where files lie that are being written; `None`: nothing is ever written.
     pub spool: Option<Spool>,
     /// `attrs=strict`: what the server cannot store is refused.
@@ -159,6 +165,8 @@ pub struct Fs {
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
     lists: Flights<Arc<Directory>>,
+    walks: Walks,
+    neighbours: Neighbours,
     /// What was last known of the root. A leaf lock.
     root: Mutex<Option<Attributes>>,
     drafts: Drafts,
@@ -198,6 +206,8 @@ impl Fs {
             reads: Reads::new(remote.clone(), config.window_bytes, config.timeout),
             stats: Flights::new(),
             lists: Flights::new(),
+            walks: Walks::new(config.prefetch),
+            neighbours: Neighbours::new(config.prefetch),
             roots: Arc::new(Flights::new()),
             unanswered: Mutex::new(LruCache::new(UNANSWERED)),
             space: Mutex::new(None),
@@ -289,8 +299,10 @@ impl Fs {
 
     /// Opens a directory: a handle on what it holds now.
     pub fn opendir(&self, ino: Ino, patience: Patience) -> Result<u64, Error> {
-        let directory = self.directory(ino, &self.live_path(ino)?, patience)?;
+        let path = self.live_path(ino)?;
+        let directory = self.directory(ino, &path, patience)?;
         self.hold(ino)?;
+        self.walk_on(&path, &directory);
         Ok(self.files.open_directory(ino, directory))
     }
 
@@ -352,11 +364,14 @@ impl Fs {
             let version = target.as_ref().map(|target| target.version);
             let read = match target {
                 None => Err(Failure::Remote(remote::Error::Changed)),
-                Some(target) => {
-                    let deadline = patience.deadline().ok();
-                    let reader = &file.reader;
-                    reader.read(&target, offset, len, file.handles(), deadline)
-                }
+                Some(target) => match self.read_ahead(&target, offset, len, patience) {
+                    Some(read) => read,
+                    None => {
+                        let deadline = patience.deadline().ok();
+                        let reader = &file.reader;
+                        reader.read(&target, offset, len, file.handles(), deadline)
+                    }
+                },
             };
             match read {
                 // It was uploaded, renamed or begun to be written while we waited.
@@ -366,6 +381,9 @@ impl Fs {
                 Ok(data) if !file.is_replaced() => {
                     file.show();
                     file.remember(offset, &data);
+                    if let (0, Some(version)) = (offset, version) {
+                        self.read_on(&path, version.size);
+                    }
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
@@ -634,28 +652,34 @@ impl Fs {
         let ticket = self.cache.begin(Instant::now());
         let fetched = self.lists.join(path, ticket.tick(), deadline, || {
             let fetched = self.remote.list(path, deadline);
-            match &fetched {
-                Ok(listing) if let Some(own) = &listing.own => {
-                    self.cache.insert(ticket, path, Some(own));
-                }
-                Err(remote::Error::NotFound) => {
-                    self.cache.insert(ticket, path, None);
-                }
-                Ok(_) | Err(_) => {}
+            if let Err(remote::Error::NotFound) = &fetched {
+                self.cache.insert(ticket, path, None);
             }
-            let mut listing = fetched?;
-            self.tidy_up(path, &listing);
-            listing.entries.retain(|(name, _)| {
-                Temporary::parse(name).is_none() && !self.drafts.hides(&path.join(name))
-            });
-            let directory = Arc::new(Directory::new(listing, ticket));
-            if !directory.is_complete() {
-                log::warn!("{path}: the server cut the listing short");
-            }
-            self.cache.insert_listing(path, directory.clone());
-            Ok(directory)
+            Ok(self.keep_listing(path, ticket, fetched?))
         });
         fetched.map_err(|cause| Error::remote(path, cause))
+    }
+
+    /// What a listing is to us: it is remembered, and leftovers in it are seen to.
+    fn keep_listing(
+        &self,
+        path: &RemotePath,
+        ticket: Ticket,
+        mut listing: Listing,
+    ) -> Arc<Directory> {
+        if let Some(own) = &listing.own {
+            self.cache.insert(ticket, path, Some(own));
+        }
+        self.tidy_up(path, &listing);
+        listing.entries.retain(|(name, _)| {
+            Temporary::parse(name).is_none() && !self.drafts.hides(&path.join(name))
+        });
+        let directory = Arc::new(Directory::new(listing, ticket));
+        if !directory.is_complete() {
+            log::warn!("{path}: the server cut the listing short");
+        }
+        self.cache.insert_listing(path, directory.clone());
+        directory
     }
 
     fn enter(

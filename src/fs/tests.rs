@@ -17,6 +17,7 @@ pub(super) fn config() -> Config {
         negative_timeout: Duration::from_secs(10),
         cache_entries: 1000,
         window_bytes: 16 << 20,
+        prefetch: true,
         spool: None,
         strict: false,
         direct: false,

@@ -129,6 +129,7 @@ impl Mount {
             negative_timeout: BELIEF,
             cache_entries: 100_000,
             window_bytes: 64 << 20,
+            prefetch: true,
             spool: None,
             strict: false,
             direct: false,

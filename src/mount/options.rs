@@ -49,6 +49,8 @@ pub struct Options {
     pub spool_size: u64,
     pub direct_upload: bool,
     pub write_back: bool,
+    /// Not `noprefetch`.
+    pub prefetch: bool,
     pub hard: bool,
     pub temp_dir: Option<RemotePath>,
     pub temp_name: Option<TempName>,
@@ -169,6 +171,7 @@ impl Default for Options {
             spool_size: 32 << 30,
             direct_upload: false,
             write_back: false,
+            prefetch: true,
             hard: false,
             temp_dir: None,
             temp_name: None,

@@ -99,6 +99,7 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
         negative_timeout: options.negative_timeout,
         cache_entries: options.cache_entries,
         window_bytes: options.window as usize,
+        prefetch: options.prefetch,
         spool: None,
         strict: options.strict_attrs,
         direct: options.direct_upload,

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::client::{self, Lane, Parked, Pool, Progress, Started};
+use crate::client::{self, Lane, Lease, Parked, Pool, Progress, Started};
 use crate::proto::{Command, Pathname, RemotePath, Reply};
 
 use super::{Error, Version, meaning, number, time};
@@ -304,6 +304,46 @@ impl Drop for Download {
             open.give_up();
         }
     }
+}
+
+/// All of a file that is this version, in one attempt; else `None`.
+pub(super) fn whole(
+    lease: Lease,
+    path: &RemotePath,
+    version: Version,
+    deadline: Instant,
+) -> Result<Option<Vec<u8>>, Error> {
+    let started = client::Download::start(lease, &ask_version(path), path, 0, deadline)?;
+    let Ok(mut open) = started.download else {
+        return Ok(None);
+    };
+    if told_version(&started.prelude, Some(version)) != version {
+        open.give_up();
+        return Ok(None);
+    }
+    // With room for a byte that should not be there.
+    let mut bytes = vec![
+        0;
+        usize::try_from(version.size)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1)
+    ];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match open.read(&mut bytes[filled..], deadline) {
+            Ok(Progress::Bytes(n)) => filled += n,
+            Ok(Progress::End { .. }) => {
+                bytes.truncate(filled);
+                return Ok((filled as u64 == version.size).then_some(bytes));
+            }
+            Err(error) => {
+                open.give_up();
+                return Err(error.into());
+            }
+        }
+    }
+    open.give_up();
+    Ok(None)
 }
 
 /// What tells the version of the file that is about to be read.

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 use std::time::{Instant, UNIX_EPOCH};
 
-use crate::client::{self, Listed, Session};
+use crate::client::{self, Listed, Profile, Session};
 use crate::proto::{
     Command, Entry, Facts, Kind, ListError, Modify, Name, Pathname, Precision, RemotePath, Reply,
     parse_list_line, parse_mlsx_line, split_lines,
@@ -45,9 +45,49 @@ pub(super) fn list(
         return Ok(outcome);
     }
     match by_stat_or_list(session, path, deadline)? {
-        Ok(raw) => exact(session, path, raw, deadline).map(Ok),
+        Ok(raw) => exact_one(session, path, raw, deadline).map(Ok),
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// Lists several directories in the round trips of one, by STAT; `None` for those that it does not
+/// tell of. Only where STAT is faithful ([`lists_many`]).
+pub(super) fn list_many(
+    session: &mut Session,
+    paths: &[RemotePath],
+    deadline: Instant,
+) -> Result<Vec<Option<Listing>>, client::Error> {
+    let commands: Vec<_> = paths.iter().flat_map(ask_within).collect();
+    let replies = session.pipeline(&commands, deadline)?;
+    let mut told = Vec::new();
+    let mut raws = Vec::new();
+    for (place, replies) in replies.chunks(3).enumerate() {
+        let [cwd, stat, noop] = replies else { continue };
+        if noop.code.as_u16() != 200 {
+            return Err(not_in_step(session));
+        }
+        let raw = parse_stat(stat);
+        // An empty answer proves nothing.
+        if cwd.code.is_completion() && is_listing(stat) && !raw.entries.is_empty() {
+            told.push(place);
+            raws.push((&paths[place], raw));
+        }
+    }
+    if !session.is_in_step() {
+        return Err(not_in_step(session));
+    }
+    let mut listings = vec![None; paths.len()];
+    for (place, listing) in told.into_iter().zip(exact(session, raws, deadline)?) {
+        listings[place] = Some(listing);
+    }
+    Ok(listings)
+}
+
+/// Whether [`list_many`] is of use here.
+pub(super) fn lists_many(profile: &Profile) -> bool {
+    (profile.mlst_missing || profile.mlsd_refused)
+        && profile.stat_faithful == Some(true)
+        && !profile.one_by_one
 }
 
 /// One file's attributes out of its directory's listing.
@@ -168,7 +208,7 @@ fn by_mlsd(
         let hides = told.is_none_or(|attributes| attributes.kind != FileKind::Symlink);
         session.learn(|p| p.mlst_hides_links = Some(hides));
     }
-    Ok(Some(Ok(exact(session, path, raw, deadline)?)))
+    Ok(Some(Ok(exact_one(session, path, raw, deadline)?)))
 }
 
 /// Puts the links that STAT shows in place of what MLSD shows for them, and learns whether
@@ -295,11 +335,15 @@ pub(super) fn in_step(session: &mut Session, noop: &Reply) -> Result<(), client:
     if noop.code.as_u16() == 200 && session.is_in_step() {
         return Ok(());
     }
+    Err(not_in_step(session))
+}
+
+fn not_in_step(session: &mut Session) -> client::Error {
     session.learn(|p| {
         p.stat_faithful = Some(false);
         p.mlsd_hides_links = Some(false);
     });
-    Err(session.out_of_step("STAT"))
+    session.out_of_step("STAT")
 }
 
 /// 211, 212 and 213 carry listings; 211 is also the answer to a bare STAT.
@@ -390,73 +434,87 @@ fn is_whole(listed: &Listed) -> bool {
     listed.clean && !says(&listed.reply, &["truncated"])
 }
 
+/// [`exact`] for one listing.
+fn exact_one(
+    session: &mut Session,
+    path: &RemotePath,
+    raw: Raw,
+    deadline: Instant,
+) -> Result<Listing, client::Error> {
+    let made = exact(session, vec![(path, raw)], deadline)?;
+    let empty = || session.out_of_step("a listing");
+    made.into_iter().next().ok_or_else(empty)
+}
+
 /// Asks MDTM for every file whose time a listing gives to the minute or the day only, and SIZE
 /// for every file without one. Other kinds keep the listing's time, moved to UTC by what the
 /// files show.
 fn exact(
     session: &mut Session,
-    path: &RemotePath,
-    mut raw: Raw,
+    mut raws: Vec<(&RemotePath, Raw)>,
     deadline: Instant,
-) -> Result<Listing, client::Error> {
+) -> Result<Vec<Listing>, client::Error> {
     let mut places = Vec::new();
     let mut commands = Vec::new();
-    for (place, entry) in raw.entries.iter().enumerate() {
-        if !matches!(entry.facts.kind, Some(Kind::File) | None) {
-            continue;
+    for (list, (path, raw)) in raws.iter().enumerate() {
+        for (place, entry) in raw.entries.iter().enumerate() {
+            if !matches!(entry.facts.kind, Some(Kind::File) | None) {
+                continue;
+            }
+            let Ok(name) = Name::parse(&entry.name).map(|name| path.join(&name)) else {
+                continue;
+            };
+            if !super::fits(&name) {
+                continue;
+            }
+            let inexact = |m: Modify| m.precision != Precision::Second;
+            if entry.facts.modify.is_some_and(inexact) {
+                places.push((list, place));
+                commands.push(Command::Mdtm((&name).into()));
+            }
+            if entry.facts.size.is_none() {
+                places.push((list, place));
+                commands.push(Command::Size((&name).into()));
+            }
         }
-        let Ok(name) = Name::parse(&entry.name).map(|name| path.join(&name)) else {
-            continue;
-        };
-        if !super::fits(&name) {
-            continue;
-        }
-        let inexact = |m: Modify| m.precision != Precision::Second;
-        if entry.facts.modify.is_some_and(inexact) {
-            places.push(place);
-            commands.push(Command::Mdtm((&name).into()));
-        }
-        if entry.facts.size.is_none() {
-            places.push(place);
-            commands.push(Command::Size((&name).into()));
-        }
-    }
-    if commands.is_empty() {
-        let offset = session.profile().listing_offset.unwrap_or(0);
-        return if session.is_in_step() {
-            Ok(finished(raw, offset))
-        } else {
-            Err(session.out_of_step("a listing"))
-        };
-    }
-    // The last is no file's: where a name in a STAT listing forged replies, it gets a wrong one.
-    commands.push(Command::Noop);
-    let replies = session.pipeline(&commands, deadline)?;
-    if let Some(noop) = replies.last() {
-        in_step(session, noop)?;
     }
     let mut offset = session.profile().listing_offset;
-    for ((place, command), reply) in places.into_iter().zip(&commands).zip(&replies) {
-        let Some(Entry { facts, .. }) = raw.entries.get_mut(place) else {
-            continue;
-        };
-        match (command, facts.modify) {
-            (Command::Size(_), _) => facts.size = number(reply),
-            (_, Some(listed)) => {
-                let Some(time) = time(reply) else { continue };
-                offset = offset.or_else(|| zone(listed, time));
-                facts.modify = Some(Modify {
-                    time,
-                    precision: Precision::Second,
-                });
+    if commands.is_empty() {
+        if !session.is_in_step() {
+            return Err(session.out_of_step("a listing"));
+        }
+    } else {
+        // The last is no file's: where a name in a STAT listing forged replies, it gets a wrong one.
+        commands.push(Command::Noop);
+        let replies = session.pipeline(&commands, deadline)?;
+        if let Some(noop) = replies.last() {
+            in_step(session, noop)?;
+        }
+        for (((list, place), command), reply) in places.into_iter().zip(&commands).zip(&replies) {
+            let listed = raws.get_mut(list);
+            let Some(Entry { facts, .. }) = listed.and_then(|(_, raw)| raw.entries.get_mut(place))
+            else {
+                continue;
+            };
+            match (command, facts.modify) {
+                (Command::Size(_), _) => facts.size = number(reply),
+                (_, Some(listed)) => {
+                    let Some(time) = time(reply) else { continue };
+                    offset = offset.or_else(|| zone(listed, time));
+                    facts.modify = Some(Modify {
+                        time,
+                        precision: Precision::Second,
+                    });
+                }
+                (_, None) => {}
             }
-            (_, None) => {}
+        }
+        if let Some(offset) = offset {
+            session.learn(|p| p.listing_offset = Some(offset));
         }
     }
-    if let Some(offset) = offset {
-        session.learn(|p| p.listing_offset = Some(offset));
-    }
-    Ok(finished(raw, offset.unwrap_or(0)))
+    let finish = |(_, raw)| finished(raw, offset.unwrap_or(0));
+    Ok(raws.into_iter().map(finish).collect())
 }
 
 /// The seconds between a listing's time and the exact one, where they differ by a time zone.

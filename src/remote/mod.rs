@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::client::{self, Lane, Pool, Session};
+use crate::client::{self, Lane, Lease, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
 
 pub use attributes::{Attributes, FileKind, Listing, Version};
@@ -28,6 +28,9 @@ pub struct Remote {
     pool: Arc<Pool>,
     temporaries: Temporaries,
 }
+
+/// So many listings are asked for in one write: what they hold is in memory at once.
+const LISTINGS_AT_ONCE: usize = 12;
 
 /// Free space, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,11 @@ impl Remote {
         self.metadata(deadline, |session, deadline| {
             listing::list(session, path, deadline)
         })
+    }
+
+    /// A session for what nobody waits for; `None` while every one is needed for those who wait.
+    pub fn spare(&self) -> Option<Spare> {
+        self.pool.spare().map(Spare)
     }
 
     /// A symbolic link's target where the server tells it, else `Unsupported`.
@@ -337,6 +345,51 @@ impl Remote {
         mut work: impl FnMut(&mut Session, Instant) -> Result<Result<T, Error>, client::Error>,
     ) -> Result<T, Error> {
         self.pool.run(Lane::Metadata, deadline, &mut work)?
+    }
+}
+
+/// A session that is not needed just now. What it is used for is not tried again.
+pub struct Spare(Lease);
+
+impl Spare {
+    /// How many directories it lists in the round trips of one.
+    pub fn lists_at_once(&self) -> usize {
+        match listing::lists_many(&self.0.profile()) {
+            true => LISTINGS_AT_ONCE,
+            false => 1,
+        }
+    }
+
+    /// Lists directories; `None` for what cannot be told, or not at this price.
+    pub fn list(mut self, paths: &[RemotePath], deadline: Instant) -> Vec<Option<Listing>> {
+        let listed = match paths {
+            _ if !paths.iter().all(fits) => Ok(vec![None; paths.len()]),
+            [path] if self.lists_at_once() == 1 => {
+                let listed = listing::list(&mut self.0, path, deadline);
+                listed.map(|listing| vec![listing.ok()])
+            }
+            _ => listing::list_many(&mut self.0, paths, deadline),
+        };
+        listed.unwrap_or_else(|error| {
+            log::debug!("listings ahead of need: {error}");
+            vec![None; paths.len()]
+        })
+    }
+
+    /// The content of a file, if it is this version.
+    pub fn content(
+        self,
+        path: &RemotePath,
+        version: Version,
+        deadline: Instant,
+    ) -> Option<Vec<u8>> {
+        if !fits(path) {
+            return None;
+        }
+        download::whole(self.0, path, version, deadline).unwrap_or_else(|error| {
+            log::debug!("{path}, ahead of need: {error}");
+            None
+        })
     }
 }
 

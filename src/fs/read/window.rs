@@ -269,6 +269,10 @@ impl Cut {
 }
 
 impl Data {
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self(Parts::Joined(bytes))
+    }
+
     pub(super) fn nothing() -> Self {
         Self(Parts::Nothing)
     }

@@ -342,6 +342,12 @@ pub static TABLE: &[Spec] = &[
         "Memory for read-ahead",
         |o, v| values::size(v, 1 << 20, 1 << 40).map(|value| o.window = value),
     ),
+    flag(
+        "noprefetch",
+        Group::Memory,
+        "Fetch nothing before it is asked for",
+        |o| o.prefetch = false,
+    ),
     with_value(
         "state_dir",
         "DIR",

@@ -1,0 +1,324 @@
+//! Neighbours: where a program reads small files of one directory one after another, the next ones
+//! are fetched ahead, on sessions that nobody else needs.
+//!
+//! The order is that of the listing, which is what readdir tells and what a shell's `*` comes to.
+//! So many are fetched ahead as the credit allows; each that is asked for earns more. What was
+//! fetched is believed for as long as attributes are, but never long, and not after we ourselves
+//! changed the file.
+//!
+//! Leaf locks, held for memory work only.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::flights::Flights;
+use super::read::{Data, Failure, Target};
+use super::{Fs, Patience};
+use crate::cache::{Directory, Ticket};
+use crate::proto::{Name, RemotePath};
+use crate::remote::{Attributes, FileKind, Version};
+
+/// The largest file that is fetched ahead, bytes.
+const SMALL: u64 = 64 << 10;
+/// What all of them may take together, bytes.
+const ROOM: usize = 4 << 20;
+/// Who reads nothing for so long does not go on.
+const PAUSE: Duration = Duration::from_secs(2);
+/// How long content is believed, at most.
+const LIFETIME: Duration = Duration::from_secs(10);
+/// How many files are fetched ahead: at first, at most, and how many more for each that was read.
+const FIRST_CREDIT: usize = 6;
+const MOST_CREDIT: usize = 48;
+const EARNED: usize = 2;
+/// Threads that fetch.
+const WORKERS: usize = 4;
+/// How long a fetch that nobody waits for may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked for a session that nobody needs.
+const LOOK: Duration = Duration::from_millis(4);
+
+type Content = Arc<[u8]>;
+
+/// See the module.
+pub(super) struct Neighbours {
+    enabled: bool,
+    /// Who waits for one finds it in the store then.
+    fetches: Flights<()>,
+    course: Mutex<Course>,
+    store: Mutex<Store>,
+}
+
+/// Where a program is reading.
+struct Course {
+    directory: Option<RemotePath>,
+    last_read: Option<Instant>,
+    /// Files that were read one after another.
+    run: usize,
+    /// The last name that was read or fetched ahead.
+    at: Option<Name>,
+    /// Fetched ahead and not read yet.
+    ahead: LruCache<RemotePath, ()>,
+    credit: usize,
+    workers: usize,
+    /// Whether the directory's listing was asked for.
+    listed: bool,
+}
+
+/// What was fetched, the most recently used first.
+struct Store {
+    files: LruCache<RemotePath, Fetched>,
+    bytes: usize,
+}
+
+struct Fetched {
+    version: Version,
+    ticket: Ticket,
+    content: Content,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    List(RemotePath),
+    Fetch(RemotePath, Version),
+    /// The caller's work is done.
+    Nothing,
+}
+
+impl Neighbours {
+    pub fn new(enabled: bool) -> Self {
+        Self {
+            enabled,
+            fetches: Flights::new(),
+            course: Mutex::new(Course {
+                directory: None,
+                last_read: None,
+                run: 0,
+                at: None,
+                ahead: LruCache::new(NonZeroUsize::new(2 * MOST_CREDIT).expect("not 0")),
+                credit: FIRST_CREDIT,
+                workers: 0,
+                listed: false,
+            }),
+            store: Mutex::new(Store {
+                files: LruCache::unbounded(),
+                bytes: 0,
+            }),
+        }
+    }
+
+    /// Says that a file was read from its beginning. Whether a worker has something to do.
+    fn was_read(&self, path: &RemotePath, now: Instant) -> bool {
+        let (Some(directory), Some(name)) = (path.parent(), path.name()) else {
+            return false;
+        };
+        let course = &mut *self.course.lock();
+        let goes_on = course.is_going_on(now) && course.directory.as_ref() == Some(&directory);
+        let expected = course.ahead.pop(path).is_some();
+        if !goes_on || (!expected && course.at.as_ref().is_some_and(|at| name < *at)) {
+            course.run = 0;
+            course.at = None;
+            course.credit = FIRST_CREDIT;
+            course.ahead.clear();
+            course.listed &= goes_on;
+        }
+        course.directory = Some(directory);
+        course.last_read = Some(now);
+        course.run += 1;
+        if expected {
+            course.credit = (course.credit + EARNED).min(MOST_CREDIT);
+        }
+        if course.at.as_ref().is_none_or(|at| *at < name) {
+            course.at = Some(name);
+        }
+        let wants = course.run > 1 && course.has_credit() && course.workers < WORKERS;
+        course.workers += usize::from(wants);
+        wants
+    }
+
+    /// Whether a worker still has something to do; where not, its work is done.
+    fn go_on(&self, listing: impl FnOnce(&RemotePath) -> Option<Arc<Directory>>) -> bool {
+        let course = &mut *self.course.lock();
+        let goes_on = course.next(listing) != Step::Nothing;
+        course.workers -= usize::from(!goes_on);
+        goes_on
+    }
+
+    /// What is to be done next; it is the caller's to do.
+    fn take(&self, listing: impl FnOnce(&RemotePath) -> Option<Arc<Directory>>) -> Step {
+        let course = &mut *self.course.lock();
+        let step = course.next(listing);
+        match &step {
+            Step::List(_) => course.listed = true,
+            Step::Fetch(path, _) => {
+                course.at = path.name();
+                course.ahead.put(path.clone(), ());
+            }
+            Step::Nothing => {}
+        }
+        step
+    }
+
+    fn keep(&self, path: RemotePath, fetched: Fetched) {
+        let store = &mut *self.store.lock();
+        store.bytes += fetched.content.len();
+        if let Some((_, old)) = store.files.push(path, fetched) {
+            store.bytes -= old.content.len();
+        }
+        while store.bytes > ROOM {
+            let Some((_, old)) = store.files.pop_lru() else {
+                return;
+            };
+            store.bytes -= old.content.len();
+        }
+    }
+
+    /// The content of a file in this version, unless `holds` says that it is too old.
+    fn stored(&self, target: &Target, holds: impl FnOnce(Ticket) -> bool) -> Option<Content> {
+        let store = &mut *self.store.lock();
+        let fetched = store.files.get(&target.path)?;
+        if fetched.version == target.version && holds(fetched.ticket) {
+            return Some(fetched.content.clone());
+        }
+        let old = store.files.pop(&target.path)?;
+        store.bytes -= old.content.len();
+        None
+    }
+}
+
+impl Course {
+    fn is_going_on(&self, now: Instant) -> bool {
+        self.last_read
+            .is_some_and(|last| now.saturating_duration_since(last) < PAUSE)
+    }
+
+    fn has_credit(&self) -> bool {
+        self.ahead.len() < self.credit
+    }
+
+    fn next(&self, listing: impl FnOnce(&RemotePath) -> Option<Arc<Directory>>) -> Step {
+        let (true, true, Some(directory), Some(at)) = (
+            self.is_going_on(Instant::now()),
+            self.has_credit(),
+            &self.directory,
+            &self.at,
+        ) else {
+            return Step::Nothing;
+        };
+        let Some(listing) = listing(directory) else {
+            // Once: what cannot be kept would be asked for again and again.
+            return match self.listed {
+                false => Step::List(directory.clone()),
+                true => Step::Nothing,
+            };
+        };
+        let entries = listing.entries();
+        let after = entries.partition_point(|(name, _)| name <= at);
+        let is_small = |(_, attributes): &&(Name, Attributes)| {
+            attributes.kind == FileKind::File && (1..=SMALL).contains(&attributes.size)
+        };
+        let next = entries[after..].iter().find(is_small);
+        next.map_or(Step::Nothing, |(name, attributes)| {
+            Step::Fetch(directory.join(name), attributes.version())
+        })
+    }
+}
+
+impl Fs {
+    /// A read of what was, or is just being, fetched ahead; `None` where it has to be asked for.
+    pub(super) fn read_ahead(
+        &self,
+        target: &Target,
+        offset: u64,
+        len: usize,
+        patience: Patience,
+    ) -> Option<Result<Data, Failure>> {
+        if !self.neighbours.enabled || target.version.size > SMALL {
+            return None;
+        }
+        let holds = |ticket: Ticket| {
+            let age = Instant::now().saturating_duration_since(ticket.at());
+            age < LIFETIME.min(self.config.attr_timeout)
+                && self.cache.is_unchanged_since(ticket, &target.path)
+        };
+        let content = match self.neighbours.stored(target, holds) {
+            Some(content) => content,
+            None => {
+                let tick = self.cache.begin(Instant::now()).tick();
+                let fetches = &self.neighbours.fetches;
+                match patience {
+                    Patience::MemoryOnly if fetches.is_under_way(&target.path, tick) => {
+                        return Some(Err(Failure::WouldWait));
+                    }
+                    Patience::MemoryOnly => return None,
+                    Patience::Until(deadline) => {
+                        fetches.wait_for(&target.path, tick, deadline)?.ok()?;
+                        self.neighbours.stored(target, holds)?
+                    }
+                }
+            }
+        };
+        let from = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(content.len());
+        let to = from.saturating_add(len).min(content.len());
+        Some(Ok(Data::of(content[from..to].to_vec())))
+    }
+
+    /// A program has read a file from its beginning.
+    pub(super) fn read_on(&self, path: &RemotePath, size: u64) {
+        let neighbours = &self.neighbours;
+        if neighbours.enabled && size <= SMALL && neighbours.was_read(path, Instant::now()) {
+            let Some(fs) = self.this.upgrade() else {
+                return;
+            };
+            let thread = thread::Builder::new().name("neighbours".to_owned());
+            if let Err(error) = thread.spawn(move || fs.fetch_ahead()) {
+                log::error!("starting the neighbours thread: {error}");
+                neighbours.course.lock().workers -= 1;
+            }
+        }
+    }
+
+    fn fetch_ahead(&self) {
+        let listing = |directory: &RemotePath| self.cache.listing(directory, Instant::now());
+        while self.neighbours.go_on(listing) {
+            let Some(spare) = self.remote.spare() else {
+                thread::sleep(LOOK);
+                continue;
+            };
+            let now = Instant::now();
+            let deadline = now + PATIENCE.min(self.config.timeout);
+            match self.neighbours.take(listing) {
+                Step::Nothing => {}
+                Step::List(directory) => {
+                    drop(spare);
+                    drop(self.fetch_listing(&directory, deadline));
+                }
+                Step::Fetch(path, version) => {
+                    let ticket = self.cache.begin(now);
+                    let fetches = &self.neighbours.fetches;
+                    if let Some(flight) = fetches.lead(&path, ticket.tick())
+                        && let Some(content) = spare.content(&path, version, deadline)
+                    {
+                        let fetched = Fetched {
+                            version,
+                            ticket,
+                            content: content.into(),
+                        };
+                        self.neighbours.keep(path, fetched);
+                        let _landed = flight.with(Ok(()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
