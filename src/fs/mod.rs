@@ -190,6 +190,9 @@ impl Fs {
         if let Some(spool) = &config.spool {
             remote.temporaries().belong_to(spool.id());
         }
+        if config.hard {
+            remote.expect_repeats();
+        }
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             cache: Cache::new(limits),

@@ -123,6 +123,17 @@ fn hard_waits_and_nothing_fails() {
     );
 }
 
+/// The server does what it is told, and is gone before it says so, for longer than an attempt.
+#[test]
+fn hard_does_not_fail_what_was_done_without_an_answer() {
+    let rig = Rig::new(Security::Implicit, Manner::Hard);
+    for command in ["DELE", "RNTO 1", "RNTO 2", "STOR", "APPE"] {
+        let run = rig.run(&format!("{command}: mute; connect 2 x10: fin"));
+        assert_eq!(run.wrong, [""; 0], "{command}");
+        assert!(run.counts.hits > 1, "{command}");
+    }
+}
+
 #[test]
 fn write_back_keeps_what_it_promised() {
     const GONE: &str = "fin; connect 2 x10: fin";

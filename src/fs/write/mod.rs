@@ -21,7 +21,7 @@ mod upload;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -70,6 +70,8 @@ pub(super) struct Draft {
     ahead: Mutex<Option<Arc<Ahead>>>,
     /// The server's word on this was lost.
     doubt: Mutex<Option<Doubt>>,
+    /// How long a broken append may have made the file.
+    reach: AtomicU64,
 }
 
 /// A version that was sent whole, and may have its name by now.
@@ -281,6 +283,7 @@ impl Draft {
             adopted: AtomicBool::new(false),
             ahead: Mutex::new(None),
             doubt: Mutex::new(None),
+            reach: AtomicU64::new(0),
         }
     }
 
@@ -453,13 +456,17 @@ impl Draft {
 
     /// Whether an upload was broken off, and nobody has looked yet what it has done.
     fn is_in_doubt(&self) -> bool {
-        let broken = self
-            .file
-            .with(|record| match self.adopted.load(Ordering::Relaxed) {
-                true => record.upload.is_some(),
-                false => record.torn.is_some(),
-            });
+        let broken = match self.adopted.load(Ordering::Relaxed) {
+            true => self.file.with(|record| record.upload.is_some()),
+            false => Ok(self.is_torn()),
+        };
         broken.unwrap_or(false) || self.doubt().is_some()
+    }
+
+    /// Whether an upload under the file's own name was broken off.
+    pub fn is_torn(&self) -> bool {
+        let torn = self.file.with(|record| record.torn.is_some());
+        torn.unwrap_or(false)
     }
 
     fn faced(&self) {

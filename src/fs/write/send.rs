@@ -4,6 +4,7 @@
 //! Must not know handles or the kernel.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::MutexGuard;
@@ -228,6 +229,7 @@ impl Fs {
         draft
             .file
             .begin_upload(task.version, Method::Append(offset))?;
+        draft.reach.fetch_max(task.size, Ordering::Relaxed);
         if begin == task.size {
             return Ok((self.verify(draft, task, &path, clock)?, place));
         }
