@@ -114,8 +114,11 @@ pub fn unmount(point: &Path, manner: Manner) -> Result<(), Failure> {
         Manner::Lazy => MntFlags::MNT_DETACH,
         Manner::Force => MntFlags::MNT_FORCE,
     };
-    match nix::mount::umount2(point, flags | MntFlags::UMOUNT_NOFOLLOW) {
+    let unmounted = nix::mount::umount2(point, flags | MntFlags::UMOUNT_NOFOLLOW);
+    match unmounted {
         Ok(()) => Ok(()),
+        // Nobody can use it any more, even who has not noticed yet.
+        Err(nix::errno::Errno::EBUSY) if manner == Manner::Force => unmount(point, Manner::Lazy),
         Err(nix::errno::Errno::EPERM) => fusermount(point, manner),
         Err(error) => Err(Failure::Mount(format!(
             "{}: {}",
@@ -156,7 +159,7 @@ fn fusermount(point: &Path, manner: Manner) -> Result<(), Failure> {
     let program = find_fusermount().ok_or_else(no_fusermount)?;
     let mut command = Command::new(program);
     command.arg("-u");
-    if manner == Manner::Lazy {
+    if manner != Manner::Plain {
         command.arg("-z");
     }
     let output = command.arg("--").arg(point).stdin(Stdio::null()).output();
