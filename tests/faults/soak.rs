@@ -31,6 +31,8 @@ const WORKERS: u64 = 3;
 /// How often faults come and go in a round, and how long they stay.
 const PHASES: u64 = 3;
 const PHASE: Duration = Duration::from_secs(4);
+/// Between the operations of a thread: the machine has only so many ports.
+const REST: Duration = Duration::from_millis(8);
 /// `timeout=` of the mounts.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// What a call may take: it looks names up before it does anything, each within the timeout; a close
@@ -269,6 +271,7 @@ impl Round {
                 scope.spawn(move || {
                     while Instant::now() < until {
                         worker.operate(self);
+                        thread::sleep(REST);
                     }
                 });
             }
