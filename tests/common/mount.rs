@@ -232,7 +232,11 @@ impl Mount {
 
     /// The same in the foreground, with its log beside the mount point.
     pub fn logged(server: &RealServer, extra: &str) -> (Self, PathBuf) {
-        let place = Place::new();
+        Self::logged_at(Place::new(), server, extra)
+    }
+
+    /// The same at a prepared place.
+    pub fn logged_at(place: Place, server: &RealServer, extra: &str) -> (Self, PathBuf) {
         let path = place.beside("log");
         let log = fs::File::create(&path).expect("make a log");
         let mut command = place.binary();

@@ -3,6 +3,7 @@
 use crate::common::full;
 use crate::common::mount::Place;
 use crate::common::server::Kind;
+use crate::ledger::Part;
 use crate::rig::{Mode, Rig, seed};
 
 macro_rules! kills {
@@ -28,7 +29,12 @@ kills! {
 /// The daemon dies under the load, and now and then its successor dies while it makes up for that.
 fn kill_again_and_again(kind: Kind, mode: Mode) {
     let crashes = if full() { 25 } else { 2 };
-    let mut rig = Rig::new(kind, mode, seed());
+    let part = match mode {
+        Mode::Synchronous => None,
+        // What goes over bytes that wait to be sent cannot be taken back.
+        Mode::WriteBack => Some(Part::AnyByte),
+    };
+    let mut rig = Rig::new(kind, mode, part, seed());
     println!("{}", rig.title);
     let mut place = Place::new();
     let mut misses = 0;

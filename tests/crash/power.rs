@@ -6,6 +6,7 @@ use crate::common::mount::Place;
 use crate::common::server::Kind;
 use crate::common::{full, wait_until};
 use crate::disk::{Disk, Loss, Lost};
+use crate::ledger::Part;
 use crate::rig::{Mode, PATIENCE, Rig, inside, seed};
 use nix::sys::signal::{Signal, kill};
 use std::os::unix::fs::symlink;
@@ -30,7 +31,12 @@ power_losses! {
 /// Again and again, on a disk that loses everything it may, or some of it.
 fn pull_the_plug(kind: Kind, mode: Mode) {
     let crashes = if full() { 25 } else { 2 };
-    let mut rig = Rig::new(kind, mode, seed());
+    let part = match mode {
+        // An append that nobody was told of is not synced before it is sent.
+        Mode::Synchronous => Part::Beginning,
+        Mode::WriteBack => Part::AnyByte,
+    };
+    let mut rig = Rig::new(kind, mode, Some(part), seed());
     println!("{}", rig.title);
     let disk = Disk::new();
     let place = Place::new();

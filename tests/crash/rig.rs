@@ -4,7 +4,7 @@ use crate::common::command::{run, soon, within};
 use crate::common::mount::{Mount, Place};
 use crate::common::server::{Kind, RealServer, UID};
 use crate::common::{tree, wait_until};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Part};
 use crate::load::{self, Dice};
 use ftpsfs::fs::spool::{Inspection, What};
 use nix::sys::signal::{Signal, kill};
@@ -59,13 +59,14 @@ pub fn seed() -> u64 {
 }
 
 impl Rig {
-    pub fn new(kind: Kind, mode: Mode, seed: u64) -> Self {
+    /// `part`: what may be there in part.
+    pub fn new(kind: Kind, mode: Mode, part: Option<Part>, seed: u64) -> Self {
         let server = RealServer::of(kind);
         let mut dice = Dice::new(seed);
         let mut ledgers = Vec::new();
         for worker in 0..WORKERS {
             let home = format!("w{worker}");
-            let mut ledger = Ledger::new(&home, mode == Mode::WriteBack);
+            let mut ledger = Ledger::new(&home, part);
             let folders = [server.root.join(&home), server.root.join(&ledger.folder)];
             for index in 0..2 {
                 let name = format!("{home}/large{index}");
@@ -175,20 +176,14 @@ impl Rig {
 
     /// Lists every folder: that is when what a crash left is tidied away.
     pub fn look_at_all(&self, dir: &Path) {
-        let mut folders: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
+        let mut folders = vec![dir.to_owned()];
         while let Some(folder) = folders.pop() {
-            let found = soon(move || {
-                fs::read_dir(folder.path())
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-                    .collect::<Vec<_>>()
-            });
-            folders.extend(
-                found
-                    .into_iter()
-                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())),
-            );
+            folders.extend(soon(move || {
+                let found = fs::read_dir(folder).into_iter().flatten().flatten();
+                let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|t| t.is_dir());
+                let found = found.filter(is_folder).map(|entry| entry.path());
+                found.collect::<Vec<_>>()
+            }));
         }
     }
 

@@ -289,6 +289,7 @@ impl SpoolFile {
         let began = Change::Began(Upload {
             version,
             method: method.clone(),
+            whole: None,
         });
         self.change(began)?;
         match method {
@@ -296,6 +297,23 @@ impl SpoolFile {
             Method::Append(_) | Method::Direct => self.sync(),
             Method::Temporary(_) => Ok(()),
         }
+    }
+
+    /// All `size` bytes of `version` are under the name `temporary`, which is about to be renamed:
+    /// what stands under the file's own name after a crash may be that.
+    pub fn begin_renaming(
+        &self,
+        version: Version,
+        temporary: &RemotePath,
+        size: u64,
+    ) -> Result<(), SpoolError> {
+        refuse_long(temporary)?;
+        let began = Change::Began(Upload {
+            version,
+            method: Method::Temporary(temporary.clone()),
+            whole: Some(size),
+        });
+        self.change(began).map(drop)
     }
 
     /// `version` is on the server, verified, as `base`. The end of an upload in place is made

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::spool::{self, Base, RecordId, Spool, SpoolError, SpoolFile, Wanted};
+use super::spool::{self, Base, Method, RecordId, Spool, SpoolError, SpoolFile, Wanted};
 use super::{Error, Ino};
 use crate::proto::RemotePath;
 use crate::remote::{Attributes, FileKind, Version};
@@ -80,6 +80,21 @@ struct Doubt {
     version: spool::Version,
     size: u64,
     temporary: RemotePath,
+}
+
+impl Doubt {
+    /// What an earlier run left open.
+    fn left(record: &spool::Record) -> Option<Self> {
+        let upload = record.upload.as_ref()?;
+        match &upload.method {
+            Method::Temporary(temporary) => Some(Self {
+                version: upload.version,
+                size: upload.whole?,
+                temporary: temporary.clone(),
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// What stat shows of a draft, beside its size.
@@ -292,6 +307,7 @@ impl Draft {
         let wanted = file.with(|record| record.wanted).unwrap_or_default();
         let draft = Self::new(ino, file, server.clone(), false);
         draft.adopted.store(true, Ordering::Relaxed);
+        *draft.doubt.lock() = draft.file.with(Doubt::left).unwrap_or_default();
         *draft.shown.lock() = Shown {
             modified: wanted.mtime.or(Some(now())),
             given: wanted.mtime.is_some(),

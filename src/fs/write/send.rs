@@ -115,6 +115,9 @@ impl Fs {
                 _ => None,
             },
         };
+        draft
+            .file
+            .begin_renaming(task.version, &temporary, task.size)?;
         let deadline = clock.deadline();
         let published = match self
             .remote

@@ -23,7 +23,7 @@ const PATCHES: usize = 16;
 
 /// How much of a draft is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub enum Extent {
     /// Only what was closed: whoever writes to it now has it sent when that is closed.
     Closed,
     Everything,

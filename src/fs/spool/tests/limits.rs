@@ -272,6 +272,7 @@ fn what_must_not_be_forgotten_is_synced_at_once() {
     assert_eq!(
         left.upload,
         Some(Upload {
+            whole: None,
             version,
             method: Method::InPlace
         })

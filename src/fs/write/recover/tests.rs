@@ -505,6 +505,38 @@ fn few_changes_that_arrived_are_not_taken_for_others() {
     assert_eq!(fs.resend(id, false), Err(CHANGED.to_owned()));
 }
 
+/// The mount died between the renaming of one version and its record, and the file was overwritten
+/// since: what the server has is what that replaces.
+#[test]
+fn an_earlier_version_that_arrived_is_not_taken_for_others() {
+    let mut rig = Rig::new();
+    rig.write_back = true;
+    let (first, second) = (content(1, 300_000), content(2, 200_000));
+    for arrived in [true, false] {
+        let file = rig.written("f", None, &[(0, &first)], None);
+        let version = file.record().unwrap().version;
+        let temporary = path(&rig.temporary(""));
+        file.begin_renaming(version, &temporary, first.len() as u64)
+            .unwrap();
+        file.truncate(0).unwrap();
+        file.write_at(&second, 0).unwrap();
+        file.commit().unwrap();
+        drop(file);
+        let name = match arrived {
+            true => "f".to_owned(),
+            false => rig.temporary(""),
+        };
+        fs::write(rig.there(&name), &first).unwrap();
+        let fs = rig.remount();
+        assert!(fs.adopt(rig.spool().records()).is_empty());
+        fs.settle();
+        assert_eq!(rig.spool().records(), []);
+        assert!(fs::read(rig.there("f")).unwrap() == second);
+        assert_eq!(fs::read_dir(rig.served.path()).unwrap().count(), 1);
+        fs::remove_file(rig.there("f")).unwrap();
+    }
+}
+
 /// What was promised for a file goes where the file is, whatever became of the rename that the crash
 /// interrupted.
 #[test]
