@@ -52,6 +52,7 @@ impl Rig {
             max_sessions: 4,
             active: false,
             trust_pasv_address: false,
+            retries: 2,
             connect_timeout: Duration::from_secs(5),
             keepalive: Duration::from_secs(60),
             idle_close: Duration::from_secs(60),
@@ -427,4 +428,26 @@ fn waiting_for_a_session_takes_nothing_of_its_first_attempts_time() {
         assert!(result.is_ok(), "{result:?}");
     });
     assert_eq!(attempts, 1);
+}
+
+/// `retries=`: so often a connection may be lost under one request.
+#[test]
+fn a_request_is_sent_again_as_often_as_it_may_be() {
+    for (retries, losses, survives) in [(0, 1, false), (1, 1, true), (3, 3, true), (3, 4, false)] {
+        let faults = server::Faults::default();
+        let rig = Rig::new(Security::Implicit, |config| {
+            config.faults = Some(faults.clone())
+        });
+        let pool = rig.pool(|config| config.retries = retries).expect("a pool");
+        let rules = format!("PWD 1 x{losses}: rst");
+        faults.set(rules.parse::<server::Rules>().expect("rules"));
+        let begun = Instant::now();
+        let asked = pool.run(Lane::Metadata, soon(), |session, deadline| {
+            session.execute(&Command::Pwd, deadline)
+        });
+        assert_eq!(asked.is_ok(), survives, "{retries} of {losses}: {asked:?}");
+        let sent = losses.min(u64::from(retries) + 1);
+        assert_eq!(faults.counts().hits, sent);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
 }

@@ -111,8 +111,8 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs `work` on a session; where that is lost, once more on another. `work` must be
-    /// harmless to repeat. In the first attempt the server may be silent for half of the time
+    /// Runs `work` on a session; where that is lost, again on another, as often as `retries=` says.
+    /// `work` must be harmless to repeat. In the first attempt the server may be silent for half of the time
     /// only, so that a connection that silently died does not use it all up.
     pub fn run<T>(
         self: &Arc<Self>,
@@ -136,21 +136,43 @@ impl Pool {
         deadline: Instant,
         mut work: impl FnMut(Lease, Instant) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let lease = self.acquire(lane, deadline)?;
+        let mut lease = self.acquire(lane, deadline)?;
         let mut transfers = lane == Lane::Transfer;
-        let half = deadline.saturating_duration_since(Instant::now()) / 2;
-        match work(lease, Instant::now() + half) {
-            Err(error) if error.is_transient() => {
-                log::debug!("{}: {error}; trying once more", self.server.name());
-                transfers |= matches!(error, Error::NoResumption(_));
+        let mut retries = self.server.config.retries;
+        // A limit, or a TLS session too few, is nobody's loss.
+        let mut is_adapted = false;
+        let now = Instant::now();
+        let mut bound = match retries {
+            0 => deadline,
+            _ => now + deadline.saturating_duration_since(now) / 2,
+        };
+        loop {
+            match work(lease, bound) {
+                Err(error @ Error::Busy(_)) if !is_adapted => {
+                    log::debug!("{}: {error}; trying with less", self.server.name());
+                    self.keep_to_open(&mut self.state.lock());
+                    is_adapted = true;
+                }
+                Err(error @ Error::NoResumption(_)) if !is_adapted => {
+                    log::debug!("{}: {error}; trying another", self.server.name());
+                    transfers = true;
+                    is_adapted = true;
+                }
+                Err(error) if error.is_transient() && retries > 0 => {
+                    log::debug!("{}: {error}; trying once more", self.server.name());
+                    transfers |= matches!(error, Error::NoResumption(_));
+                    retries -= 1;
+                }
+                result => return result,
             }
-            Err(error @ Error::Busy(_)) => {
-                log::debug!("{}: {error}; trying with less", self.server.name());
-                self.keep_to_open(&mut self.state.lock());
-            }
-            result => return result,
+            lease = self.wait_for(lane, transfers, deadline)?;
+            bound = deadline;
         }
-        work(self.wait_for(lane, transfers, deadline)?, deadline)
+    }
+
+    /// `retries=`, for those who have to go about it themselves.
+    pub fn retries(&self) -> u32 {
+        self.server.config.retries
     }
 
     /// A session for the lane, by the deadline.

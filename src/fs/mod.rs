@@ -67,6 +67,8 @@ pub struct Config {
     pub dmask: u16,
     /// `timeout=`: how long a request may take, retries included.
     pub timeout: Duration,
+    /// `retries=`: how often an upload that lost its connection is begun again, or goes on.
+    pub retries: u32,
     /// `attr_timeout=`: how long attributes are believed.
     pub attr_timeout: Duration,
     /// `dir_timeout=`: how long a listing is believed to be complete.

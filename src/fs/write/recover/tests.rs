@@ -118,6 +118,7 @@ impl Rig {
             max_sessions: 2,
             active: false,
             trust_pasv_address: false,
+            retries: 2,
             connect_timeout: Duration::from_secs(5),
             keepalive: Duration::from_secs(60),
             idle_close: Duration::from_secs(60),
