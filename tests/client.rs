@@ -451,3 +451,30 @@ fn a_request_is_sent_again_as_often_as_it_may_be() {
         assert!(begun.elapsed() < Duration::from_secs(5));
     }
 }
+
+/// What pyftpdlib does when it is told early that we are done: now and then it bears that, and then it
+/// breaks every listing.
+#[test]
+fn a_listing_that_an_early_close_broke_is_asked_for_without_one() {
+    let faults = server::Faults::default();
+    let rig = Rig::new(Security::Implicit, |config| {
+        config.faults = Some(faults.clone())
+    });
+    for n in 0..1500 {
+        let name = format!("{}{n}", "x".repeat(60));
+        std::fs::write(rig.folder.path().join(name), "").expect("write");
+    }
+    let pool = rig.pool(|_| {}).expect("a pool");
+    pool.learn(|profile| profile.early_close = Some(true));
+    let rule = "data sent record 8 in MLSD: rst".parse::<server::Rules>();
+    faults.set(rule.expect("a rule"));
+    let listed = pool.run(Lane::Metadata, soon(), |session, deadline| {
+        session.list(&[], Command::Mlsd(None), deadline)
+    });
+    let (_, listing) = listed.expect("a listing");
+    let bytes = listing.expect("no refusal").bytes;
+    // And the directory itself.
+    assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1501);
+    assert_eq!(faults.counts().hits, 1);
+    assert_eq!(pool.profile().early_close, None);
+}
