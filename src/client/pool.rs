@@ -20,6 +20,8 @@ use super::{Config, Error, Profile, Server, Session};
 
 /// The pause between attempts to reach a server that is down.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
+/// How long a server that has been down for long may take to show that it is back.
+const GLANCE: Duration = Duration::from_millis(500);
 /// The housekeeper's round.
 const ROUND: Duration = Duration::from_secs(1);
 /// A server that leaves a NOOP unanswered for this long is not there.
@@ -75,6 +77,8 @@ pub(super) struct Outage {
     since: Instant,
     last_attempt: Instant,
     error: Error,
+    /// When the attempt that is under way beside those who wait was begun.
+    probe: Option<Instant>,
 }
 
 /// A session on loan; dropped, it goes back.
@@ -211,6 +215,9 @@ impl Pool {
                     during: format!("waiting for a free session{why}"),
                 });
             }
+            if let Some(error) = self.known_outage(&mut state, deadline) {
+                return Err(error);
+            }
             let limit = self.limit(&mut state);
             let admitted = lane == Lane::Metadata || state.transfers < places(limit);
             if admitted && let Some(session) = state.take_idle() {
@@ -289,6 +296,7 @@ impl Pool {
                     since,
                     last_attempt: now,
                     error: error.clone(),
+                    probe: state.outage.as_ref().and_then(|o| o.probe),
                 });
                 self.await_server(error, state, deadline)
             }
@@ -296,8 +304,78 @@ impl Pool {
         }
     }
 
-    /// Waits a little for a server that is down; gives up at once where it has been down for
-    /// long, so that callers do not queue up behind one timeout each.
+    /// Where the server has been down for long, callers do not queue up behind one timeout each: an
+    /// attempt to reach it is made beside them, and they are told that it is down unless that succeeds
+    /// in a moment. `None` where it may be had.
+    fn known_outage(
+        self: &Arc<Self>,
+        state: &mut MutexGuard<'_, State>,
+        deadline: Instant,
+    ) -> Option<Error> {
+        loop {
+            let probing = usize::from(state.outage.as_ref()?.probe.is_some());
+            if !state.idle.is_empty() || state.open > probing || state.closed {
+                return None;
+            }
+            let patience = 2 * self.server.config.connect_timeout;
+            let outage = state
+                .outage
+                .as_mut()
+                .filter(|o| o.since.elapsed() > patience)?;
+            let begun = match outage.probe {
+                Some(begun) => begun,
+                None if outage.is_fresh() => return Some(outage.error.clone()),
+                None => {
+                    let now = Instant::now();
+                    outage.probe = Some(now);
+                    if let Err(error) = self.probe() {
+                        log::error!("starting a thread to reach the server: {error}");
+                        outage.probe = None;
+                        return Some(outage.error.clone());
+                    }
+                    state.open += 1;
+                    now
+                }
+            };
+            if self
+                .changed
+                .wait_until(state, deadline.min(begun + GLANCE))
+                .timed_out()
+            {
+                return state.outage.as_ref().map(|outage| outage.error.clone());
+            }
+        }
+    }
+
+    /// Tries to reach a server that is down, in a thread of its own.
+    fn probe(self: &Arc<Self>) -> std::io::Result<()> {
+        let pool = self.clone();
+        let attempt = move || {
+            let made = pool.make(Instant::now() + pool.server.config.connect_timeout);
+            let mut state = pool.state.lock();
+            match made {
+                Ok(session) => {
+                    state.outage = None;
+                    drop(state);
+                    pool.take_in(session);
+                }
+                Err(error) => {
+                    state.open -= 1;
+                    if let Some(outage) = &mut state.outage {
+                        (outage.last_attempt, outage.probe) = (Instant::now(), None);
+                        outage.error = error;
+                    }
+                    pool.changed.notify_all();
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("probe".to_owned())
+            .spawn(attempt)?;
+        Ok(())
+    }
+
+    /// Waits a little for a server that is down, unless it has been so for long.
     fn await_server(
         &self,
         error: Error,

@@ -157,6 +157,7 @@ fn umount_by_force_while_requests_hang() {
     for extra in ["", ",writeback", ",hard"] {
         let server = server_with_file(Kind::VsftpdExplicit, Options::default());
         tree::fill(&server.root.join("long"), 1, 20 << 20);
+        tree::put(&server.root.join("folder/file"), b"", Duration::ZERO);
         let options = format!("timeout=60,window=2M,attr_timeout=0,dir_timeout=0{extra}");
         let place = Mount::new(&server, &options).into_place();
         server.pause();
@@ -169,7 +170,8 @@ fn umount_by_force_while_requests_hang() {
         let mut programs = [
             start("cat", place.dir.join("long")),
             start("touch", place.dir.join("new")),
-            start("ls", place.dir.clone()),
+            // Not the mount point: that is there afterwards too.
+            start("ls", place.dir.join("folder")),
         ];
         std::thread::sleep(Duration::from_secs(1));
         for program in &mut programs {
@@ -183,9 +185,9 @@ fn umount_by_force_while_requests_hang() {
         assert!(unmounted.status.success(), "{extra}: {}", unmounted.stderr);
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(3), "{extra}: {took:?}");
-        for program in &mut programs {
+        for (index, program) in programs.iter_mut().enumerate() {
             let ended = wait(program, Duration::from_secs(5)).expect("it ends");
-            assert!(!ended.success(), "{extra}: it was told that it failed");
+            assert!(!ended.success(), "{extra}: program {index} was not told");
         }
         assert_eq!(place.mountinfo(), [""; 0]);
         assert!(
@@ -193,5 +195,50 @@ fn umount_by_force_while_requests_hang() {
             "{extra}: left behind: {:?}",
             place.processes()
         );
+    }
+}
+
+/// A server that hangs or is gone costs its first callers their timeout, and the others nothing.
+#[test]
+fn calls_fail_fast_while_the_server_is_known_to_be_down() {
+    for hangs in [false, true] {
+        let mut server = server_with_file(Kind::PureFtpd, Options::default());
+        let options = "timeout=2,attr_timeout=0,dir_timeout=0,negative_timeout=0";
+        let mount = Mount::new(&server, options);
+        assert_works(&mount.dir, "before");
+        match hangs {
+            true => server.pause(),
+            false => server.kill(),
+        }
+        let call = |number: u32| {
+            let (file, begun) = (mount.path(format!("file{number}")), Instant::now());
+            let told = soon(move || fs::metadata(file)).expect_err("the server is down");
+            assert_ne!(told.kind(), std::io::ErrorKind::NotFound, "{told}");
+            begun.elapsed()
+        };
+        // It is known to be down once it has been so for twice as long as connecting may take.
+        let mut number = 0;
+        let is_known = wait_until(Duration::from_secs(20), || {
+            number += 1;
+            call(number) < Duration::from_millis(800)
+        });
+        assert!(is_known, "{hangs}");
+        let begun = Instant::now();
+        for number in 100..120 {
+            let took = call(number);
+            assert!(took < Duration::from_millis(1500), "{hangs}: {took:?}");
+        }
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(8), "{hangs}: {took:?}");
+        match hangs {
+            true => server.resume(),
+            false => server.restart(),
+        }
+        let file = mount.path("file");
+        let works = wait_until(Duration::from_secs(8), || {
+            let file = file.clone();
+            soon(move || fs::read(file)).is_ok_and(|content| content == b"content")
+        });
+        assert!(works, "{hangs}: it is back");
     }
 }
