@@ -300,7 +300,9 @@ impl SpoolFile {
     }
 
     /// All `size` bytes of `version` are under the name `temporary`, which is about to be renamed:
-    /// what stands under the file's own name after a crash may be that.
+    /// what stands under the file's own name after a crash may be that. Where it was written again
+    /// since, that is made durable as [`Durability`] has it: else the next version, promised already,
+    /// would be taken for a change of another's. (Of this version the bytes themselves tell.)
     pub fn begin_renaming(
         &self,
         version: Version,
@@ -313,7 +315,11 @@ impl SpoolFile {
             method: Method::Temporary(temporary.clone()),
             whole: Some(size),
         });
-        self.change(began).map(drop)
+        self.change(began)?;
+        match self.with(|record| record.version != version)? {
+            true => self.sync(),
+            false => Ok(()),
+        }
     }
 
     /// `version` is on the server, verified, as `base`. The end of an upload in place is made

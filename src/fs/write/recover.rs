@@ -349,9 +349,13 @@ impl Fs {
             return Ok(There::AsLeft);
         }
         let method = record.upload.as_ref().map(|upload| &upload.method);
-        // An empty file says nothing of who made it.
-        let is_published =
-            matches!(method, Some(Method::Temporary(_))) && (found.size > 0 || record.size == 0);
+        let is_published = match method {
+            // An empty file says nothing of who made it.
+            Some(Method::Temporary(_)) => found.size > 0 || record.size == 0,
+            // That one was begun may be what a loss of power has made us forget.
+            None => found.size > 0 && found.size == record.size,
+            Some(_) => false,
+        };
         let ours_from = [
             is_published.then_some(0),
             match record.torn {
