@@ -220,7 +220,7 @@ pub static TABLE: &[Spec] = &[
         "N",
         Some("2"),
         Group::Server,
-        "How often a request is sent again, within timeout=, after a lost connection",
+        "How often a request is sent again after a lost connection",
         |o, v| values::number(v, 0, 100).map(|value| o.retries = value as u32),
     ),
     flag(
