@@ -34,14 +34,13 @@ fn kill_again_and_again(kind: Kind, mode: Mode) {
         // What goes over bytes that wait to be sent cannot be taken back.
         Mode::WriteBack => Some(Part::AnyByte),
     };
-    let mut rig = Rig::new(kind, mode, part, seed());
+    let mut rig = Rig::new("killed", kind, mode, part, seed());
     println!("{}", rig.title);
     let mut place = Place::new();
     let mut misses = 0;
     while rig.tally.crashes < crashes {
         let mount = rig.mount(place);
-        let daemon = mount.place().daemon();
-        if rig.work_and_kill(&mount.dir.clone(), daemon) == 0 {
+        if rig.work_and_kill(&mount.dir.clone(), mount.place()) == 0 {
             misses += 1;
         }
         assert!(misses < 10, "{}: the kills hit nothing", rig.title);
@@ -52,6 +51,5 @@ fn kill_again_and_again(kind: Kind, mode: Mode) {
             place = rig.check(place);
         }
     }
-    println!("{}: {:?}", rig.title, rig.tally);
     assert!(rig.tally.interrupted >= crashes);
 }

@@ -254,15 +254,15 @@ impl Session<'_> {
         let read = self.judge("read", caller.read("old"));
         self.expect("read", read, &old());
         let written = caller.store("new", &new(), false, &mut files.made);
+        self.sent(caller);
         if self.judge("write", written).is_some() {
             self.promised(caller, "new", &new());
         }
-        self.sent(caller);
         let appended = caller.store("log", b"second\n", true, &mut files.appended);
+        self.sent(caller);
         if self.judge("append", appended).is_some() {
             self.promised(caller, "log", b"first\nsecond\n");
         }
-        self.sent(caller);
         let renamed = self.judge("rename", caller.rename("log", "moved"));
         if renamed.is_some() {
             self.absent("log");
