@@ -52,6 +52,7 @@ impl Rig {
             max_sessions: 4,
             active: false,
             trust_pasv_address: false,
+            retries: 2,
             connect_timeout: Duration::from_secs(5),
             keepalive: Duration::from_secs(60),
             idle_close: Duration::from_secs(60),
@@ -427,4 +428,53 @@ fn waiting_for_a_session_takes_nothing_of_its_first_attempts_time() {
         assert!(result.is_ok(), "{result:?}");
     });
     assert_eq!(attempts, 1);
+}
+
+/// `retries=`: so often a connection may be lost under one request.
+#[test]
+fn a_request_is_sent_again_as_often_as_it_may_be() {
+    for (retries, losses, survives) in [(0, 1, false), (1, 1, true), (3, 3, true), (3, 4, false)] {
+        let faults = server::Faults::default();
+        let rig = Rig::new(Security::Implicit, |config| {
+            config.faults = Some(faults.clone())
+        });
+        let pool = rig.pool(|config| config.retries = retries).expect("a pool");
+        let rules = format!("PWD 1 x{losses}: rst");
+        faults.set(rules.parse::<server::Rules>().expect("rules"));
+        let begun = Instant::now();
+        let asked = pool.run(Lane::Metadata, soon(), |session, deadline| {
+            session.execute(&Command::Pwd, deadline)
+        });
+        assert_eq!(asked.is_ok(), survives, "{retries} of {losses}: {asked:?}");
+        let sent = losses.min(u64::from(retries) + 1);
+        assert_eq!(faults.counts().hits, sent);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+}
+
+/// What pyftpdlib does when it is told early that we are done: now and then it bears that, and then it
+/// breaks every listing.
+#[test]
+fn a_listing_that_an_early_close_broke_is_asked_for_without_one() {
+    let faults = server::Faults::default();
+    let rig = Rig::new(Security::Implicit, |config| {
+        config.faults = Some(faults.clone())
+    });
+    for n in 0..1500 {
+        let name = format!("{}{n}", "x".repeat(60));
+        std::fs::write(rig.folder.path().join(name), "").expect("write");
+    }
+    let pool = rig.pool(|_| {}).expect("a pool");
+    pool.learn(|profile| profile.early_close = Some(true));
+    let rule = "data sent record 8 in MLSD: rst".parse::<server::Rules>();
+    faults.set(rule.expect("a rule"));
+    let listed = pool.run(Lane::Metadata, soon(), |session, deadline| {
+        session.list(&[], Command::Mlsd(None), deadline)
+    });
+    let (_, listing) = listed.expect("a listing");
+    let bytes = listing.expect("no refusal").bytes;
+    // And the directory itself.
+    assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1501);
+    assert_eq!(faults.counts().hits, 1);
+    assert_eq!(pool.profile().early_close, None);
 }

@@ -201,6 +201,7 @@ fn use_client(port: u16, security: Security, identity: &Identity, rein: bool) ->
         max_sessions: 2,
         active: false,
         trust_pasv_address: false,
+        retries: 2,
         connect_timeout: Duration::from_secs(5),
         keepalive: Duration::from_secs(60),
         idle_close: Duration::from_secs(60),

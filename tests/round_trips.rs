@@ -141,6 +141,7 @@ fn config(link: &Link, security: Security, trust: TrustOptions) -> Config {
         max_sessions: 4,
         active: false,
         trust_pasv_address: false,
+        retries: 2,
         connect_timeout: Duration::from_secs(10),
         keepalive: Duration::from_secs(600),
         idle_close: Duration::from_secs(600),

@@ -1,17 +1,6 @@
-//! Fault rules: any text is a list of rules or a one-line error, and what is shown of a rule is
-//! read as the same rule.
 #![no_main]
 
-use ftpsfs::server::Rules;
-use libfuzzer_sys::fuzz_target;
+#[path = "../checks/fault_rules.rs"]
+mod checked;
 
-fuzz_target!(|text: &str| {
-    match text.parse::<Rules>() {
-        Ok(rules) => {
-            let shown: Vec<_> = rules.0.iter().map(ToString::to_string).collect();
-            assert_eq!(shown.join("\n").parse::<Rules>().as_ref(), Ok(&rules));
-            assert_eq!(shown.join(";").parse::<Rules>(), Ok(rules));
-        }
-        Err(error) => assert!(!error.to_string().contains(char::is_control)),
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checked::check(data));

@@ -108,7 +108,8 @@ impl Download {
             self.lease.learn(|p| match (whole, p.early_close) {
                 (true, None) => p.early_close = Some(true),
                 (false, None) => p.early_close = Some(false),
-                // Proven: connections break for other reasons too.
+                // Connections break for other reasons too: it is tried once more.
+                (false, Some(true)) => p.early_close = None,
                 (_, Some(_)) => {}
             });
         }

@@ -45,6 +45,8 @@ pub struct Config {
     pub active: bool,
     /// `pasv_address=trust`: believe the address in a 227 reply.
     pub trust_pasv_address: bool,
+    /// `retries=`: how often what a connection was lost under is asked for again.
+    pub retries: u32,
     /// Bound of one TCP connect attempt, and of the steps up to the login's end.
     pub connect_timeout: Duration,
     /// NOOP after that much idleness.

@@ -20,6 +20,8 @@ use super::{Config, Error, Profile, Server, Session};
 
 /// The pause between attempts to reach a server that is down.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
+/// How long a server that has been down for long may take to show that it is back.
+const GLANCE: Duration = Duration::from_millis(500);
 /// The housekeeper's round.
 const ROUND: Duration = Duration::from_secs(1);
 /// A server that leaves a NOOP unanswered for this long is not there.
@@ -78,6 +80,8 @@ pub(super) struct Outage {
     since: Instant,
     last_attempt: Instant,
     error: Error,
+    /// When the attempt that is under way beside those who wait was begun.
+    probe: Option<Instant>,
 }
 
 /// A session on loan; dropped, it goes back.
@@ -114,8 +118,8 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs `work` on a session; where that is lost, once more on another. `work` must be
-    /// harmless to repeat. In the first attempt the server may be silent for half of the time
+    /// Runs `work` on a session; where that is lost, again on another, as often as `retries=` says.
+    /// `work` must be harmless to repeat. In the first attempt the server may be silent for half of the time
     /// only, so that a connection that silently died does not use it all up.
     pub fn run<T>(
         self: &Arc<Self>,
@@ -139,21 +143,43 @@ impl Pool {
         deadline: Instant,
         mut work: impl FnMut(Lease, Instant) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let lease = self.acquire(lane, deadline)?;
+        let mut lease = self.acquire(lane, deadline)?;
         let mut transfers = lane == Lane::Transfer;
-        let half = deadline.saturating_duration_since(Instant::now()) / 2;
-        match work(lease, Instant::now() + half) {
-            Err(error) if error.is_transient() => {
-                log::debug!("{}: {error}; trying once more", self.server.name());
-                transfers |= matches!(error, Error::NoResumption(_));
+        let mut retries = self.server.config.retries;
+        // A limit, or a TLS session too few, is nobody's loss.
+        let mut is_adapted = false;
+        let now = Instant::now();
+        let mut bound = match retries {
+            0 => deadline,
+            _ => now + deadline.saturating_duration_since(now) / 2,
+        };
+        loop {
+            match work(lease, bound) {
+                Err(error @ Error::Busy(_)) if !is_adapted => {
+                    log::debug!("{}: {error}; trying with less", self.server.name());
+                    self.keep_to_open(&mut self.state.lock());
+                    is_adapted = true;
+                }
+                Err(error @ Error::NoResumption(_)) if !is_adapted => {
+                    log::debug!("{}: {error}; trying another", self.server.name());
+                    transfers = true;
+                    is_adapted = true;
+                }
+                Err(error) if error.is_transient() && retries > 0 => {
+                    log::debug!("{}: {error}; trying once more", self.server.name());
+                    transfers |= matches!(error, Error::NoResumption(_));
+                    retries -= 1;
+                }
+                result => return result,
             }
-            Err(error @ Error::Busy(_)) => {
-                log::debug!("{}: {error}; trying with less", self.server.name());
-                self.keep_to_open(&mut self.state.lock());
-            }
-            result => return result,
+            lease = self.wait_for(lane, transfers, deadline)?;
+            bound = deadline;
         }
-        work(self.wait_for(lane, transfers, deadline)?, deadline)
+    }
+
+    /// `retries=`, for those who have to go about it themselves.
+    pub fn retries(&self) -> u32 {
+        self.server.config.retries
     }
 
     /// A session for the lane, by the deadline.
@@ -212,6 +238,9 @@ impl Pool {
                 return Err(Error::TimedOut {
                     during: format!("waiting for a free session{why}"),
                 });
+            }
+            if let Some(error) = self.known_outage(&mut state, deadline) {
+                return Err(error);
             }
             let limit = self.limit(&mut state);
             let admitted = lane == Lane::Metadata || state.transfers < places(limit);
@@ -291,6 +320,7 @@ impl Pool {
                     since,
                     last_attempt: now,
                     error: error.clone(),
+                    probe: state.outage.as_ref().and_then(|o| o.probe),
                 });
                 self.await_server(error, state, deadline)
             }
@@ -298,8 +328,78 @@ impl Pool {
         }
     }
 
-    /// Waits a little for a server that is down; gives up at once where it has been down for
-    /// long, so that callers do not queue up behind one timeout each.
+    /// Where the server has been down for long, callers do not queue up behind one timeout each: an
+    /// attempt to reach it is made beside them, and they are told that it is down unless that succeeds
+    /// in a moment. `None` where it may be had.
+    fn known_outage(
+        self: &Arc<Self>,
+        state: &mut MutexGuard<'_, State>,
+        deadline: Instant,
+    ) -> Option<Error> {
+        loop {
+            let probing = usize::from(state.outage.as_ref()?.probe.is_some());
+            if !state.idle.is_empty() || state.open > probing || state.closed {
+                return None;
+            }
+            let patience = 2 * self.server.config.connect_timeout;
+            let outage = state
+                .outage
+                .as_mut()
+                .filter(|o| o.since.elapsed() > patience)?;
+            let begun = match outage.probe {
+                Some(begun) => begun,
+                None if outage.is_fresh() => return Some(outage.error.clone()),
+                None => {
+                    let now = Instant::now();
+                    outage.probe = Some(now);
+                    if let Err(error) = self.probe() {
+                        log::error!("starting a thread to reach the server: {error}");
+                        outage.probe = None;
+                        return Some(outage.error.clone());
+                    }
+                    state.open += 1;
+                    now
+                }
+            };
+            if self
+                .changed
+                .wait_until(state, deadline.min(begun + GLANCE))
+                .timed_out()
+            {
+                return state.outage.as_ref().map(|outage| outage.error.clone());
+            }
+        }
+    }
+
+    /// Tries to reach a server that is down, in a thread of its own.
+    fn probe(self: &Arc<Self>) -> std::io::Result<()> {
+        let pool = self.clone();
+        let attempt = move || {
+            let made = pool.make(Instant::now() + pool.server.config.connect_timeout);
+            let mut state = pool.state.lock();
+            match made {
+                Ok(session) => {
+                    state.outage = None;
+                    drop(state);
+                    pool.take_in(session);
+                }
+                Err(error) => {
+                    state.open -= 1;
+                    if let Some(outage) = &mut state.outage {
+                        (outage.last_attempt, outage.probe) = (Instant::now(), None);
+                        outage.error = error;
+                    }
+                    pool.changed.notify_all();
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("probe".to_owned())
+            .spawn(attempt)?;
+        Ok(())
+    }
+
+    /// Waits a little for a server that is down, unless it has been so for long.
     fn await_server(
         &self,
         error: Error,

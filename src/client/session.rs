@@ -452,11 +452,16 @@ impl Session {
             Transfer::Refused(reply) => return Ok((begun.prelude, Err(refused(reply)?))),
         };
         data.set_patience(self.patience);
-        if self.profile().early_close == Some(true) {
+        let early = self.profile().early_close == Some(true);
+        if early {
             // Its 226 comes along with the data then. What is broken shows when it is read.
             let _ = data.close_notify(deadline);
         }
         let read = read_to_end(&mut data, deadline);
+        if early && read.is_err() {
+            // pyftpdlib bears it now and then, and that was when it was tried.
+            self.learn(|p| p.early_close = None);
+        }
         let (bytes, clean) = self.note(read)?;
         let reply = self.finish_download(*data, verb, deadline)?;
         let outcome = if reply.code.is_completion() {

@@ -4,7 +4,7 @@
 //! Must not know the kernel.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use super::write::{Draft, Drafts, base_of, blank, now};
 use super::{Entry, Error, Fs, Ino, Patience, parse_name};
@@ -92,6 +92,7 @@ impl Fs {
         let draft = ino.and_then(|ino| self.drafts.of(ino));
         let involved: Vec<_> = draft.iter().cloned().collect();
         let places = Drafts::lock_places(&involved, deadline)?;
+        self.resolve_doubts(&involved, deadline)?;
         let aside = match &draft {
             Some(draft) if !draft.occupies() => None,
             draft => {
@@ -147,8 +148,11 @@ impl Fs {
         let (to_name, to) = self.new_path(to_parent, to_name)?;
         let deadline = patience.deadline()?;
         let moved = self.present(parent, &name, &from, patience)?;
-        let moved = moved.ok_or_else(|| Error::remote(&from, remote::Error::NotFound))?;
         let replaced = self.present(to_parent, &to_name, &to, patience)?;
+        // An earlier attempt may have done it.
+        let is_done = moved.is_none() && self.remote.may_have_renamed(&from, &to);
+        let moved = moved.or(replaced.clone().filter(|_| is_done));
+        let moved = moved.ok_or_else(|| Error::remote(&from, remote::Error::NotFound))?;
         if keep && replaced.is_some() {
             return Err(Error::AlreadyExists);
         }
@@ -177,12 +181,15 @@ impl Fs {
         }
         involved.extend(below);
         let places = Drafts::lock_places(&involved, deadline)?;
+        self.resolve_doubts(&involved, deadline)?;
         let source = self.inodes.child(parent, &name);
         let pending = source.and_then(|ino| self.drafts.of(ino));
         let pending = pending.filter(|draft| !draft.occupies());
         let victim_draft = victim.and_then(|ino| self.drafts.of(ino));
         // It may have been uploaded while we waited.
         let replaced = match &victim_draft {
+            // A broken upload has made it what nobody knows.
+            Some(draft) if draft.is_torn() => Some(blank(UNIX_EPOCH)),
             Some(draft) => Some(draft.server()),
             None if replaced.is_some() => self.present(to_parent, &to_name, &to, patience)?,
             None => None,
@@ -193,7 +200,7 @@ impl Fs {
         };
         let open = victim.filter(|ino| {
             let is_whole = victim_draft.as_ref().is_some_and(|d| d.is_whole());
-            stands && self.files.of(*ino).is_some() && !is_whole
+            stands && !is_done && self.files.of(*ino).is_some() && !is_whole
         });
         let spool = self.drafts.spool()?;
         let mut replaces = None;

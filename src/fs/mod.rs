@@ -71,6 +71,8 @@ pub struct Config {
     pub dmask: u16,
     /// `timeout=`: how long a request may take, retries included.
     pub timeout: Duration,
+    /// `retries=`: how often an upload that lost its connection is begun again, or goes on.
+    pub retries: u32,
     /// `attr_timeout=`: how long attributes are believed.
     pub attr_timeout: Duration,
     /// `dir_timeout=`: how long a listing is believed to be complete.
@@ -197,6 +199,9 @@ impl Fs {
         };
         if let Some(spool) = &config.spool {
             remote.temporaries().belong_to(spool.id());
+        }
+        if config.hard {
+            remote.expect_repeats();
         }
         Arc::new_cyclic(|this| Self {
             this: this.clone(),

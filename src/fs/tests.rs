@@ -12,6 +12,7 @@ pub(super) fn config() -> Config {
         fmask: 0,
         dmask: 0,
         timeout: Duration::from_secs(10),
+        retries: 2,
         attr_timeout: Duration::from_secs(10),
         dir_timeout: Duration::from_secs(10),
         negative_timeout: Duration::from_secs(10),

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::mount::MntFlags;
 
 use super::failure::{Failure, shown};
@@ -114,9 +115,12 @@ pub fn unmount(point: &Path, manner: Manner) -> Result<(), Failure> {
         Manner::Lazy => MntFlags::MNT_DETACH,
         Manner::Force => MntFlags::MNT_FORCE,
     };
-    match nix::mount::umount2(point, flags | MntFlags::UMOUNT_NOFOLLOW) {
+    let unmounted = nix::mount::umount2(point, flags | MntFlags::UMOUNT_NOFOLLOW);
+    match unmounted {
         Ok(()) => Ok(()),
-        Err(nix::errno::Errno::EPERM) => fusermount(point, manner),
+        // Nobody can use it any more, even who has not noticed yet.
+        Err(Errno::EBUSY) if manner == Manner::Force => unmount(point, Manner::Lazy),
+        Err(Errno::EPERM) => fusermount(point, manner),
         Err(error) => Err(Failure::Mount(format!(
             "{}: {}",
             point.display(),
@@ -156,7 +160,7 @@ fn fusermount(point: &Path, manner: Manner) -> Result<(), Failure> {
     let program = find_fusermount().ok_or_else(no_fusermount)?;
     let mut command = Command::new(program);
     command.arg("-u");
-    if manner == Manner::Lazy {
+    if manner != Manner::Plain {
         command.arg("-z");
     }
     let output = command.arg("--").arg(point).stdin(Stdio::null()).output();
@@ -190,9 +194,12 @@ fn canonical(directory: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Whether nobody serves that FUSE mount any more.
+/// Whether nobody serves that FUSE mount any more. Its free space the kernel never remembers: while
+/// the process is still about to end, who asks for that waits for the end.
 fn is_dead(point: &Path) -> bool {
+    let is_gone = |errno| matches!(errno, Errno::ENOTCONN | Errno::ECONNABORTED);
     fs::metadata(point).is_err_and(|error| is_disconnected(&error))
+        || nix::sys::statvfs::statvfs(point).is_err_and(is_gone)
 }
 
 fn is_disconnected(error: &io::Error) -> bool {

@@ -52,6 +52,7 @@ pub struct Options {
     /// Not `noprefetch`.
     pub prefetch: bool,
     pub hard: bool,
+    pub retries: u32,
     pub temp_dir: Option<RemotePath>,
     pub temp_name: Option<TempName>,
     pub strict_attrs: bool,
@@ -173,6 +174,7 @@ impl Default for Options {
             write_back: false,
             prefetch: true,
             hard: false,
+            retries: 2,
             temp_dir: None,
             temp_name: None,
             strict_attrs: false,

@@ -12,15 +12,15 @@ use super::{Attributes, FileKind, listing, number, stat, time};
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
 
 /// Runs a change; `work` learns whether an attempt was lost before it, and what it wanted may
-/// have been done by that.
+/// have been done by that. `again`: whether that is so before this call, and after it.
 pub(super) fn run<T>(
     pool: &std::sync::Arc<Pool>,
+    again: &mut bool,
     deadline: Instant,
     mut work: impl FnMut(&mut Session, bool, Instant) -> Outcome<T>,
 ) -> Result<T, Error> {
-    let mut again = false;
     pool.run(Lane::Metadata, deadline, |session, deadline| {
-        let again = std::mem::replace(&mut again, true);
+        let again = std::mem::replace(again, true);
         work(session, again, deadline)
     })?
 }

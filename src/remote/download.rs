@@ -17,8 +17,6 @@ const TAIL: usize = 4 << 10;
 const FEW: u64 = 256 << 10;
 /// A TLS record has 16 KiB. (A connection that was opened ahead has been offered 64 KiB already.)
 const WINDOW: usize = 16 << 10;
-/// Attempts to go on without a byte of progress.
-const ATTEMPTS: u32 = 5;
 
 /// A file being read, in order. A lost connection is replaced and the reading goes on at the same
 /// offset, unnoticed, unless the file was replaced meanwhile ([`Error::Changed`]).
@@ -133,7 +131,9 @@ impl Download {
     /// Reads some bytes; `Ok(0)` is the verified end of the file: 226, and close_notify or the
     /// exact size.
     pub fn read(&mut self, buf: &mut [u8], deadline: Instant) -> Result<usize, Error> {
-        let mut attempts = 0;
+        // Without a byte of progress.
+        let mut losses = 0;
+        let most = self.pool.retries();
         loop {
             let open = match std::mem::replace(&mut self.stream, Stream::Closed) {
                 Stream::Ended => {
@@ -151,12 +151,10 @@ impl Download {
                 Stream::Closed => None,
             };
             let Some(mut open) = open else {
-                attempts += 1;
                 match self.reopen(Some(self.version), deadline) {
                     Ok(()) => continue,
-                    Err(why)
-                        if why.is_passing() && attempts < ATTEMPTS && Instant::now() < deadline =>
-                    {
+                    Err(why) if why.is_passing() && losses < most && Instant::now() < deadline => {
+                        losses += 1;
                         log::debug!("{}: {why}; reading on at {}", self.path, self.offset);
                         continue;
                     }
@@ -179,14 +177,16 @@ impl Download {
                         self.stream = Stream::Ended;
                         return Ok(0);
                     }
-                    if attempts >= ATTEMPTS {
+                    if losses >= most {
                         return Err(Error::Failed(format!(
                             "the server ended the transfer at byte {} of {}",
                             self.offset, self.version.size
                         )));
                     }
+                    losses += 1;
                 }
-                Err(error) if error.is_transient() && attempts < ATTEMPTS => {
+                Err(error) if error.is_transient() && losses < most => {
+                    losses += 1;
                     log::debug!("{}: {error}; reading on at {}", self.path, self.offset);
                 }
                 Err(error) => return Err(error.into()),

@@ -6,6 +6,7 @@ mod change;
 mod download;
 mod listing;
 mod meaning;
+mod open;
 mod temporary;
 mod upload;
 
@@ -20,6 +21,7 @@ pub use attributes::{Attributes, FileKind, Listing, Version};
 pub use download::{Download, Proof};
 pub use listing::NAME_MAX;
 pub use meaning::Error;
+use open::{Change, Open};
 pub use temporary::{Holds, Reserved, Temporaries, Temporary};
 pub use upload::{Expected, Publication, Published, Upload};
 
@@ -27,6 +29,7 @@ pub use upload::{Expected, Publication, Published, Upload};
 pub struct Remote {
     pool: Arc<Pool>,
     temporaries: Temporaries,
+    open: Open,
 }
 
 /// So many listings are asked for in one write: what they hold is in memory at once.
@@ -45,6 +48,7 @@ impl Remote {
         Ok(Self {
             pool,
             temporaries: Temporaries::new(),
+            open: Open::new(),
         })
     }
 
@@ -150,7 +154,8 @@ impl Remote {
         check(path)?;
         self.check_new(path, deadline)?;
         let temporary = self.temporaries.beside(path);
-        change::run(&self.pool, deadline, |session, again, deadline| {
+        let change = Change::Mkdir(path.clone());
+        self.change(change, deadline, |session, again, deadline| {
             change::mkdir(session, path, temporary.path(), mode, again, deadline)
         })
     }
@@ -158,7 +163,8 @@ impl Remote {
     /// Removes an empty directory. `NotFound`, `NotDirectory`, `NotEmpty`, `Denied`.
     pub fn rmdir(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
         check(path)?;
-        change::run(&self.pool, deadline, |session, again, deadline| {
+        let change = Change::Rmdir(path.clone());
+        self.change(change, deadline, |session, again, deadline| {
             change::rmdir(session, path, again, deadline)
         })
     }
@@ -166,7 +172,8 @@ impl Remote {
     /// Removes a file or a symbolic link. `NotFound`, `IsDirectory`, `Denied`.
     pub fn unlink(&self, path: &RemotePath, deadline: Instant) -> Result<(), Error> {
         check(path)?;
-        change::run(&self.pool, deadline, |session, again, deadline| {
+        let change = Change::Unlink(path.clone());
+        self.change(change, deadline, |session, again, deadline| {
             change::unlink(session, path, again, deadline)
         })
     }
@@ -183,9 +190,22 @@ impl Remote {
         check(to)?;
         self.check_new(to, deadline)?;
         let aside = self.temporaries.in_place_of(to);
-        change::run(&self.pool, deadline, |session, again, deadline| {
+        let change = Change::Rename(from.clone(), to.clone());
+        self.change(change, deadline, |session, again, deadline| {
             change::rename(session, from, to, aside.path(), again, deadline)
         })
+    }
+
+    /// Whoever asks for a change that the server did not answer asks for it again (`hard`), and wants
+    /// to hear that it is done where the first attempt has done it.
+    pub fn expect_repeats(&self) {
+        self.open.want();
+    }
+
+    /// Whether an attempt to rename this so may have done it, though the server did not say so.
+    pub fn may_have_renamed(&self, from: &RemotePath, to: &RemotePath) -> bool {
+        let change = Change::Rename(from.clone(), to.clone());
+        self.open.contains(&change)
     }
 
     /// Sets the modification time, whole seconds. `Unsupported` where the server has no way.
@@ -229,7 +249,8 @@ impl Remote {
         deadline: Instant,
     ) -> Result<(), Error> {
         let target = Pathname::new(target).ok_or(Error::InvalidName)?;
-        change::run(&self.pool, deadline, |session, again, deadline| {
+        let change = Change::Symlink(link.clone());
+        self.change(change, deadline, |session, again, deadline| {
             change::symlink(session, &target, link, again, deadline)
         })
     }
@@ -337,6 +358,21 @@ impl Remote {
     /// Closes all sessions politely.
     pub fn shutdown(&self) {
         self.pool.close();
+    }
+
+    /// A change, which an earlier call may have done.
+    fn change<T>(
+        &self,
+        change: Change,
+        deadline: Instant,
+        work: impl FnMut(&mut Session, bool, Instant) -> Result<Result<T, Error>, client::Error>,
+    ) -> Result<T, Error> {
+        let mut again = self.open.take(&change);
+        let outcome = change::run(&self.pool, &mut again, deadline, work);
+        if again && outcome.as_ref().is_err_and(Error::is_open) {
+            self.open.keep(change);
+        }
+        outcome
     }
 
     fn metadata<T>(

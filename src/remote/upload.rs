@@ -239,7 +239,8 @@ fn refusal(
         426 | 451 if meaning::says(reply, FULL) => {
             return Ok(Error::NoSpace(words));
         }
-        426 | 451 => return Ok(Error::Failed(words)),
+        // The data connection's affair, not the file's.
+        425 | 426 | 451 | 521 | 522 => return Ok(Error::Failed(words)),
         _ => {}
     }
     pool.run(Lane::Metadata, deadline, |session, deadline| {
@@ -269,7 +270,7 @@ pub(super) fn publish(
     publication: Publication,
     deadline: Instant,
 ) -> Result<Published, Error> {
-    change::run(pool, deadline, |session, again, deadline| {
+    change::run(pool, &mut false, deadline, |session, again, deadline| {
         let size = Command::Size(temporary.into());
         let wrong = |reply: &Reply| {
             let size = publication.size;

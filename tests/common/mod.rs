@@ -10,6 +10,7 @@ pub mod enclosure;
 pub mod link;
 pub mod mount;
 pub mod ports;
+pub mod report;
 pub mod server;
 pub mod tree;
 
@@ -25,6 +26,19 @@ pub fn wait_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(10));
     }
     true
+}
+
+/// From here on this thread's open files are its own. A program that another test starts gets copies
+/// of all others, and closes them: to a file system that is a close(2) in the middle of a write.
+pub fn own_files() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).expect("a table of open files");
+    let entries = std::fs::read_dir("/proc/thread-self/fd").expect("read /proc");
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let others: Vec<_> = numbers.filter(|number| *number > 2).collect();
+    for number in others {
+        // The list itself was among them.
+        let _ = nix::unistd::close(number);
+    }
 }
 
 /// True when everything was asked for (`tests/run --full`), false in the slice that CI runs.

@@ -122,6 +122,25 @@ impl Place {
         )
     }
 
+    /// Starts a mount in the foreground, with its log beside the mount point, and waits until it says
+    /// that it is mounted: a dead mount may be there before.
+    pub fn start_logged(&self, mut command: Command) -> PathBuf {
+        let path = self.beside("log");
+        let log = fs::File::options().create(true).append(true).open(&path);
+        let log = log.expect("make a log");
+        let said = || fs::read_to_string(&path).unwrap_or_default();
+        let before = said().len();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut daemon = command.stderr(log).spawn().expect("start ftpsfs");
+        let mounted = wait_until(Duration::from_secs(60), || {
+            said()[before..].contains("info: mounted ")
+        });
+        // It ends with the mount.
+        std::thread::spawn(move || daemon.wait());
+        assert!(mounted, "{}", said());
+        path
+    }
+
     /// Every process of this place's mounts.
     pub fn processes(&self) -> Vec<Pid> {
         let wanted = format!("{MARK}={}", self.mark);
@@ -232,24 +251,21 @@ impl Mount {
 
     /// The same in the foreground, with its log beside the mount point.
     pub fn logged(server: &RealServer, extra: &str) -> (Self, PathBuf) {
-        let place = Place::new();
-        let path = place.beside("log");
-        let log = fs::File::create(&path).expect("make a log");
+        Self::logged_at(Place::new(), server, extra)
+    }
+
+    /// The same at a prepared place.
+    pub fn logged_at(place: Place, server: &RealServer, extra: &str) -> (Self, PathBuf) {
         let mut command = place.binary();
         command.args(["mount", "-f"]);
         command.arg(server.source()).arg(&place.dir);
         command.arg("-o").arg(place.options(server, extra));
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let mut daemon = command.stderr(log).spawn().expect("start ftpsfs");
-        let mounted = wait_until(Duration::from_secs(20), || !place.mountinfo().is_empty());
-        // It ends with the mount.
-        std::thread::spawn(move || daemon.wait());
-        assert!(mounted, "{}", fs::read_to_string(&path).unwrap_or_default());
+        let log = place.start_logged(command);
         let mount = Self {
             dir: place.dir.clone(),
             place: Some(place),
         };
-        (mount, path)
+        (mount, log)
     }
 
     /// A path in the mount.

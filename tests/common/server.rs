@@ -75,6 +75,8 @@ pub struct Options {
     pub disk: Option<u64>,
     /// False: neither permission bits nor times can be set (vsftpd only).
     pub attributes: bool,
+    /// Seconds after which a client that says nothing is sent away (vsftpd only).
+    pub idle: u32,
 }
 
 impl Default for Options {
@@ -89,6 +91,7 @@ impl Default for Options {
             listing_limit: 200_000,
             disk: None,
             attributes: true,
+            idle: 300,
         }
     }
 }
@@ -328,6 +331,7 @@ impl RealServer {
                 ("PASSIVE", yes(self.options.passive)),
                 ("EMPTY", empty.display().to_string()),
                 ("ATTRIBUTES", yes(self.options.attributes)),
+                ("IDLE", self.options.idle.to_string()),
             ],
         );
         let mut command = program("vsftpd", "usr/sbin/vsftpd");

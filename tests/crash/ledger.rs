@@ -18,7 +18,8 @@ pub struct Ledger {
     pub files: BTreeMap<String, Vec<u8>>,
     pub doubts: Vec<Doubt>,
     next: u64,
-    may_be_in_parts: bool,
+    /// What may be there in part.
+    part: Option<Part>,
     /// Operations that returned success.
     pub acknowledged: usize,
 }
@@ -27,14 +28,22 @@ pub struct Ledger {
 pub struct Doubt {
     pub what: String,
     outcomes: Vec<Outcome>,
-    in_parts: bool,
+    part: Option<Part>,
+}
+
+/// What an operation may have done of what it was to do, where it need not be all or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Each byte is the old or the new one.
+    AnyByte,
+    /// The old content stands, and behind it the beginning of what was appended.
+    Beginning,
 }
 
 impl Ledger {
-    /// `may_be_in_parts`: whether a change in place may be there in part.
-    pub fn new(home: &str, may_be_in_parts: bool) -> Self {
+    pub fn new(home: &str, part: Option<Part>) -> Self {
         Self {
-            may_be_in_parts,
+            part,
             home: home.to_owned(),
             folder: format!("{home}/folder0"),
             ..Self::default()
@@ -73,12 +82,12 @@ impl Ledger {
         self.take(outcomes.last().cloned().unwrap_or_default());
     }
 
-    pub fn doubt(&mut self, what: String, outcomes: Vec<Outcome>, in_parts: bool) {
-        let in_parts = in_parts && self.may_be_in_parts;
+    pub fn doubt(&mut self, what: String, outcomes: Vec<Outcome>, part: Option<Part>) {
+        let part = part.filter(|_| part == self.part);
         let doubt = Doubt {
             what,
             outcomes,
-            in_parts,
+            part,
         };
         for name in doubt.names() {
             self.files.remove(name);
@@ -173,24 +182,28 @@ impl Doubt {
             .names()
             .map(|name| (name.clone(), found.get(name).cloned()));
         let now: Outcome = now.collect();
-        let may_be = self.outcomes.contains(&now) || self.in_parts && self.is_between(&now);
+        let may_be = self.outcomes.contains(&now) || self.is_in_part(&now);
         may_be.then_some(now)
     }
 
-    /// Whether each byte is as it was before or as it is after.
-    fn is_between(&self, now: &Outcome) -> bool {
+    fn is_in_part(&self, now: &Outcome) -> bool {
         let (Some(before), Some(after)) = (self.outcomes.first(), self.outcomes.last()) else {
             return false;
         };
-        now.iter()
-            .all(|(name, now)| match (&before[name], now, &after[name]) {
-                (Some(before), Some(now), Some(after)) => {
+        now.iter().all(|(name, now)| {
+            let (Some(before), Some(now), Some(after)) = (&before[name], now, &after[name]) else {
+                return false;
+            };
+            match self.part {
+                None => false,
+                Some(Part::AnyByte) => {
                     let same_size = before.len() == now.len() && now.len() == after.len();
                     let mut bytes = now.iter().zip(before.iter().zip(after));
                     same_size && bytes.all(|(now, (before, after))| now == before || now == after)
                 }
-                _ => false,
-            })
+                Some(Part::Beginning) => after.starts_with(now) && now.starts_with(before),
+            }
+        })
     }
 
     fn told(&self, found: &BTreeMap<String, Vec<u8>>) -> String {

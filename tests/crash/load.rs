@@ -1,7 +1,7 @@
 //! The load: a thread that changes files through a mount until that breaks under it.
 
 use crate::common::tree;
-use crate::ledger::{Ledger, Outcome};
+use crate::ledger::{Ledger, Outcome, Part};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -80,8 +80,12 @@ pub fn work(
                 done.fetch_add(1, Ordering::SeqCst);
             }
             Err(_) if killed.load(Ordering::SeqCst) => {
-                let in_place = matches!(change, Change::Patch(_));
-                ledger.doubt(what, outcomes, in_place);
+                let part = match change {
+                    Change::Patch(_) => Some(Part::AnyByte),
+                    Change::Append(_) => Some(Part::Beginning),
+                    _ => None,
+                };
+                ledger.doubt(what, outcomes, part);
                 return Ok(());
             }
             Err(error) => return Err(format!("{what}: {error}")),

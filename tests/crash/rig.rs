@@ -2,9 +2,10 @@
 
 use crate::common::command::{run, soon, within};
 use crate::common::mount::{Mount, Place};
+use crate::common::report::Row;
 use crate::common::server::{Kind, RealServer, UID};
-use crate::common::{tree, wait_until};
-use crate::ledger::Ledger;
+use crate::common::{own_files, tree, wait_until};
+use crate::ledger::{Ledger, Part};
 use crate::load::{self, Dice};
 use ftpsfs::fs::spool::{Inspection, What};
 use nix::sys::signal::{Signal, kill};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const WORKERS: usize = 4;
 /// How long everything may take to be on the server.
@@ -45,6 +46,8 @@ pub struct Tally {
     /// Operations that the daemon's death interrupted.
     pub interrupted: usize,
     pub acknowledged: usize,
+    /// The longest that everything took to be on the server after a crash.
+    pub longest: Duration,
 }
 
 /// The seed of this run: `FTPSFS_SEED`, or by the clock.
@@ -59,13 +62,14 @@ pub fn seed() -> u64 {
 }
 
 impl Rig {
-    pub fn new(kind: Kind, mode: Mode, seed: u64) -> Self {
+    /// `what` happens to the daemon; `part`: what may be there in part then.
+    pub fn new(what: &str, kind: Kind, mode: Mode, part: Option<Part>, seed: u64) -> Self {
         let server = RealServer::of(kind);
         let mut dice = Dice::new(seed);
         let mut ledgers = Vec::new();
         for worker in 0..WORKERS {
             let home = format!("w{worker}");
-            let mut ledger = Ledger::new(&home, mode == Mode::WriteBack);
+            let mut ledger = Ledger::new(&home, part);
             let folders = [server.root.join(&home), server.root.join(&ledger.folder)];
             for index in 0..2 {
                 let name = format!("{home}/large{index}");
@@ -84,7 +88,7 @@ impl Rig {
             server,
             mode,
             dice,
-            title: format!("{kind:?}, {mode:?}, FTPSFS_SEED={seed}"),
+            title: format!("{what}, {kind:?}, {mode:?}, FTPSFS_SEED={seed}"),
             ledgers,
             tally: Tally::default(),
         }
@@ -93,18 +97,19 @@ impl Rig {
     /// Nothing of a directory is believed for long, so that each listing shows what is there.
     pub fn options(&self) -> &'static str {
         match self.mode {
-            Mode::Synchronous => "dir_timeout=0",
-            Mode::WriteBack => "dir_timeout=0,writeback",
+            Mode::Synchronous => "dir_timeout=0,log_level=debug",
+            Mode::WriteBack => "dir_timeout=0,log_level=debug,writeback",
         }
     }
 
     pub fn mount(&self, place: Place) -> Mount {
-        Mount::at(place, &self.server, self.options())
+        Mount::logged_at(place, &self.server, self.options()).0
     }
 
-    /// Works in `dir` for a moment; then the daemon dies under it. Gives how many operations that
+    /// Works in `dir` for a moment; then the daemon of `place` dies under it. Gives how many operations that
     /// interrupted.
-    pub fn work_and_kill(&mut self, dir: &Path, daemon: Pid) -> usize {
+    pub fn work_and_kill(&mut self, dir: &Path, place: &Place) -> usize {
+        let (daemon, log) = (place.daemon(), place.beside("log"));
         let (killed, done) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
@@ -117,6 +122,7 @@ impl Rig {
                 let (dir, killed, done) = (dir.to_owned(), killed.clone(), done.clone());
                 let mut dice = Dice::new(self.dice.next());
                 thread::spawn(move || {
+                    own_files();
                     let worked = load::work(&dir, &mut ledger, &mut dice, &killed, &done);
                     (ledger, worked)
                 })
@@ -139,7 +145,8 @@ impl Rig {
         let (ledgers, worked): (Vec<_>, Vec<_>) = ended.into_iter().unzip();
         self.ledgers = ledgers;
         for worked in worked {
-            worked.unwrap_or_else(|why| panic!("{}: before the kill: {why}", self.title));
+            let title = &self.title;
+            worked.unwrap_or_else(|why| panic!("{title}: before the kill: {why}\n{}", end(&log)));
         }
         let after = count(&self.ledgers);
         let interrupted = after.0 - before.0;
@@ -155,13 +162,14 @@ impl Rig {
         for _ in 0..3 {
             let mount = self.mount(place);
             let dir = mount.dir.clone();
-            let calm = wait_until(PATIENCE, || {
-                self.look_at_all(&dir);
-                self.differences().is_empty()
-            });
+            let calm = self.is_calm(&dir);
             place = mount.into_place();
-            let unmounted = run(place.binary().arg("umount").arg(&place.dir), PATIENCE);
-            assert!(unmounted.status.success(), "umount: {}", unmounted.stderr);
+            // A process that another test has just started holds our folders until it runs.
+            let unmounted = wait_until(Duration::from_secs(10), || {
+                let umount = run(place.binary().arg("umount").arg(&place.dir), PATIENCE);
+                umount.status.success()
+            });
+            assert!(unmounted, "{}: it cannot be unmounted", self.title);
             assert!(place.is_deserted(), "{}: the daemon stays", self.title);
             if !calm || kept(&state).is_empty() {
                 break;
@@ -173,22 +181,27 @@ impl Rig {
         place
     }
 
+    /// Waits until everything is on the server, and looks at it in `dir` meanwhile; whether it is.
+    pub fn is_calm(&mut self, dir: &Path) -> bool {
+        let begun = Instant::now();
+        let calm = wait_until(PATIENCE, || {
+            self.look_at_all(dir);
+            self.differences().is_empty()
+        });
+        self.tally.longest = self.tally.longest.max(begun.elapsed());
+        calm
+    }
+
     /// Lists every folder: that is when what a crash left is tidied away.
     pub fn look_at_all(&self, dir: &Path) {
-        let mut folders: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().collect();
+        let mut folders = vec![dir.to_owned()];
         while let Some(folder) = folders.pop() {
-            let found = soon(move || {
-                fs::read_dir(folder.path())
-                    .into_iter()
-                    .flatten()
-                    .flatten()
-                    .collect::<Vec<_>>()
-            });
-            folders.extend(
-                found
-                    .into_iter()
-                    .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())),
-            );
+            folders.extend(soon(move || {
+                let found = fs::read_dir(folder).into_iter().flatten().flatten();
+                let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|t| t.is_dir());
+                let found = found.filter(is_folder).map(|entry| entry.path());
+                found.collect::<Vec<_>>()
+            }));
         }
     }
 
@@ -204,8 +217,9 @@ impl Rig {
         let owed: Vec<_> = owed.filter(|what| matches!(what, What::File(_))).collect();
         assert!(
             wrong.is_empty() && owed.is_empty(),
-            "{}:\n{wrong}\nkept: {owed:?}",
-            self.title
+            "{}:\n{wrong}\nkept: {owed:?}\n{}",
+            self.title,
+            end(&state.with_file_name("log"))
         );
         for ledger in &mut self.ledgers {
             ledger.resolve(&self.server.root);
@@ -225,6 +239,13 @@ fn count(ledgers: &[Ledger]) -> (usize, usize) {
         })
 }
 
+/// The last lines of a daemon's log.
+fn end(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
 fn inspect(state: &Path) -> Vec<Inspection> {
     let all = Inspection::all(state).expect("look at the state folder");
     all.into_iter()
@@ -241,6 +262,30 @@ fn kept(state: &Path) -> Vec<What> {
         What::Lost(_) => true,
     };
     kept.map(|kept| kept.what).filter(is_more).collect()
+}
+
+/// Tells what was tried. A test that fails has found a loss, whatever else it was.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let Tally {
+            crashes,
+            interrupted,
+            acknowledged,
+            longest,
+        } = self.tally;
+        let row = Row {
+            title: self.title.clone(),
+            faults: 1,
+            positions: crashes as u64,
+            operations: (acknowledged + interrupted) as u64,
+            failed: interrupted as u64,
+            losses: u64::from(thread::panicking()),
+            hangs: 0,
+            longest,
+            deadline: PATIENCE,
+        };
+        row.report();
+    }
 }
 
 /// A path for those who want the daemon's own view of its mount.

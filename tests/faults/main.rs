@@ -8,7 +8,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod dice;
-mod report;
 mod script;
 mod soak;
 mod weather;
@@ -21,8 +20,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use common::full;
+use common::report::Row;
 use ftpsfs::proto::Security;
-use report::Row;
 use script::{Manner, Rig, Run};
 
 /// Positions of one event that are tried side by side: a run mostly waits, for what is stalled.
@@ -49,10 +49,6 @@ struct Tally {
     failed_operations: u64,
     longest: Duration,
     losses: Vec<String>,
-}
-
-fn full() -> bool {
-    std::env::var_os("FTPSFS_FULL").is_some_and(|value| value == "1")
 }
 
 /// Every position with `tests/run --full`, else every `step`th.
@@ -121,6 +117,17 @@ fn hard_waits_and_nothing_fails() {
             hard("reply byte", "fin", 211),
         ],
     );
+}
+
+/// The server does what it is told, and is gone before it says so, for longer than an attempt.
+#[test]
+fn hard_does_not_fail_what_was_done_without_an_answer() {
+    let rig = Rig::new(Security::Implicit, Manner::Hard);
+    for command in ["DELE", "RNTO 1", "RNTO 2", "STOR", "APPE"] {
+        let run = rig.run(&format!("{command}: mute; connect 2 x10: fin"));
+        assert_eq!(run.wrong, [""; 0], "{command}");
+        assert!(run.counts.hits > 1, "{command}");
+    }
 }
 
 #[test]
@@ -361,14 +368,25 @@ impl Sweep {
             tally.positions += 1;
             tally.add(&rule, run);
         }
-        // How commands fall into records, and what is done ahead, is not the same each time; and
-        // who is served first is not.
-        let most = match self.manner {
-            Manner::Soft | Manner::Hard | Manner::WriteBack => tally.counted * 9 / 10,
-            Manner::AtOnce => tally.counted / 2,
-        };
-        assert!(tally.positions + 2 >= most, "{self}: {tally}");
+        match self.manner {
+            // Who is served first is not the same each time.
+            Manner::AtOnce => assert!(2 * tally.positions >= tally.counted, "{self}: {tally}"),
+            Manner::Soft | Manner::Hard | Manner::WriteBack => {
+                assert!(self.is_all(&rig, &tally), "{self}: {tally}");
+            }
+        }
         tally
+    }
+
+    /// Whether there were as many positions as there are. On a busy machine commands fall into
+    /// records otherwise now and then, so a few more runs without faults may tell.
+    fn is_all(&self, rig: &Rig, tally: &Tally) -> bool {
+        let mut counts = vec![tally.counted];
+        while !counts.contains(&tally.positions) && counts.len() < 6 {
+            counts.push(self.positions(self.count(&rig.run("").counts)));
+        }
+        let (least, most) = (counts.iter().min(), counts.iter().max());
+        least <= Some(&tally.positions) && Some(&tally.positions) <= most
     }
 
     /// Of so many events.

@@ -150,6 +150,7 @@ impl Rig {
             max_sessions: 1,
             active: false,
             trust_pasv_address: false,
+            retries: 2,
             connect_timeout: TIMEOUT,
             keepalive: Duration::from_secs(60),
             idle_close: Duration::from_secs(60),
@@ -223,6 +224,7 @@ impl Session<'_> {
             gid: 0,
             fmask: 0,
             dmask: 0,
+            retries: 2,
             timeout: TIMEOUT,
             attr_timeout: NO_TIME,
             dir_timeout: NO_TIME,
@@ -253,10 +255,12 @@ impl Session<'_> {
         let read = self.judge("read", caller.read("old"));
         self.expect("read", read, &old());
         let written = caller.store("new", &new(), false, &mut files.made);
+        self.sent(caller);
         if self.judge("write", written).is_some() {
             self.promised(caller, "new", &new());
         }
         let appended = caller.store("log", b"second\n", true, &mut files.appended);
+        self.sent(caller);
         if self.judge("append", appended).is_some() {
             self.promised(caller, "log", b"first\nsecond\n");
         }
@@ -354,6 +358,14 @@ impl Session<'_> {
         self.drain(caller);
         self.on_server("healthy", b"again");
         caller.fs.close();
+    }
+
+    /// With write-back it is sent meanwhile: what comes next waits, so that a position is the same
+    /// each time.
+    fn sent(&mut self, caller: &Caller) {
+        if self.rig.manner == Manner::WriteBack {
+            self.drain(caller);
+        }
     }
 
     /// Waits until everything is sent.

@@ -19,9 +19,9 @@ use nix::mount::{MntFlags, umount2};
 
 use super::common::command::{run, within};
 use super::common::mount::Place;
-use super::common::wait_until;
+use super::common::report::Row;
+use super::common::{full, own_files, wait_until};
 use super::dice::Dice;
-use super::report::Row;
 use super::weather::{self, Weather};
 use super::worker::{self, Worker};
 
@@ -31,6 +31,8 @@ const WORKERS: u64 = 3;
 /// How often faults come and go in a round, and how long they stay.
 const PHASES: u64 = 3;
 const PHASE: Duration = Duration::from_secs(4);
+/// Between the operations of a thread: the machine has only so many ports.
+const REST: Duration = Duration::from_millis(8);
 /// `timeout=` of the mounts.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// What a call may take: it looks names up before it does anything, each within the timeout; a close
@@ -84,14 +86,14 @@ pub struct Round {
     losses: Mutex<Vec<String>>,
 }
 
-/// Seconds and first seed from the environment (`tests/run --soak`).
+/// For FTPSFS_SOAK seconds, from FTPSFS_SEED on.
 #[test]
 fn random_operations_under_random_faults_lose_nothing() {
     let number = |name| {
         let value = std::env::var(name).ok()?;
         value.parse::<u64>().ok()
     };
-    let seconds = number("FTPSFS_SOAK").unwrap_or(60);
+    let seconds = number("FTPSFS_SOAK").unwrap_or(if full() { 300 } else { 20 });
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let first = number("FTPSFS_SEED").unwrap_or_else(|| now.unwrap().as_secs() * 100);
     let until = Instant::now() + Duration::from_secs(seconds);
@@ -267,8 +269,10 @@ impl Round {
         thread::scope(|scope| {
             for worker in workers {
                 scope.spawn(move || {
+                    own_files();
                     while Instant::now() < until {
                         worker.operate(self);
+                        thread::sleep(REST);
                     }
                 });
             }
@@ -285,6 +289,7 @@ impl Round {
         thread::scope(|scope| {
             for worker in workers {
                 scope.spawn(move || {
+                    own_files();
                     worker.look(self);
                     worker.write(self);
                     worker.look(self);

@@ -1,6 +1,7 @@
 //! One thread of the soak: it works on files of its own, knows what they may be by now, and says so
 //! where what it sees or what the server holds is something else.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -13,6 +14,8 @@ use super::worlds::{self, World, Worlds};
 
 /// The names of one thread, with its number behind them.
 const NAMES: [&str; 5] = ["a", "b", "d/c", "d/d", "d/e"];
+/// So much of what was done is told where something is wrong.
+const HISTORY: usize = 20;
 /// So many possibilities are kept apart; then it is looked what is so.
 const WORLDS: usize = 32;
 
@@ -22,6 +25,8 @@ pub struct Worker {
     worlds: Worlds,
     /// No two contents are the same.
     stamp: u64,
+    /// What it did, for messages.
+    history: VecDeque<String>,
 }
 
 /// Whether a path below the mount is that worker's.
@@ -40,6 +45,7 @@ impl Worker {
             dice: Dice::new(seed),
             worlds: Worlds::new(),
             stamp: number << 32,
+            history: VecDeque::new(),
         }
     }
 
@@ -95,7 +101,12 @@ impl Worker {
             if syncs && at < bytes.len() {
                 let synced = round.call("fsync", || file.sync_all());
                 let is_synced = synced.is_ok();
-                self.settle(round, "fsync", synced, worlds::set(name, &bytes[..at]));
+                self.settle(
+                    round,
+                    &format!("fsync {} with {at}", NAMES[name]),
+                    synced,
+                    worlds::set(name, &bytes[..at]),
+                );
                 if is_synced {
                     self.on_server(round, name, &bytes[..at]);
                 }
@@ -103,7 +114,12 @@ impl Worker {
         }
         let closed = round.call("close", || close(file));
         let is_closed = closed.is_ok();
-        self.settle(round, "close", closed, worlds::set(name, &bytes[..at]));
+        self.settle(
+            round,
+            &format!("close {} with {at}", NAMES[name]),
+            closed,
+            worlds::set(name, &bytes[..at]),
+        );
         if is_closed && round.is_synchronous() {
             self.on_server(round, name, &bytes[..at]);
         }
@@ -120,7 +136,12 @@ impl Worker {
             self.worlds.may_be(worlds::append(name, b""));
         }
         let closed = written.and(round.call("close", || close(file)));
-        self.settle(round, "append", closed, worlds::append(name, &bytes));
+        self.settle(
+            round,
+            &format!("append {} to {}", bytes.len(), NAMES[name]),
+            closed,
+            worlds::append(name, &bytes),
+        );
     }
 
     fn patch(&mut self, round: &Round, name: usize) {
@@ -134,7 +155,12 @@ impl Worker {
         let written = round.call("write in place", || file.write_all_at(&bytes, at as u64));
         let closed = written.and(round.call("close", || close(file)));
         let change = worlds::patch(name, at, &bytes);
-        self.settle(round, "write in place", closed, change);
+        self.settle(
+            round,
+            &format!("write {} at {at} of {}", bytes.len(), NAMES[name]),
+            closed,
+            change,
+        );
     }
 
     fn cut(&mut self, round: &Round, name: usize) {
@@ -145,7 +171,12 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.missed(round, "truncate", name, &error);
             }
-            cut => self.settle(round, "truncate", cut, worlds::cut(name, len as usize)),
+            cut => self.settle(
+                round,
+                &format!("truncate {} to {len}", NAMES[name]),
+                cut,
+                worlds::cut(name, len as usize),
+            ),
         }
     }
 
@@ -156,7 +187,12 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.missed(round, "rename", from, &error);
             }
-            renamed => self.settle(round, "rename", renamed, worlds::rename(from, to)),
+            renamed => self.settle(
+                round,
+                &format!("rename {} to {}", NAMES[from], NAMES[to]),
+                renamed,
+                worlds::rename(from, to),
+            ),
         }
     }
 
@@ -166,7 +202,12 @@ impl Worker {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.missed(round, "unlink", name, &error);
             }
-            removed => self.settle(round, "unlink", removed, worlds::remove(name)),
+            removed => self.settle(
+                round,
+                &format!("unlink {}", NAMES[name]),
+                removed,
+                worlds::remove(name),
+            ),
         }
     }
 
@@ -188,10 +229,10 @@ impl Worker {
         if !self.worlds.seen(|world| world.get(&name) == Some(&content)) {
             let (len, known) = (content.len(), self.worlds.lengths(name));
             let name = relative(self.number, NAMES[name]);
-            round.wrong(format!(
-                "{} is read as {len} bytes, not {known:?}",
-                name.display()
-            ));
+            self.wrong(
+                round,
+                format!("{} is read as {len} bytes, not {known:?}", name.display()),
+            );
         }
     }
 
@@ -218,9 +259,10 @@ impl Worker {
                 .map(|name| self.worlds.lengths(name))
                 .collect();
             let number = self.number;
-            round.wrong(format!(
-                "{number}: {dir:?} is listed as {listed:?}, not as {known:?}"
-            ));
+            self.wrong(
+                round,
+                format!("{number}: {dir:?} is listed as {listed:?}, not as {known:?}"),
+            );
         }
     }
 
@@ -241,16 +283,19 @@ impl Worker {
             if !self.worlds.fits(|world| world.get(&name) == has) {
                 let (has, known) = (has.map(Vec::len), self.worlds.lengths(name));
                 let name = relative(self.number, text);
-                round.wrong(format!(
-                    "the server has {} as {has:?}, not {known:?}",
-                    name.display()
-                ));
+                self.wrong(
+                    round,
+                    format!(
+                        "the server has {} as {has:?}, not {known:?}",
+                        name.display()
+                    ),
+                );
             }
         }
-        round.wrong(format!(
-            "the server has not what worker {} did",
-            self.number
-        ));
+        self.wrong(
+            round,
+            format!("the server has not what worker {} did", self.number),
+        );
     }
 
     fn own(&self, found: &[(PathBuf, Vec<u8>)]) -> World {
@@ -273,7 +318,7 @@ impl Worker {
         if let Err(error) = &opened
             && error.kind() == io::ErrorKind::NotFound
         {
-            round.wrong(format!("{what}: {error}"));
+            self.wrong(round, format!("{what}: {error}"));
         }
         opened.ok()
     }
@@ -286,10 +331,12 @@ impl Worker {
         outcome: io::Result<()>,
         change: impl Fn(&World) -> Option<World>,
     ) {
+        let failed = outcome.as_ref().err().and_then(io::Error::raw_os_error);
+        self.note(failed.map_or(what.to_owned(), |errno| format!("{what} ({errno})")));
         if outcome.is_err() {
             self.worlds.may_be(change);
         } else if !self.worlds.done(change) {
-            round.wrong(format!("{what} worked on what was not there"));
+            self.wrong(round, format!("{what} worked on what was not there"));
         }
     }
 
@@ -300,10 +347,10 @@ impl Worker {
         {
             let known = self.worlds.lengths(name);
             let name = relative(self.number, NAMES[name]);
-            round.wrong(format!(
-                "{what}: {} is gone, which has {known:?}",
-                name.display()
-            ));
+            self.wrong(
+                round,
+                format!("{what}: {} is gone, which has {known:?}", name.display()),
+            );
         }
     }
 
@@ -314,10 +361,21 @@ impl Worker {
         if !found.as_ref().is_ok_and(|found| found == expected) {
             let found = found.map(|found| found.len());
             let (path, len) = (path.display(), expected.len());
-            round.wrong(format!(
-                "{path} was written with {len} bytes, and is {found:?}"
-            ));
+            self.wrong(
+                round,
+                format!("{path} was written with {len} bytes, and is {found:?}"),
+            );
         }
+    }
+
+    fn note(&mut self, what: String) {
+        self.history.truncate(HISTORY - 1);
+        self.history.push_front(what);
+    }
+
+    fn wrong(&self, round: &Round, what: String) {
+        let history: Vec<_> = self.history.iter().rev().map(String::as_str).collect();
+        round.wrong(format!("{what}; after {}", history.join(", ")));
     }
 
     fn name(&mut self) -> usize {

@@ -92,10 +92,12 @@ pub fn patch(name: usize, at: usize, bytes: &[u8]) -> impl Fn(&World) -> Option<
     move |world| {
         let mut world = world.clone();
         let content = world.get_mut(&name)?;
-        if content.len() < at + bytes.len() {
+        if !bytes.is_empty() && content.len() < at + bytes.len() {
             content.resize(at + bytes.len(), 0);
         }
-        content[at..][..bytes.len()].copy_from_slice(bytes);
+        if let Some(place) = content.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
         Some(world)
     }
 }

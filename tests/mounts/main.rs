@@ -1,8 +1,10 @@
 //! The whole product: the real binary mounts real servers, and ordinary programs use the mounts.
 
+mod caps;
 #[path = "../common/mod.rs"]
 mod common;
 mod every_server;
+mod hardship;
 mod life;
 mod recover;
 mod refusals;

@@ -39,6 +39,7 @@ fn config(server: &RealServer) -> Config {
         max_sessions: 4,
         active: false,
         trust_pasv_address: false,
+        retries: 2,
         connect_timeout: Duration::from_secs(10),
         keepalive: Duration::from_secs(60),
         idle_close: Duration::from_secs(60),

@@ -317,6 +317,7 @@ impl Writer {
     fn upload(&mut self, upload: &Upload) {
         self.u64(upload.version.0);
         self.method(&upload.method);
+        self.option(&upload.whole, |out, &size| out.u64(size));
     }
 
     fn method(&mut self, method: &Method) {
@@ -465,6 +466,7 @@ impl<'a> Reader<'a> {
         Some(Upload {
             version: Version(self.u64()?),
             method: self.method()?,
+            whole: self.option(Self::size)?,
         })
     }
 

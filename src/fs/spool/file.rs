@@ -289,12 +289,36 @@ impl SpoolFile {
         let began = Change::Began(Upload {
             version,
             method: method.clone(),
+            whole: None,
         });
         self.change(began)?;
         match method {
             Method::InPlace => self.force(),
             Method::Append(_) | Method::Direct => self.sync(),
             Method::Temporary(_) => Ok(()),
+        }
+    }
+
+    /// All `size` bytes of `version` are under the name `temporary`, which is about to be renamed:
+    /// what stands under the file's own name after a crash may be that. Where it was written again
+    /// since, that is made durable as [`Durability`] has it: else the next version, promised already,
+    /// would be taken for a change of another's. (Of this version the bytes themselves tell.)
+    pub fn begin_renaming(
+        &self,
+        version: Version,
+        temporary: &RemotePath,
+        size: u64,
+    ) -> Result<(), SpoolError> {
+        refuse_long(temporary)?;
+        let began = Change::Began(Upload {
+            version,
+            method: Method::Temporary(temporary.clone()),
+            whole: Some(size),
+        });
+        self.change(began)?;
+        match self.with(|record| record.version != version)? {
+            true => self.sync(),
+            false => Ok(()),
         }
     }
 

@@ -69,6 +69,8 @@ pub enum Method {
 pub struct Upload {
     pub version: Version,
     pub method: Method,
+    /// Bytes, once all of them are under the temporary name, and it is about to be renamed.
+    pub whole: Option<u64>,
 }
 
 /// Why a version could not be sent.

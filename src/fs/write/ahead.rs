@@ -15,7 +15,7 @@ use super::super::spool::{Method, SpoolFile};
 use super::super::{Error, Fs, Patience};
 use super::send::{Beside, CHUNK};
 use super::turns::Turn;
-use super::upload::{ATTEMPTS, Clock, PAUSE, Stop};
+use super::upload::{Clock, PAUSE, Stop};
 use super::{Draft, blank, now};
 use crate::remote::{self, Upload};
 
@@ -298,7 +298,8 @@ impl Fs {
                     }
                     failures += 1;
                     log::debug!("{:?}: {why}", ahead.beside);
-                    if failures >= ATTEMPTS || Instant::now() + PAUSE >= clock.deadline() {
+                    if failures > self.config.retries || Instant::now() + PAUSE >= clock.deadline()
+                    {
                         return Err(Stop::Remote(why));
                     }
                     thread::sleep(PAUSE);

@@ -9,6 +9,7 @@ use super::super::files::OpenFile;
 use super::super::read::{Data, Failure, Reader, Target};
 use super::super::spool::SpoolError;
 use super::super::{Entry, Error, Fs, Ino, Opened, Patience, parse_name};
+use super::upload::Extent;
 use super::{Draft, blank, now};
 use crate::remote::{self, Attributes, FileKind, Temporary};
 
@@ -28,8 +29,7 @@ pub struct Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leftover {
     ino: Ino,
-    /// The inode was held by the handle.
-    upload: bool,
+    upload: Option<Extent>,
 }
 
 impl Fs {
@@ -414,17 +414,22 @@ impl Fs {
     pub fn release(&self, handle: u64) -> Option<Leftover> {
         let closed = self.files.close(handle)?;
         let ino = closed.ino;
-        let mut upload = false;
+        let mut upload = None;
         if closed.writer
             && let Some(draft) = self.drafts.leave(ino)
+            && !draft.is_over()
         {
-            upload = !draft.is_over();
+            let is_closed = draft.file.with(|record| !record.changed).unwrap_or(false);
+            upload = Some(match self.config.write_back && is_closed {
+                true => Extent::Closed,
+                false => Extent::Everything,
+            });
         }
-        if !upload {
+        if upload.is_none() {
             self.retire(ino);
         }
         let aside = closed.last && self.inodes.aside(ino).is_some();
-        if upload || aside {
+        if upload.is_some() || aside {
             self.leftovers.begin();
             return Some(Leftover { ino, upload });
         }
@@ -436,10 +441,16 @@ impl Fs {
     pub fn finish(&self, leftover: Leftover) {
         let Leftover { ino, upload } = leftover;
         // Who has opened it since uploads it when done: what it holds meanwhile may be half of that.
-        if upload
-            && !self.drafts.is_open(ino)
-            && let Err(error) = self.deliver_now(ino)
-        {
+        // It may be opened at this moment as well, so what is closed already is not closed again.
+        let delivered = match upload {
+            Some(Extent::Closed) => {
+                self.send_later(ino);
+                Ok(())
+            }
+            Some(Extent::Everything) if !self.drafts.is_open(ino) => self.deliver_now(ino),
+            Some(Extent::Everything) | None => Ok(()),
+        };
+        if let Err(error) = delivered {
             log::warn!("upload after the last close: {error}");
         }
         if let Some(aside) = self.inodes.aside(ino)

@@ -21,12 +21,12 @@ mod upload;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::spool::{self, Base, RecordId, Spool, SpoolError, SpoolFile, Wanted};
+use super::spool::{self, Base, Method, RecordId, Spool, SpoolError, SpoolFile, Wanted};
 use super::{Error, Ino};
 use crate::proto::RemotePath;
 use crate::remote::{Attributes, FileKind, Version};
@@ -70,6 +70,8 @@ pub(super) struct Draft {
     ahead: Mutex<Option<Arc<Ahead>>>,
     /// The server's word on this was lost.
     doubt: Mutex<Option<Doubt>>,
+    /// How long a broken append may have made the file.
+    reach: AtomicU64,
 }
 
 /// A version that was sent whole, and may have its name by now.
@@ -78,6 +80,21 @@ struct Doubt {
     version: spool::Version,
     size: u64,
     temporary: RemotePath,
+}
+
+impl Doubt {
+    /// What an earlier run left open.
+    fn left(record: &spool::Record) -> Option<Self> {
+        let upload = record.upload.as_ref()?;
+        match &upload.method {
+            Method::Temporary(temporary) => Some(Self {
+                version: upload.version,
+                size: upload.whole?,
+                temporary: temporary.clone(),
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// What stat shows of a draft, beside its size.
@@ -281,6 +298,7 @@ impl Draft {
             adopted: AtomicBool::new(false),
             ahead: Mutex::new(None),
             doubt: Mutex::new(None),
+            reach: AtomicU64::new(0),
         }
     }
 
@@ -289,6 +307,7 @@ impl Draft {
         let wanted = file.with(|record| record.wanted).unwrap_or_default();
         let draft = Self::new(ino, file, server.clone(), false);
         draft.adopted.store(true, Ordering::Relaxed);
+        *draft.doubt.lock() = draft.file.with(Doubt::left).unwrap_or_default();
         *draft.shown.lock() = Shown {
             modified: wanted.mtime.or(Some(now())),
             given: wanted.mtime.is_some(),
@@ -453,13 +472,17 @@ impl Draft {
 
     /// Whether an upload was broken off, and nobody has looked yet what it has done.
     fn is_in_doubt(&self) -> bool {
-        let broken = self
-            .file
-            .with(|record| match self.adopted.load(Ordering::Relaxed) {
-                true => record.upload.is_some(),
-                false => record.torn.is_some(),
-            });
+        let broken = match self.adopted.load(Ordering::Relaxed) {
+            true => self.file.with(|record| record.upload.is_some()),
+            false => Ok(self.is_torn()),
+        };
         broken.unwrap_or(false) || self.doubt().is_some()
+    }
+
+    /// Whether an upload under the file's own name was broken off.
+    pub fn is_torn(&self) -> bool {
+        let torn = self.file.with(|record| record.torn.is_some());
+        torn.unwrap_or(false)
     }
 
     fn faced(&self) {

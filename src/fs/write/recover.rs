@@ -5,6 +5,8 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, default_state_dir};
@@ -121,12 +123,21 @@ impl Fs {
     /// this one begins upon, if it is ours.
     pub(super) fn face(&self, draft: &Draft) -> Result<(), Stop> {
         if let Some(doubt) = draft.doubt() {
-            self.resolve(draft, &doubt)?;
+            self.resolve(draft, &doubt, self.soon())?;
         }
         let record = draft.file.record()?;
         let failed = |why: String| Stop::Remote(remote::Error::Failed(why));
         let found = self.find(&record)?;
-        let there = self.compare(&record, &draft.file, found.as_ref());
+        let mut there = self.compare(&record, &draft.file, found.as_ref());
+        // What of the appended bytes was changed again since cannot be compared any more.
+        let reach = draft.reach.load(Ordering::Relaxed);
+        if let (Ok(There::Others), Some(Method::Append(offset))) = (&there, &record.torn)
+            && let Some(found) = &found
+            && found.kind == FileKind::File
+            && (*offset..=reach).contains(&found.size)
+        {
+            there = Ok(There::AsLeft);
+        }
         let version = match there.map_err(failed)? {
             There::Others => return Ok(()),
             There::AsLeft => record.uploaded,
@@ -139,16 +150,35 @@ impl Fs {
         Ok(())
     }
 
+    /// Before names are given away it has to be known what stands under them. The drafts' places are
+    /// locked.
+    pub(in crate::fs) fn resolve_doubts(
+        &self,
+        drafts: &[Arc<Draft>],
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        for draft in drafts {
+            let Some(doubt) = draft.doubt() else { continue };
+            match self.resolve(draft, &doubt, deadline) {
+                Ok(()) => *draft.doubt.lock() = None,
+                Err(Stop::Again | Stop::Unwanted) => {}
+                Err(Stop::Remote(cause)) => return Err(Error::remote(&doubt.temporary, cause)),
+                Err(Stop::Local(error)) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// A whole version that was to be renamed to its own name has it now if the temporary name is
     /// gone: then it is what the next one replaces.
-    fn resolve(&self, draft: &Draft, doubt: &Doubt) -> Result<(), Stop> {
-        let look = |path: &RemotePath| match self.remote.stat(path, None, self.soon()) {
+    fn resolve(&self, draft: &Draft, doubt: &Doubt, deadline: Instant) -> Result<(), Stop> {
+        let look = |path: &RemotePath| match self.remote.stat(path, None, deadline) {
             Ok(found) => Ok(Some(found)),
             Err(remote::Error::NotFound) => Ok(None),
             Err(error) => Err(error),
         };
         if look(&doubt.temporary)?.is_some() {
-            return match self.remote.unlink(&doubt.temporary, self.soon()) {
+            return match self.remote.unlink(&doubt.temporary, deadline) {
                 Ok(()) | Err(remote::Error::NotFound) => Ok(()),
                 Err(error) => Err(error.into()),
             };
@@ -319,9 +349,13 @@ impl Fs {
             return Ok(There::AsLeft);
         }
         let method = record.upload.as_ref().map(|upload| &upload.method);
-        // An empty file says nothing of who made it.
-        let is_published =
-            matches!(method, Some(Method::Temporary(_))) && (found.size > 0 || record.size == 0);
+        let is_published = match method {
+            // An empty file says nothing of who made it.
+            Some(Method::Temporary(_)) => found.size > 0 || record.size == 0,
+            // That one was begun may be what a loss of power has made us forget.
+            None => found.size > 0 && found.size == record.size,
+            Some(_) => false,
+        };
         let ours_from = [
             is_published.then_some(0),
             match record.torn {

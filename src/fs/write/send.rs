@@ -4,6 +4,7 @@
 //! Must not know handles or the kernel.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::MutexGuard;
@@ -114,6 +115,9 @@ impl Fs {
                 _ => None,
             },
         };
+        draft
+            .file
+            .begin_renaming(task.version, &temporary, task.size)?;
         let deadline = clock.deadline();
         let published = match self
             .remote
@@ -228,6 +232,7 @@ impl Fs {
         draft
             .file
             .begin_upload(task.version, Method::Append(offset))?;
+        draft.reach.fetch_max(task.size, Ordering::Relaxed);
         if begin == task.size {
             return Ok((self.verify(draft, task, &path, clock)?, place));
         }

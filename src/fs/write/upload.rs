@@ -13,8 +13,7 @@ use crate::fs::Error;
 use crate::proto::RemotePath;
 use crate::remote::{self, Attributes};
 
-/// A lost connection costs another attempt, so many in all.
-pub(super) const ATTEMPTS: u32 = 3;
+/// Between the attempts where connections are lost.
 pub(super) const PAUSE: Duration = Duration::from_millis(300);
 /// Files from this size on are changed in place, where few bytes of them changed.
 const PATCHABLE: u64 = 1 << 20;
@@ -23,7 +22,7 @@ const PATCHES: usize = 16;
 
 /// How much of a draft is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub enum Extent {
     /// Only what was closed: whoever writes to it now has it sent when that is closed.
     Closed,
     Everything,
@@ -87,15 +86,15 @@ impl Fs {
     pub(super) fn try_upload(&self, draft: &Draft, extent: Extent) -> Result<(), Stop> {
         let _upload = draft.upload.lock();
         let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
-        let mut attempt = 0;
+        let mut losses = 0;
         loop {
-            attempt += 1;
             let outcome = self.attempt(draft, extent, &mut clock);
             let again = match &outcome {
                 Err(Stop::Again) => true,
                 Err(Stop::Remote(why)) if why.is_passing() => {
                     log::debug!("{}: upload: {why}", self.named(draft));
-                    attempt < ATTEMPTS && Instant::now() + PAUSE < clock.deadline()
+                    losses += 1;
+                    losses <= self.config.retries && Instant::now() + PAUSE < clock.deadline()
                 }
                 _ => false,
             };

@@ -215,6 +215,14 @@ pub static TABLE: &[Spec] = &[
         "How long a program may wait for the server, retries included",
         |o, v| values::duration(v, SECOND, HOUR).map(|value| o.timeout = value),
     ),
+    with_value(
+        "retries",
+        "N",
+        Some("2"),
+        Group::Server,
+        "How often a request is sent again after a lost connection",
+        |o, v| values::number(v, 0, 100).map(|value| o.retries = value as u32),
+    ),
     flag(
         "hard",
         Group::Server,
@@ -224,7 +232,7 @@ pub static TABLE: &[Spec] = &[
     flag(
         "soft",
         Group::Server,
-        "A program gets an error after timeout= (the default)",
+        "A program gets an error after timeout= and retries= (the default)",
         |o| o.hard = false,
     ),
     with_value(

@@ -51,7 +51,11 @@ fn upload() -> impl Strategy<Value = Upload> {
         size().prop_map(Method::Append),
         Just(Method::InPlace),
     ];
-    (version(), method).prop_map(|(version, method)| Upload { version, method })
+    (version(), method, prop::option::of(size())).prop_map(|(version, method, whole)| Upload {
+        version,
+        method,
+        whole,
+    })
 }
 
 fn wanted() -> impl Strategy<Value = Wanted> {
@@ -253,6 +257,7 @@ fn the_longest_events_fit_a_frame() {
     let long = RemotePath::parse(&long).expect("a path");
     let mut record = Record::new(RecordId(1), long.clone(), None, UNIX_EPOCH);
     record.upload = Some(Upload {
+        whole: Some(1),
         version: Version(0),
         method: Method::Temporary(long.clone()),
     });

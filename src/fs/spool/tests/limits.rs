@@ -246,6 +246,30 @@ fn with_write_back_appends_names_and_attributes_are_synced() {
     assert_eq!(syncs(), 2);
 }
 
+/// Of a version that was written again since, nothing but the journal tells that the server has it.
+#[test]
+fn an_earlier_version_is_known_to_be_sent_after_a_loss_of_power() {
+    let home = tempfile::tempdir().expect("make a folder");
+    let options = Options {
+        durability: Durability::Power,
+        ..OPTIONS
+    };
+    let (spool, _) = Spool::open(home.path(), options, now()).expect("open");
+    let syncs = || spool.0.syncs.load(Ordering::Relaxed);
+    let file = spool.create(&path("/f"), None, now()).expect("create");
+    file.write_at(b"one", 0).expect("write");
+    file.promise().expect("promise");
+    let version = file.record().expect("its record").version;
+    let before = syncs();
+    file.begin_renaming(version, &path("/t"), 3).expect("begin");
+    assert_eq!(syncs(), before, "its bytes tell");
+    file.write_at(b"more", 3).expect("write");
+    file.promise().expect("promise");
+    let before = syncs();
+    file.begin_renaming(version, &path("/t"), 3).expect("begin");
+    assert_eq!(syncs(), before + 1);
+}
+
 /// The ranges of an upload in place, and why one failed, outlive even a loss of power.
 #[test]
 fn what_must_not_be_forgotten_is_synced_at_once() {
@@ -272,6 +296,7 @@ fn what_must_not_be_forgotten_is_synced_at_once() {
     assert_eq!(
         left.upload,
         Some(Upload {
+            whole: None,
             version,
             method: Method::InPlace
         })

@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../checks/sources.rs"]
+mod checked;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checked::check(data));
