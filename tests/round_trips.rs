@@ -513,6 +513,7 @@ fn config_of_files() -> file_system::Config {
         temp_name: None,
         uploads: 1,
         min_rate: 0,
+        retries: 2,
     }
 }
 
