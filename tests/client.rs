@@ -57,6 +57,7 @@ impl Rig {
             keepalive: Duration::from_secs(60),
             idle_close: Duration::from_secs(60),
             min_rate: 1024,
+            kept: None,
             addresses: Vec::new(),
         }
     }
@@ -142,6 +143,39 @@ fn an_implicit_server_that_wants_prot_gets_it_after_it_said_so() {
     let mut bytes = [0; 100];
     assert_eq!(download.read(&mut bytes, soon()).expect("data"), 7);
     assert_eq!(download.read(&mut bytes, soon()).expect("the end"), 0);
+}
+
+#[test]
+fn the_next_mount_knows_what_this_one_learned_unless_the_server_has_changed() {
+    let home = tempfile::tempdir().expect("a folder");
+    let file = home.path().join("servers/here-21");
+    let rig = Rig::new(Security::Explicit, |_| {});
+    let mounted = || {
+        let mut config = rig.config();
+        config.kept = Some(file.clone());
+        Remote::connect(config, soon()).expect("a connection")
+    };
+    let patched = |remote: &Remote| {
+        remote.patches_in_place(&RemotePath::parse(b"/any").expect("a path"), soon())
+    };
+    let remote = mounted();
+    assert!(patched(&remote).expect("tried on a scratch file"));
+    remote.shutdown();
+    let kept = std::fs::read_to_string(&file).expect("kept");
+    assert!(kept.contains("\npatches_in_place=yes\n"), "{kept}");
+
+    // A wrong entry of this server is taken for true, one of another is not.
+    let wrong = kept.replace("patches_in_place=yes", "patches_in_place=no");
+    std::fs::write(&file, &wrong).expect("written");
+    let remote = mounted();
+    assert!(!patched(&remote).expect("known"));
+    remote.shutdown();
+    let identity = wrong.lines().find(|line| line.starts_with("identity="));
+    let other = wrong.replace(identity.expect("whose it is"), "identity=another");
+    std::fs::write(&file, other).expect("written");
+    let remote = mounted();
+    assert!(patched(&remote).expect("tried again"));
+    remote.shutdown();
 }
 
 #[test]

@@ -206,6 +206,7 @@ fn use_client(port: u16, security: Security, identity: &Identity, rein: bool) ->
         keepalive: Duration::from_secs(60),
         idle_close: Duration::from_secs(60),
         min_rate: 1024,
+        kept: None,
         addresses: Vec::new(),
     };
     let soon = || Instant::now() + Duration::from_secs(10);

@@ -146,6 +146,7 @@ fn config(link: &Link, security: Security, trust: TrustOptions) -> Config {
         keepalive: Duration::from_secs(600),
         idle_close: Duration::from_secs(600),
         min_rate: 1024,
+        kept: None,
         addresses: vec![link.address()],
     }
 }

@@ -146,6 +146,7 @@ impl Rig {
             keepalive: Duration::from_secs(60),
             idle_close: Duration::from_secs(60),
             min_rate: 0,
+            kept: None,
             addresses: Vec::new(),
         };
         Remote::connect(config, Instant::now() + TIMEOUT).ok()

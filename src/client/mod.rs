@@ -7,6 +7,7 @@ mod data;
 mod download;
 mod error;
 mod foresight;
+mod kept;
 mod opening;
 mod pool;
 mod profile;
@@ -14,11 +15,16 @@ mod session;
 mod upload;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
 
 use crate::proto::{Login, Secret, Security};
 use crate::tls::{Trust, TrustError, TrustOptions};
+
+use kept::Kept;
 
 pub use download::{Download, Progress, Started};
 pub use error::Error;
@@ -55,6 +61,8 @@ pub struct Config {
     pub idle_close: Duration,
     /// Bytes per second that a transfer must keep on average.
     pub min_rate: u64,
+    /// The file in which what is learned about the server is kept from one mount to the next.
+    pub kept: Option<PathBuf>,
     /// Addresses instead of a lookup of `host` (tests).
     pub addresses: Vec<SocketAddr>,
 }
@@ -64,16 +72,30 @@ pub(crate) struct Server {
     config: Config,
     trust: Trust,
     profile: profile::Learned,
+    /// A leaf lock, but for its file.
+    kept: Mutex<Option<Kept>>,
 }
 
 impl Server {
     fn new(config: Config) -> Result<Arc<Self>, TrustError> {
         let trust = Trust::new(&config.trust, &config.host)?;
+        let kept = config.kept.as_deref();
+        let kept = kept.map(|path| Kept::open(path, SystemTime::now()));
+        let (kept, profile) = kept.map_or((None, Profile::default()), |(k, p)| (Some(k), p));
         Ok(Arc::new(Self {
             config,
             trust,
-            profile: profile::Learned::default(),
+            profile: profile::Learned::from(profile),
+            kept: Mutex::new(kept),
         }))
+    }
+
+    /// Writes down what was learned.
+    fn keep_lessons(&self) {
+        let profile = self.profile.current();
+        if let Some(kept) = &mut *self.kept.lock() {
+            kept.save(&profile);
+        }
     }
 
     /// "host:port", for messages.

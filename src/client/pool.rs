@@ -493,6 +493,7 @@ impl Pool {
             )
         };
         self.changed.notify_all();
+        self.server.keep_lessons();
         drop(parked);
         idle.into_iter().for_each(Session::quit);
     }
@@ -642,6 +643,7 @@ fn keep_house(pool: &Weak<Pool>, bell: &Bell) {
             continue;
         }
         round = Instant::now() + ROUND;
+        pool.server.keep_lessons();
         while let Some(session) = pool.take_surplus() {
             session.quit();
         }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::proto::Features;
+use sha2::{Digest, Sha256};
+
+use crate::proto::{Features, Reply};
 
 /// Whether data connections must resume a TLS session of their control connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -22,6 +24,8 @@ pub enum Resumption {
 /// The lessons. All false or unknown at first.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
+    /// A hash of the greeting and of what FEAT listed: whose lessons these are.
+    pub identity: Option<String>,
     /// What FEAT listed.
     pub features: Option<Arc<Features>>,
     /// It loses commands that come before its reply to the last.
@@ -80,11 +84,60 @@ pub struct Profile {
     pub listing_offset: Option<i64>,
 }
 
+impl Profile {
+    /// A connection is ready. Where the server is not the one that taught these lessons, or another
+    /// version of it, everything is learned anew.
+    pub(super) fn recognize(&mut self, greeting: &Reply, features: &Features) {
+        let identity = identity(greeting, features);
+        if self
+            .identity
+            .as_ref()
+            .is_some_and(|known| *known != identity)
+        {
+            log::info!(
+                "the server's greeting or features have changed: what it can do is learned anew"
+            );
+            *self = Self {
+                one_by_one: self.one_by_one,
+                ..Self::default()
+            };
+        }
+        self.identity = Some(identity);
+    }
+}
+
+/// Greetings tell the time and the number of users: digits do not count.
+fn identity(greeting: &Reply, features: &Features) -> String {
+    let mut hash = Sha256::new();
+    for line in greeting
+        .lines
+        .iter()
+        .map(Vec::as_slice)
+        .chain(features.lines())
+    {
+        let words: Vec<u8> = line
+            .iter()
+            .copied()
+            .filter(|b| !b.is_ascii_digit())
+            .collect();
+        hash.update(words);
+        hash.update(b"\n");
+    }
+    hash.finalize()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
 /// The profile behind its lock: a leaf, held for memory work only.
 #[derive(Default)]
 pub(crate) struct Learned(Mutex<Profile>);
 
 impl Learned {
+    pub(super) fn from(profile: Profile) -> Self {
+        Self(Mutex::new(profile))
+    }
+
     pub(crate) fn current(&self) -> Profile {
         self.0.lock().clone()
     }

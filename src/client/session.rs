@@ -131,6 +131,7 @@ impl Session {
         *stumbled = opening.stumbled;
         let ready = ready.map_err(|e| server.explain(e))?;
         server.profile.learn(|p| {
+            p.recognize(&ready.greeting, &ready.features);
             p.one_by_one |= wants_one_by_one(&ready.greeting);
             p.mlst_missing |= !ready.features.has("MLST");
             p.tells_space = ready.features.has("AVBL");

@@ -81,8 +81,23 @@ pub fn client(
         keepalive: options.keepalive,
         idle_close: options.idle,
         min_rate: options.min_rate,
+        kept: lessons(&source.host, port, options),
         addresses: Vec::new(),
     })
+}
+
+/// Where what was learned about a server is kept; `None` where there is no home for it.
+fn lessons(host: &str, port: u16, options: &Options) -> Option<PathBuf> {
+    let state_dir = options.state_dir.clone().or_else(default_state_dir)?;
+    let plain = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '.' {
+            c
+        } else {
+            '_'
+        }
+    };
+    let host: String = host.chars().map(plain).collect();
+    Some(state_dir.join("servers").join(format!("{host}-{port}")))
 }
 
 /// The file system's settings. Files belong to who mounts, unless options say otherwise.

@@ -23,6 +23,11 @@ impl Features {
         }
     }
 
+    /// The lines as sent.
+    pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.lines.iter().map(Vec::as_slice)
+    }
+
     /// The arguments of a feature label, `None` where it is not listed:
     /// `feature("REST")` is `Some(b"STREAM")`. Of several lines with that label, the first.
     pub fn feature(&self, label: &str) -> Option<&[u8]> {

@@ -44,6 +44,7 @@ fn config(server: &RealServer) -> Config {
         keepalive: Duration::from_secs(60),
         idle_close: Duration::from_secs(60),
         min_rate: 1024,
+        kept: None,
         addresses: Vec::new(),
     }
 }

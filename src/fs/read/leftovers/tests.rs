@@ -33,6 +33,7 @@ fn connect(server: &Server) -> Remote {
         keepalive: Duration::from_secs(60),
         idle_close: Duration::from_secs(60),
         min_rate: 0,
+        kept: None,
         addresses: Vec::new(),
     };
     Remote::connect(config, soon()).unwrap()

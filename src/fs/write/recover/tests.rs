@@ -123,6 +123,7 @@ impl Rig {
             keepalive: Duration::from_secs(60),
             idle_close: Duration::from_secs(60),
             min_rate: 0,
+            kept: None,
             addresses: Vec::new(),
         };
         let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
