@@ -512,3 +512,20 @@ fn a_listing_that_an_early_close_broke_is_asked_for_without_one() {
     assert_eq!(faults.counts().hits, 1);
     assert_eq!(pool.profile().early_close, None);
 }
+
+/// Bytes in the clear, from a broken device or from somebody on the wire, cost a connection and no more.
+#[test]
+fn a_connection_that_brings_rubbish_is_replaced() {
+    let faults = server::Faults::default();
+    let rig = Rig::new(Security::Implicit, |config| {
+        config.faults = Some(faults.clone())
+    });
+    let pool = rig.pool(|_| {}).expect("a pool");
+    let rule = "PWD: send \"clear\"".parse::<server::Rules>();
+    faults.set(rule.expect("a rule"));
+    let asked = pool.run(Lane::Metadata, soon(), |session, deadline| {
+        session.execute(&Command::Pwd, deadline)
+    });
+    assert_eq!(asked.expect("an answer").code.as_u16(), 257);
+    assert_eq!(faults.counts().hits, 1);
+}

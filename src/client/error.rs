@@ -81,6 +81,8 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Lost { .. } | Self::TimedOut { .. } | Self::NoResumption(_) => true,
+            // A record that cannot be read ends a connection like any other loss.
+            Self::Tls(_) => true,
             Self::Refused { reply, .. } => reply.code.is_of_data(),
             _ => false,
         }

@@ -225,6 +225,8 @@ impl Fs {
                 let open = open.map(|_| (to_parent, &to_name));
                 spool.begin_rename(&from, &to)?;
                 if let Err(error) = self.rename_there(&from, &to, open, deadline) {
+                    // It may have been done all the same.
+                    self.cache.changed(&from);
                     spool.cancel_rename(&from)?;
                     return Err(error);
                 }
