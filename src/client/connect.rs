@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
-use super::{Config, Error, Server};
+use super::{Config, Error, Reached, Server};
 
 /// TCP's own probes notice a peer that vanished while nobody sends.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -37,6 +37,17 @@ pub(super) fn connect(server: &Server, deadline: Instant) -> Result<TcpStream, E
         target: server.name(),
         why,
     })
+}
+
+/// Connects to each address of the server, and closes again.
+pub(super) fn reach(config: &Config, deadline: Instant) -> io::Result<Vec<Reached>> {
+    let addresses = addresses(config, deadline)?;
+    let try_one = |address: SocketAddr| {
+        let began = Instant::now();
+        let tried = connect_one(address, None, config.connect_timeout, deadline);
+        (address, tried.map(|_| began.elapsed()))
+    };
+    Ok(addresses.into_iter().map(try_one).collect())
 }
 
 /// Connects to one address within the shorter of both bounds. `window`: how many bytes the peer

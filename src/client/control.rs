@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::proto::{Command, Reply, ReplyParser};
@@ -9,6 +10,7 @@ use crate::tls::{Stream, in_time};
 use zeroize::Zeroizing;
 
 use super::Error;
+use super::activity::Ledger;
 use super::data::acknowledge_quickly;
 
 /// More commands than this in one TLS record stall ProFTPD and Pure-FTPd (at 4096 bytes).
@@ -21,18 +23,21 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub(super) struct Control {
     pub(super) stream: Stream,
     pub(super) parser: ReplyParser,
+    ledger: Arc<Ledger>,
 }
 
 impl Control {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Stream, ledger: Arc<Ledger>) -> Self {
         Self {
             stream,
             parser: ReplyParser::new(),
+            ledger,
         }
     }
 
     /// Writes the commands, as many to a TLS record as servers bear.
     pub(super) fn send(&mut self, commands: &[Command], deadline: Instant) -> Result<(), Error> {
+        self.ledger.wrote(commands.len());
         // One of them may be the password: wiped.
         let mut record = Zeroizing::new(Vec::with_capacity(RECORD));
         for (i, command) in commands.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! FTPS client sessions: one control connection each, at most one data connection, and the
 //! bounded pool of them. Knows no inodes, caches or errno.
 
+mod activity;
 mod connect;
 mod control;
 mod data;
@@ -13,13 +14,15 @@ mod profile;
 mod session;
 mod upload;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::proto::{Login, Secret, Security};
-use crate::tls::{Trust, TrustError, TrustOptions};
+use crate::tls::{CertificateFacts, Trust, TrustError, TrustOptions};
 
+pub use activity::{ProfileReport, Report, SessionReport, Traffic, TransferReport};
 pub use download::{Download, Progress, Started};
 pub use error::Error;
 pub use pool::{Lane, Lease, Parked, Pool};
@@ -57,11 +60,33 @@ pub struct Config {
     pub addresses: Vec<SocketAddr>,
 }
 
+/// How a session came about.
+#[derive(Clone, Debug)]
+pub struct Introduction {
+    pub peer: SocketAddr,
+    pub greeting: String,
+    /// `TLSv1.3`, and the cipher suite.
+    pub version: String,
+    pub suite: String,
+    pub certificate: Option<CertificateFacts>,
+    /// What FEAT listed.
+    pub features: Vec<String>,
+}
+
+/// Every address of the server, and how long a TCP connection to it took, or why there is none.
+pub fn reach(config: &Config, deadline: Instant) -> io::Result<Vec<Reached>> {
+    connect::reach(config, deadline)
+}
+
+/// What came of connecting to an address.
+pub type Reached = (SocketAddr, io::Result<Duration>);
+
 /// What all sessions with one server share.
 pub(crate) struct Server {
     config: Config,
     trust: Trust,
     profile: profile::Learned,
+    ledger: Arc<activity::Ledger>,
 }
 
 impl Server {
@@ -71,6 +96,7 @@ impl Server {
             config,
             trust,
             profile: profile::Learned::default(),
+            ledger: Arc::default(),
         }))
     }
 

@@ -18,13 +18,14 @@ use crate::proto::{
     Command, Features, Negotiation, NegotiationError, Ready, Reply, ReplyParser, Security, Step,
     wants_one_by_one,
 };
-use crate::tls::{SessionTls, Stream, in_time, wait_any};
+use crate::tls::{CertificateFacts, SessionTls, Stream, in_time, wait_any};
 
+use super::activity::Activity;
 use super::control::Control;
 use super::data::{DataOpening, Endpoint, acknowledge_quickly};
 use super::opening::{Driver, Opening};
 use super::profile::{Profile, Resumption};
-use super::{Error, Server, connect};
+use super::{Error, Introduction, Server, connect};
 
 use self::ahead::Ahead;
 pub(super) use self::ahead::{Readiness, pause_ahead};
@@ -43,6 +44,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A control connection that is logged in, with PROT P and TYPE I in force.
 pub struct Session {
     server: Arc<Server>,
+    pub(super) activity: Arc<Activity>,
     control: Control,
     negotiation: Negotiation,
     tls: SessionTls,
@@ -119,7 +121,7 @@ impl Session {
         let failed = |e: io::Error| Error::io("connecting", &e);
         let peer = tcp.peer_addr().map_err(failed)?;
         let mut opening = Opening {
-            control: Control::new(Stream::new(tcp).map_err(failed)?),
+            control: Control::new(Stream::new(tcp).map_err(failed)?, server.ledger.clone()),
             negotiation: Negotiation::new(server.login(at_once)),
             tls: server.trust.session(server.prefers_tls12())?,
             explicit_silence: server.config.security == Security::Explicit,
@@ -147,6 +149,7 @@ impl Session {
         let now = Instant::now();
         Ok(Self {
             server: server.clone(),
+            activity: Activity::begin(&server.ledger, connect::canonical(peer)),
             control,
             negotiation,
             tls,
@@ -180,6 +183,9 @@ impl Session {
         commands: &[Command],
         deadline: Instant,
     ) -> Result<Vec<Reply>, Error> {
+        if let Some(first) = commands.first() {
+            self.activity.turn_to(first.to_string());
+        }
         let result = self.try_pipeline(commands, deadline);
         self.note(result)
     }
@@ -243,6 +249,7 @@ impl Session {
         deadline: Instant,
     ) -> Result<Begun, Error> {
         let window = self.window.take();
+        self.activity.turn_to(command.to_string());
         let result = self.begin_proven(prelude, &command, window, deadline);
         self.note(result)
     }
@@ -412,6 +419,9 @@ impl Session {
         deadline: Instant,
     ) -> Result<Reply, Error> {
         let reply = self.final_reply(verb, deadline)?;
+        if let Some(kind) = handshake {
+            self.server.ledger.handshake(kind);
+        }
         let result = self.check_resumption(handshake, &reply);
         self.note(result)?;
         if reply.code.is_completion() {
@@ -458,6 +468,7 @@ impl Session {
         }
         let read = read_to_end(&mut data, deadline);
         let (bytes, clean) = self.note(read)?;
+        self.server.ledger.received(bytes.len());
         let reply = self.finish_download(*data, verb, deadline)?;
         let outcome = if reply.code.is_completion() {
             Ok(Listed {
@@ -511,6 +522,22 @@ impl Session {
     /// The greeting's text (RFC 959 5.4).
     pub fn greeting(&self) -> &Reply {
         &self.ready.greeting
+    }
+
+    /// How it came about, for whoever wants to know.
+    pub fn introduction(&self) -> Introduction {
+        let tls = self.control.stream.tls();
+        let version = tls.and_then(|tls| tls.protocol_version());
+        let suite = tls.and_then(|tls| tls.negotiated_cipher_suite());
+        let leaf = tls.and_then(|tls| tls.peer_certificates()?.first());
+        Introduction {
+            peer: self.peer,
+            greeting: self.ready.greeting.to_string(),
+            version: version.map_or("none".to_owned(), |v| format!("{v:?}").replace('_', ".")),
+            suite: suite.map_or("none".to_owned(), |suite| format!("{:?}", suite.suite())),
+            certificate: leaf.map(|leaf| CertificateFacts::of(leaf)),
+            features: self.ready.features.lines().collect(),
+        }
     }
 
     pub fn profile(&self) -> Profile {

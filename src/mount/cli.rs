@@ -18,6 +18,8 @@ pub enum Invocation {
     Mount(MountArguments),
     /// Unmount a directory
     Umount(UmountArguments),
+    /// Tell what mounts do: sessions, transfers, pending uploads, last errors
+    Status(StatusArguments),
     /// See to files that could not be uploaded: list, save, send or discard them
     Recover(RecoverArguments),
     /// Serve a folder over FTPS
@@ -39,6 +41,9 @@ pub struct MountArguments {
     /// Stay in the foreground, and log to standard error
     #[arg(short, long)]
     pub foreground: bool,
+    /// Stay in the foreground, and show what goes over the wire, passwords masked
+    #[arg(short, long)]
+    pub debug: bool,
     /// Mount read-only
     #[arg(short, long)]
     pub read_only: bool,
@@ -68,6 +73,7 @@ impl MountArguments {
         let mut all = self.options.clone();
         all.extend(self.read_only.then(|| OsString::from("ro")));
         all.extend(self.read_write.then(|| OsString::from("rw")));
+        all.extend(self.debug.then(|| OsString::from("debug")));
         all
     }
 
@@ -76,6 +82,7 @@ impl MountArguments {
         let mut line = vec![OsString::from("mount")];
         let flags = [
             (self.foreground, "--foreground"),
+            (self.debug, "--debug"),
             (self.sloppy, "--sloppy"),
             (self.verbose, "--verbose"),
             (self.fake, "--fake"),
@@ -109,6 +116,18 @@ pub struct UmountArguments {
     /// Unmount in this mount namespace (a process number, or a file)
     #[arg(short = 'N', long, value_name = "NS")]
     pub namespace: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct StatusArguments {
+    /// Where it is mounted [all mounts]
+    pub directory: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Again every second, until it is unmounted
+    #[arg(short, long)]
+    pub watch: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]

@@ -5,12 +5,13 @@
 //! them meaning, [`credentials`] finds the login, [`daemon`] starts this program again in the
 //! background, and there [`live`] connects, mounts and serves.
 
+mod channel;
 pub mod cli;
 pub mod credentials;
 mod daemon;
 mod demo;
 mod failure;
-mod farewell;
+mod human;
 mod live;
 mod logging;
 mod mountpoint;
@@ -18,6 +19,7 @@ pub mod options;
 mod plan;
 mod recover;
 pub mod source;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -25,6 +27,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use channel::Process;
 use cli::{Invocation, MountArguments, UmountArguments};
 use credentials::Places;
 use failure::{Failure, shown};
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
         }
         Ok(Invocation::Mount(arguments)) => mount(&arguments, &program),
         Ok(Invocation::Umount(arguments)) => umount(&arguments),
+        Ok(Invocation::Status(arguments)) => status::run(&arguments, &program),
         Ok(Invocation::Demo(arguments)) => demo::run(&arguments),
         Ok(Invocation::Recover(arguments)) => recover::run(&arguments, &program),
     };
@@ -110,7 +114,7 @@ fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
     if arguments.report {
         logging::to_syslog(options.log_level);
         log_panics();
-    } else if arguments.foreground {
+    } else if arguments.foreground || arguments.debug {
         logging::to_stderr(options.log_level);
     } else {
         let patience = options.timeout * 2 + Duration::from_secs(30);
@@ -161,7 +165,8 @@ fn umount(arguments: &UmountArguments) -> Result<(), Failure> {
     let process = mounted
         .as_ref()
         .filter(|_| !arguments.lazy && !arguments.force)
-        .and_then(|mounted| farewell::Process::serving(&mounted.device, mounted.owner));
+        .and_then(|mounted| Process::serving(&mounted.device, mounted.owner).ok())
+        .and_then(Process::listen);
     if arguments.force
         && let Some(mounted) = &mounted
     {

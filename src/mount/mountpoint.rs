@@ -35,11 +35,14 @@ impl Mounted {
 
 /// What is mounted at that canonical path; of several, the one that is seen.
 pub fn at(point: &Path) -> io::Result<Option<Mounted>> {
+    Ok(all()?.into_iter().rfind(|it| it.point == point))
+}
+
+/// Everything that is mounted.
+pub fn all() -> io::Result<Vec<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    Ok(table
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse_line)
-        .rfind(|it| it.point == point))
+    let lines = table.split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(parse_line).collect())
 }
 
 /// Makes sure that `source` can be mounted on the directory, and gives its canonical name. What a

@@ -44,6 +44,13 @@ impl Features {
         })
     }
 
+    /// The lines, as they may be shown.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.lines
+            .iter()
+            .map(|line| line.escape_ascii().to_string())
+    }
+
     /// Whether the label is listed.
     pub fn has(&self, label: &str) -> bool {
         self.feature(label).is_some()

@@ -6,4 +6,6 @@ mod trust;
 pub use stream::{Handshake, Stream, Tap};
 pub(crate) use stream::{in_time, wait, wait_any};
 pub(crate) use trust::provider;
-pub use trust::{Fingerprint, RefusedCertificate, SessionTls, Trust, TrustError, TrustOptions};
+pub use trust::{
+    CertificateFacts, Fingerprint, RefusedCertificate, SessionTls, Trust, TrustError, TrustOptions,
+};

@@ -95,10 +95,20 @@ pub enum TrustError {
 #[derive(Clone, Debug)]
 pub struct RefusedCertificate {
     pub reason: String,
+    pub certificate: CertificateFacts,
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug)]
+pub struct CertificateFacts {
+    /// The subject, and the names that it is for.
     pub subject: String,
     pub issuer: String,
+    pub self_signed: bool,
     pub not_before: String,
     pub not_after: String,
+    /// Seconds since 1970.
+    pub expires: i64,
     pub fingerprint: Fingerprint,
 }
 
@@ -406,24 +416,21 @@ fn describe(error: &rustls::Error, name: &ServerName<'_>) -> String {
     }
 }
 
-impl RefusedCertificate {
-    fn of(leaf: &CertificateDer<'_>, reason: String) -> Self {
+impl CertificateFacts {
+    /// Of a certificate in DER, readable or not.
+    pub fn of(leaf: &[u8]) -> Self {
         let fingerprint = Fingerprint::of(leaf);
         let unknown = || "(unreadable)".to_owned();
         let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
             return Self {
-                reason,
                 subject: unknown(),
                 issuer: unknown(),
+                self_signed: false,
                 not_before: unknown(),
                 not_after: unknown(),
+                expires: i64::MAX,
                 fingerprint,
             };
-        };
-        let reason = if certificate.subject() == certificate.issuer() {
-            format!("{reason} (it is self-signed)")
-        } else {
-            reason
         };
         let mut subject = certificate.subject().to_string();
         let names = subject_names(&certificate);
@@ -431,12 +438,27 @@ impl RefusedCertificate {
             subject = format!("{subject} ({})", names.join(", "));
         }
         Self {
-            reason,
             subject: printable(&subject),
             issuer: printable(&certificate.issuer().to_string()),
+            self_signed: certificate.subject() == certificate.issuer(),
             not_before: printable(&certificate.validity().not_before.to_string()),
             not_after: printable(&certificate.validity().not_after.to_string()),
+            expires: certificate.validity().not_after.timestamp(),
             fingerprint,
+        }
+    }
+}
+
+impl RefusedCertificate {
+    fn of(leaf: &CertificateDer<'_>, reason: String) -> Self {
+        let certificate = CertificateFacts::of(leaf);
+        let reason = match certificate.self_signed {
+            true => format!("{reason} (it is self-signed)"),
+            false => reason,
+        };
+        Self {
+            reason,
+            certificate,
         }
     }
 
@@ -453,16 +475,17 @@ impl RefusedCertificate {
 
 impl fmt::Display for RefusedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let certificate = &self.certificate;
         write!(
             f,
             "the server's certificate is refused: {}; subject {}, issuer {}, valid {} to {}; \
              if it is the right one, mount with -o fingerprint={}",
             self.reason,
-            self.subject,
-            self.issuer,
-            self.not_before,
-            self.not_after,
-            self.fingerprint
+            certificate.subject,
+            certificate.issuer,
+            certificate.not_before,
+            certificate.not_after,
+            certificate.fingerprint
         )
     }
 }

@@ -544,9 +544,12 @@ pub static TABLE: &[Spec] = &[
         "off, error, warn, info, debug or trace",
         |o, v| values::log_level(v).map(|level| o.log_level = level),
     ),
-    flag("debug", Group::Log, "The same as log_level=debug", |o| {
-        o.log_level = log::LevelFilter::Debug;
-    }),
+    flag(
+        "debug",
+        Group::Log,
+        "Log what goes over the wire: log_level=trace",
+        |o| o.log_level = log::LevelFilter::Trace,
+    ),
 ];
 
 /// The row of that name.

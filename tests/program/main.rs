@@ -1,0 +1,7 @@
+//! The program as users call it: arguments, exit codes, one-line messages, processes and mounts.
+//! The server is the embedded one; real servers are mounted by `tests/mounts`.
+
+mod bench;
+mod life;
+mod recover;
+mod status;
