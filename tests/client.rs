@@ -57,6 +57,7 @@ impl Rig {
             idle_close: Duration::from_secs(60),
             min_rate: 1024,
             addresses: Vec::new(),
+            special: Default::default(),
         }
     }
 

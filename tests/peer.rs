@@ -206,6 +206,7 @@ fn use_client(port: u16, security: Security, identity: &Identity, rein: bool) ->
         idle_close: Duration::from_secs(60),
         min_rate: 1024,
         addresses: Vec::new(),
+        special: Default::default(),
     };
     let soon = || Instant::now() + Duration::from_secs(10);
     let pool = Pool::connect(config, soon())?;

@@ -145,6 +145,7 @@ fn config(link: &Link, security: Security, trust: TrustOptions) -> Config {
         idle_close: Duration::from_secs(600),
         min_rate: 1024,
         addresses: vec![link.address()],
+        special: Default::default(),
     }
 }
 

@@ -1,7 +1,6 @@
 //! What the sessions do, kept up for whoever asks: [`Activity`] of one session, [`Ledger`] of them
 //! all, and [`Report`] as it is handed out. Knows no pool and no protocol.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -30,7 +29,7 @@ pub(crate) struct Ledger {
 pub(super) struct Activity {
     ledger: Arc<Ledger>,
     number: u64,
-    peer: SocketAddr,
+    peer: String,
     born: Instant,
     now: Mutex<Now>,
     /// Bytes of the transfer under way.
@@ -97,7 +96,7 @@ impl Ledger {
 
 impl Activity {
     /// A session that was just made.
-    pub(super) fn begin(ledger: &Arc<Ledger>, peer: SocketAddr) -> Arc<Self> {
+    pub(super) fn begin(ledger: &Arc<Ledger>, peer: String) -> Arc<Self> {
         let now = Instant::now();
         let activity = Arc::new(Self {
             ledger: ledger.clone(),
@@ -152,7 +151,7 @@ impl Activity {
         let moved = self.moved.load(Relaxed);
         SessionReport {
             number: self.number,
-            peer: self.peer.to_string(),
+            peer: self.peer.clone(),
             age: self.born.elapsed().as_secs_f64(),
             doing: now.doing.clone(),
             seconds: now.since.elapsed().as_secs_f64(),

@@ -2,6 +2,7 @@
 //! bounded pool of them. Knows no inodes, caches or errno.
 
 mod activity;
+mod charset;
 mod connect;
 mod control;
 mod data;
@@ -11,11 +12,12 @@ mod foresight;
 mod opening;
 mod pool;
 mod profile;
+mod proxy;
 mod session;
 mod upload;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,10 +25,12 @@ use crate::proto::{Login, Secret, Security};
 use crate::tls::{CertificateFacts, Trust, TrustError, TrustOptions};
 
 pub use activity::{ProfileReport, Report, SessionReport, Traffic, TransferReport};
+pub use charset::Charset;
 pub use download::{Download, Progress, Started};
 pub use error::Error;
 pub use pool::{Lane, Lease, Parked, Pool};
 pub use profile::{Profile, Resumption};
+pub use proxy::Proxy;
 pub use session::{Begun, Listed, Session, Transfer};
 pub use upload::{StartedUpload, Upload};
 
@@ -58,6 +62,20 @@ pub struct Config {
     pub min_rate: u64,
     /// Addresses instead of a lookup of `host` (tests).
     pub addresses: Vec<SocketAddr>,
+    pub special: Special,
+}
+
+/// What only some servers and networks need.
+#[derive(Clone, Debug, Default)]
+pub struct Special {
+    /// `proxy=`: all connections go through it.
+    pub proxy: Option<Proxy>,
+    /// `bind=`: our own address.
+    pub bind: Option<IpAddr>,
+    /// `host=`: which of the server's virtual hosts is meant (HOST).
+    pub virtual_host: Option<String>,
+    /// `charset=`: what names are written in there, if not UTF-8.
+    pub charset: Option<Charset>,
 }
 
 /// How a session came about.
@@ -110,6 +128,14 @@ impl Server {
         }
     }
 
+    /// The peer of a connection, for messages.
+    fn whereabouts(&self, peer: SocketAddr) -> String {
+        match &self.config.special.proxy {
+            None => peer.to_string(),
+            Some(proxy) => format!("{} by {proxy}", self.name()),
+        }
+    }
+
     /// TLS 1.2 sessions can be resumed again and again.
     fn prefers_tls12(&self) -> bool {
         let profile = self.profile.current();
@@ -123,7 +149,8 @@ impl Server {
             user: self.config.user.clone(),
             password: self.config.password.clone(),
             account: self.config.account.clone(),
-            host: None,
+            host: self.config.special.virtual_host.clone(),
+            utf8: self.config.special.charset.is_none(),
             implicit_needs_prot: profile.implicit_needs_prot,
             pipeline,
             features: profile.features.as_deref().cloned(),

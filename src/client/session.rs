@@ -119,9 +119,13 @@ impl Session {
     ) -> Result<Self, Error> {
         let tcp = connect::connect(server, deadline)?;
         let failed = |e: io::Error| Error::io("connecting", &e);
-        let peer = tcp.peer_addr().map_err(failed)?;
+        // Behind a proxy the server's address is not known: not specified stands for it.
+        let peer = match &server.config.special.proxy {
+            None => connect::canonical(tcp.peer_addr().map_err(failed)?),
+            Some(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        };
         let mut opening = Opening {
-            control: Control::new(Stream::new(tcp).map_err(failed)?, server.ledger.clone()),
+            control: Control::new(Stream::new(tcp).map_err(failed)?, server),
             negotiation: Negotiation::new(server.login(at_once)),
             tls: server.trust.session(server.prefers_tls12())?,
             explicit_silence: server.config.security == Security::Explicit,
@@ -149,12 +153,12 @@ impl Session {
         let now = Instant::now();
         Ok(Self {
             server: server.clone(),
-            activity: Activity::begin(&server.ledger, connect::canonical(peer)),
+            activity: Activity::begin(&server.ledger, server.whereabouts(peer)),
             control,
             negotiation,
             tls,
             ready,
-            peer: connect::canonical(peer),
+            peer,
             born: now,
             last_used: now,
             last_spoke: now,
@@ -249,7 +253,6 @@ impl Session {
         deadline: Instant,
     ) -> Result<Begun, Error> {
         let window = self.window.take();
-        self.activity.turn_to(command.to_string());
         let result = self.begin_proven(prelude, &command, window, deadline);
         self.note(result)
     }
@@ -263,7 +266,7 @@ impl Session {
     ) -> Result<Begun, Error> {
         loop {
             self.prove_data(command, deadline)?;
-            let endpoint = Endpoint::open(self, window, deadline)?;
+            let endpoint = Endpoint::open(self, command, window, deadline)?;
             if let Some(begun) = self.begin_on(endpoint, prelude, command, deadline)? {
                 return Ok(begun);
             }
@@ -308,6 +311,7 @@ impl Session {
                 "it gave none for this connection".to_owned(),
             ));
         }
+        self.activity.turn_to(command.to_string());
         let verb = command.verb();
         let mut replies = Vec::with_capacity(prelude.len());
         let mut commands = Vec::with_capacity(prelude.len() + 1);
@@ -467,8 +471,11 @@ impl Session {
             let _ = data.close_notify(deadline);
         }
         let read = read_to_end(&mut data, deadline);
-        let (bytes, clean) = self.note(read)?;
+        let (mut bytes, clean) = self.note(read)?;
         self.server.ledger.received(bytes.len());
+        if let Some(charset) = &self.server.config.special.charset {
+            bytes = charset.decode(&bytes);
+        }
         let reply = self.finish_download(*data, verb, deadline)?;
         let outcome = if reply.code.is_completion() {
             Ok(Listed {

@@ -73,7 +73,7 @@ impl Record {
         let mut failures = self.failures.lock();
         let known = failures.iter().position(|known| known.line == line);
         let known = known.and_then(|at| failures.remove(at));
-        let mut known = known.unwrap_or_else(|| Known {
+        let mut known = known.unwrap_or(Known {
             line,
             errno,
             count: 0,

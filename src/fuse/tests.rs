@@ -115,6 +115,7 @@ impl Mount {
             idle_close: Duration::from_secs(60),
             min_rate: 0,
             addresses: Vec::new(),
+            special: Default::default(),
         };
         let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
         let mut config = Config {

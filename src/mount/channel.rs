@@ -6,7 +6,7 @@
 //! protocol nor the spool.
 
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Pid, Uid, geteuid};
@@ -28,6 +29,8 @@ const PERIOD: Duration = Duration::from_millis(250);
 const SILENCE: Duration = Duration::from_secs(10);
 /// So long may a peer take to ask, or to listen.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A process that says so often that it is mounted, when it was unmounted here, does not end.
+const STAYS: u32 = 20;
 /// So many are told at a time.
 const LISTENERS: usize = 16;
 /// The longest status that is believed.
@@ -248,18 +251,27 @@ impl Process {
         self.ask(WAIT).ok().map(|()| self)
     }
 
-    /// Waits for its end, which is when everything is uploaded. Shows on a terminal how far it is.
+    /// Waits for its end once it is unmounted, which is when everything is uploaded. Shows on a terminal how far it is.
     pub fn wait(mut self) {
-        let is_shown = io::stderr().is_terminal();
-        let mut shown = false;
+        let mut bar: Option<ProgressBar> = None;
+        let (mut most, mut stays) = (0, 0);
         while let Some(word) = self.next() {
-            if is_shown && word.files > 0 {
-                shown = true;
-                let _ = write!(io::stderr(), "\r\x1b[Kuploading: {}", word.rest());
+            stays += u32::from(!word.leaving);
+            if stays > STAYS {
+                return; // It is mounted in another namespace as well.
             }
+            if word.files == 0 {
+                continue;
+            }
+            most = most.max(word.bytes);
+            let bar = bar.get_or_insert_with(progress_bar);
+            bar.set_length(most);
+            bar.set_position(most - word.bytes);
+            bar.set_message(human::count(word.files, "file"));
         }
-        if shown {
-            let _ = writeln!(io::stderr(), "\r\x1b[Kuploaded");
+        if let Some(bar) = bar {
+            bar.set_position(most);
+            bar.finish_with_message("done");
         }
     }
 
@@ -285,6 +297,13 @@ impl Process {
     }
 }
 
+/// On standard error, where that is a terminal.
+fn progress_bar() -> ProgressBar {
+    let form = "uploading {msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
+    let style = ProgressStyle::with_template(form).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(0).with_style(style.progress_chars("=> "))
+}
+
 impl Word {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split(' ');
@@ -299,12 +318,6 @@ impl Word {
             files,
             bytes,
         })
-    }
-
-    /// What is left to do, for people.
-    fn rest(self) -> String {
-        let (files, bytes) = (human::count(self.files, "file"), human::size(self.bytes));
-        format!("{files}, {bytes} left")
     }
 }
 
@@ -331,7 +344,6 @@ mod tests {
                 bytes: 12_345_678,
             };
             assert_eq!(Word::parse(&word.to_string()), Some(word));
-            assert_eq!(word.rest(), "3 files, 12.3 MB left");
         }
         for nonsense in ["", "mounted", "mounted 1", "gone 1 2", "leaving x 2"] {
             assert_eq!(Word::parse(nonsense), None, "{nonsense}");

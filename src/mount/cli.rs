@@ -20,8 +20,12 @@ pub enum Invocation {
     Umount(UmountArguments),
     /// Tell what mounts do: sessions, transfers, pending uploads, last errors
     Status(StatusArguments),
+    /// Connect step by step, and say what is wrong and what cures it
+    Doctor(DoctorArguments),
     /// See to files that could not be uploaded: list, save, send or discard them
     Recover(RecoverArguments),
+    /// Print the completions for a shell
+    Completions(CompletionsArguments),
     /// Serve a folder over FTPS
     Serve(crate::server::ServeArgs),
     /// Try it out: serve a sample folder on this machine, and mount it
@@ -131,6 +135,21 @@ pub struct StatusArguments {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct DoctorArguments {
+    /// host:/path, ftps://host/path (implicit TLS) or ftpes://host/path (explicit TLS)
+    pub source: OsString,
+    /// Mount options
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<OsString>,
+    /// Try to write as well: a small file, which is deleted again
+    #[arg(long)]
+    pub write: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct RecoverArguments {
     /// Where files lie that are being written [/var/lib/ftpsfs for root, else
     /// ~/.local/state/ftpsfs]
@@ -179,6 +198,12 @@ pub enum RecoverAction {
         #[arg(value_name = "ID|PATH", required = true)]
         files: Vec<OsString>,
     },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct CompletionsArguments {
+    /// Which shell
+    pub shell: clap_complete::Shell,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]

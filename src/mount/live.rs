@@ -26,6 +26,7 @@ use super::channel;
 use super::daemon::Report;
 use super::failure::{Failure, shown};
 use super::mountpoint::{self, Manner};
+use super::notify;
 use super::plan::Spooling;
 use super::status::Mounting;
 
@@ -195,6 +196,7 @@ fn serve(
     heed_signals(signals, device.clone(), mounting);
     let name = point.display();
     log::info!("mounted {label} on {name} ({mode})");
+    notify::tell(&format!("READY=1\nSTATUS={label} on {name} ({mode})"));
     if let Err(error) = report.map_or(Ok(()), Report::mounted) {
         log::error!("unmounting {name}: nobody waits for it any more: {error}");
         mountpoint::unmount(point, Manner::Lazy)?;
@@ -311,6 +313,7 @@ fn heed_signals(mut signals: Signals, device: Option<String>, mounting: Arc<Moun
         let shown = point.display();
         if let Some(signal) = signals.next() {
             log::info!("signal {signal}: unmounting {shown}");
+            notify::tell("STOPPING=1");
         }
         if fs.is_closed() {
             log::warn!("ending before everything is uploaded: the next mount goes on");

@@ -123,14 +123,8 @@ pub fn run(arguments: &StatusArguments, program: &str) -> Result<(), Failure> {
 fn ask_one(arguments: &StatusArguments) -> Result<Vec<Status>, Failure> {
     let directory = arguments.directory.clone().unwrap_or_default();
     let point = mountpoint::resolve(&directory)?;
-    let shown = directory.display();
-    let mounted = mountpoint::at(&point).map_err(|error| Failure::System(error.to_string()))?;
-    match mounted.filter(Mounted::is_ours) {
-        Some(mounted) => ask(&mounted).map(|status| vec![status]),
-        None => Err(Failure::Mount(format!(
-            "{shown}: no FTPS server is mounted there"
-        ))),
-    }
+    let mounted = mountpoint::ours_at(&point, &directory)?;
+    Ok(vec![ask(&mounted)?])
 }
 
 /// All mounts that may be asked. One that does not answer does not hide the others.

@@ -155,6 +155,7 @@ impl Rig {
             idle_close: Duration::from_secs(60),
             min_rate: 0,
             addresses: Vec::new(),
+            special: Default::default(),
         }
     }
 }

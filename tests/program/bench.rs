@@ -94,6 +94,15 @@ impl Bench {
         self.expect_mounted();
     }
 
+    /// `umount`; a program that another test is just starting may hold our files for a moment.
+    pub fn unmount(&self) {
+        wait_until("umount", || {
+            let mut umount = Command::new("umount");
+            umount.arg(self.mount_point()).stderr(Stdio::null());
+            umount.status().unwrap().success()
+        });
+    }
+
     pub fn expect_mounted(&self) {
         let hello = fs::read_to_string(self.mount_point().join("hello")).unwrap();
         assert_eq!(hello, "hello over FTPS\n");

@@ -97,6 +97,58 @@ fn a_wrong_password_is_one_line_and_not_shown() {
 }
 
 #[test]
+fn trust_on_first_use_refuses_another_certificate_later() {
+    let bench = Bench::new();
+    let address = bench.server.local_addr();
+    let credentials = bench.path("credentials");
+    let state = bench.path("state");
+    let options = format!(
+        "implicit,port={},tofu,timeout=5,credentials={},state_dir={}",
+        address.port(),
+        credentials.display(),
+        state.display()
+    );
+    let mount_and_unmount = || {
+        succeed(&mut bench.helper("/", &options));
+        bench.expect_mounted();
+        succeed(Command::new("umount").arg(bench.mount_point()));
+        bench.expect_gone();
+    };
+    mount_and_unmount();
+    let known = state.join("known_hosts");
+    let print = bench.server.fingerprint().to_string();
+    let line = format!("[127.0.0.1]:{} {print}\n", address.port());
+    let text = fs::read_to_string(&known).unwrap();
+    assert!(text.ends_with(&line), "{text}");
+    mount_and_unmount();
+    // The certificate that was there at first was another one.
+    let other = format!("sha256:{}", "07".repeat(32));
+    fs::write(&known, text.replace(&print, &other)).unwrap();
+    let refused = refusal(&mut bench.helper("/", &options), 32);
+    let delete = format!(
+        "delete the line of [127.0.0.1]:{} from {}",
+        address.port(),
+        known.display()
+    );
+    for part in ["IT HAS CHANGED", &other, &print, &delete] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    fs::remove_file(&known).unwrap();
+    mount_and_unmount();
+    let list = succeed(bench.program(&["recover", "--state-dir"]).arg(&state));
+    assert!(String::from_utf8_lossy(&list.stdout).contains("nothing is kept"));
+    assert!(
+        list.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&list.stderr)
+    );
+    for both in ["cafile=/x", &format!("fingerprint={other}")] {
+        let refused = refusal(&mut bench.helper("/", &format!("{options},{both}")), 1);
+        assert!(refused.contains("goes with neither"), "{refused}");
+    }
+}
+
+#[test]
 fn unmounting_ends_the_process() {
     let bench = Bench::new();
     bench.mount();

@@ -2,6 +2,10 @@
 //! The server is the embedded one; real servers are mounted by `tests/mounts`.
 
 mod bench;
+mod diagnostics;
+mod doctor;
+mod fstab;
 mod life;
 mod recover;
+mod special;
 mod status;

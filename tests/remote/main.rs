@@ -44,6 +44,7 @@ fn config(server: &RealServer) -> Config {
         idle_close: Duration::from_secs(60),
         min_rate: 1024,
         addresses: Vec::new(),
+        special: Default::default(),
     }
 }
 

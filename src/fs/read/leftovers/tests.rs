@@ -33,6 +33,7 @@ fn connect(server: &Server) -> Remote {
         idle_close: Duration::from_secs(60),
         min_rate: 0,
         addresses: Vec::new(),
+        special: Default::default(),
     };
     Remote::connect(config, soon()).unwrap()
 }

@@ -123,6 +123,7 @@ impl Rig {
             idle_close: Duration::from_secs(60),
             min_rate: 0,
             addresses: Vec::new(),
+            special: Default::default(),
         };
         let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
         Fs::new(
