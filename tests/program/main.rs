@@ -5,6 +5,7 @@ mod bench;
 mod diagnostics;
 mod doctor;
 mod fstab;
+mod install;
 mod life;
 mod recover;
 mod special;
