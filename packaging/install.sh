@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs ftpsfs: the program, its names for mount(8), and the manual.
+# Installs ftpsfs: the program, its names for mount(8), the manual, completions and examples.
 #
 #   packaging/install.sh [--binary FILE] [--prefix DIR] [--destdir DIR] [--uninstall]
 #
@@ -30,14 +30,28 @@ while [ $# -gt 0 ]; do
 done
 
 bin=$destdir$prefix/bin
-man=$destdir$prefix/share/man
+share=$destdir$prefix/share
+man=$share/man
+doc=$share/doc/ftpsfs
+bash=$share/bash-completion/completions/ftpsfs
+fish=$share/fish/vendor_completions.d/ftpsfs.fish
+# Debian's zsh looks in one folder, all others in the other.
+zsh="$share/zsh/vendor-completions/_ftpsfs $share/zsh/site-functions/_ftpsfs"
+etc=$destdir/etc/ftpsfs
 sbin=$destdir/sbin
 # Where /sbin is a link to usr/sbin, as on all current distributions, this is the same folder.
 [ -n "$destdir" ] && sbin=$destdir/usr/sbin
 
 if [ "$uninstall" = yes ]; then
-    rm -f "$bin/ftpsfs" "$sbin/mount.ftps" "$sbin/mount.fuse.ftps" "$sbin/umount.fuse.ftps" \
-        "$man/man1/ftpsfs.1" "$man/man8/mount.ftps.8" "$man/man8/mount.fuse.ftps.8"
+    # shellcheck disable=SC2086
+    rm -f "$bin/ftpsfs" "$sbin/mount.ftps" "$sbin/mount.fuse.ftps" "$sbin/umount.fuse.ftps" "$bash" "$fish" $zsh
+    for page in man1/ftpsfs.1 man8/mount.ftps.8 man8/mount.fuse.ftps.8 man8/umount.fuse.ftps.8; do
+        rm -f "$man/$page" "$man/$page.gz"
+    done
+    rm -rf "$doc"
+    # What the administrator has put there stays.
+    rm -f "$etc/example.cred"
+    rmdir "$etc" 2>/dev/null || true
     exit 0
 fi
 
@@ -47,16 +61,30 @@ if [ -z "$binary" ]; then
 fi
 [ -f "$binary" ] || { echo "install.sh: there is no $binary" >&2; exit 1; }
 
-mkdir -p "$bin" "$sbin" "$man/man1" "$man/man8"
+mkdir -p "$bin" "$sbin" "$man/man1" "$man/man8" "$doc/examples" "$etc"
 install -m 755 "$binary" "$bin/ftpsfs"
 ln -sf "$prefix/bin/ftpsfs" "$sbin/mount.ftps"
 # For fstab lines of type fuse.ftps, the type that /proc/mounts shows.
 ln -sf "$prefix/bin/ftpsfs" "$sbin/mount.fuse.ftps"
 # umount(8) calls it: it waits until everything is uploaded.
 ln -sf "$prefix/bin/ftpsfs" "$sbin/umount.fuse.ftps"
-install -m 644 "$here/man/ftpsfs.1" "$man/man1/ftpsfs.1"
-install -m 644 "$here/man/mount.ftps.8" "$man/man8/mount.ftps.8"
-ln -sf mount.ftps.8 "$man/man8/mount.fuse.ftps.8"
+
+gzip -9nc "$here/man/ftpsfs.1" >"$man/man1/ftpsfs.1.gz"
+gzip -9nc "$here/man/mount.ftps.8" >"$man/man8/mount.ftps.8.gz"
+ln -sf mount.ftps.8.gz "$man/man8/mount.fuse.ftps.8.gz"
+ln -sf mount.ftps.8.gz "$man/man8/umount.fuse.ftps.8.gz"
+
+# shellcheck disable=SC2086
+for file in "$bash" "$fish" $zsh; do mkdir -p "${file%/*}"; done
+"$binary" completions bash >"$bash"
+"$binary" completions fish >"$fish"
+for file in $zsh; do "$binary" completions zsh >"$file"; done
+
+install -m 644 "$here/README.md" "$doc/README.md"
+install -m 644 "$here"/packaging/systemd/* "$doc/examples/"
+chmod 755 "$etc"
+# It may have been written to already.
+[ -e "$etc/example.cred" ] || install -m 600 "$here/packaging/etc/example.cred" "$etc/example.cred"
 
 if [ -z "$destdir" ] && ! command -v fusermount3 >/dev/null 2>&1; then
     echo "Ordinary users need fusermount3 to mount: install the package fuse3." >&2

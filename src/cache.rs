@@ -9,10 +9,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::proto::{Name, RemotePath};
 use crate::remote::{Attributes, Listing};
@@ -57,6 +59,16 @@ pub enum Answer {
 pub struct Cache {
     limits: Limits,
     inner: Mutex<Inner>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// How much the cache holds, and how often that was of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Use {
+    pub entries: usize,
+    pub hits: u64,
+    pub misses: u64,
 }
 
 impl Cache {
@@ -79,7 +91,22 @@ impl Cache {
                 changes_limit: limits.entries.max(1024),
                 forgotten: 0,
             }),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
         }
+    }
+
+    pub fn in_use(&self) -> Use {
+        Use {
+            entries: self.inner.lock().weight,
+            hits: self.hits.load(Relaxed),
+            misses: self.misses.load(Relaxed),
+        }
+    }
+
+    fn count(&self, hit: bool) {
+        let counter = if hit { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Relaxed);
     }
 
     /// To be called before a fetch is sent; its result is inserted with the ticket.
@@ -96,7 +123,9 @@ impl Cache {
         let inner = &mut *self.inner.lock();
         let listed = inner.listed_in_parent(path);
         let own = inner.own(path);
-        self.newest(own, listed, Some(now))
+        let answer = self.newest(own, listed, Some(now));
+        self.count(answer != Answer::Unknown);
+        answer
     }
 
     /// What was last known of `path`, however old, unless it changed since.
@@ -139,6 +168,7 @@ impl Cache {
     pub fn listing(&self, path: &RemotePath, now: Instant) -> Option<Arc<Directory>> {
         let inner = &mut *self.inner.lock();
         if !inner.holds_listing(path) {
+            self.count(false);
             return None;
         }
         let item = inner.items.get_mut(path)?;
@@ -147,6 +177,7 @@ impl Cache {
         let after = item.weight();
         inner.weight = inner.weight - before + after;
         let fresh = now < directory.ticket.at + self.limits.listings;
+        self.count(fresh);
         fresh.then_some(directory)
     }
 

@@ -59,6 +59,7 @@ impl Rig {
             min_rate: 1024,
             kept: None,
             addresses: Vec::new(),
+            special: Default::default(),
         }
     }
 

@@ -208,6 +208,7 @@ fn use_client(port: u16, security: Security, identity: &Identity, rein: bool) ->
         min_rate: 1024,
         kept: None,
         addresses: Vec::new(),
+        special: Default::default(),
     };
     let soon = || Instant::now() + Duration::from_secs(10);
     let pool = Pool::connect(config, soon())?;

@@ -148,6 +148,7 @@ fn config(link: &Link, security: Security, trust: TrustOptions) -> Config {
         min_rate: 1024,
         kept: None,
         addresses: vec![link.address()],
+        special: Default::default(),
     }
 }
 

@@ -73,6 +73,7 @@ pub fn check(data: &[u8]) {
         password: Secret::new("secret"),
         account: option(1).then(|| Secret::new("sales")),
         host: option(2).then(|| "ftp.example".to_owned()),
+        utf8: true,
         implicit_needs_prot: option(3),
         pipeline: option(4),
         features: None,

@@ -148,6 +148,7 @@ impl Rig {
             min_rate: 0,
             kept: None,
             addresses: Vec::new(),
+            special: client::Special::default(),
         };
         Remote::connect(config, Instant::now() + TIMEOUT).ok()
     }

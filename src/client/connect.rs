@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
-use super::{Config, Error, Server};
+use super::{Config, Error, Proxy, Reached, Server};
 
 /// TCP's own probes notice a peer that vanished while nobody sends.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
@@ -17,31 +17,82 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Connects to the first address of the server that answers.
 pub(super) fn connect(server: &Server, deadline: Instant) -> Result<TcpStream, Error> {
-    let addresses = addresses(&server.config, deadline).map_err(|e| Error::Connect {
+    let config = &server.config;
+    let connected = match &config.special.proxy {
+        None => connect_any(config, None, deadline),
+        Some(proxy) => through(proxy, config, (&config.host, config.port), None, deadline),
+    };
+    connected.map_err(|error| Error::Connect {
         target: server.name(),
-        why: e.to_string(),
-    })?;
-    let mut last = None;
+        why: error.to_string(),
+    })
+}
+
+/// Connects for data, to an address that the server told. Behind a proxy an address that is not
+/// specified is the server's own.
+pub(super) fn connect_data(
+    config: &Config,
+    address: SocketAddr,
+    window: Option<usize>,
+    deadline: Instant,
+) -> io::Result<TcpStream> {
+    let Some(proxy) = &config.special.proxy else {
+        return connect_one(config, address, window, config.connect_timeout, deadline);
+    };
+    let told = address.ip().to_string();
+    let host = if address.ip().is_unspecified() {
+        &config.host
+    } else {
+        &told
+    };
+    through(proxy, config, (host, address.port()), window, deadline)
+}
+
+fn through(
+    proxy: &Proxy,
+    config: &Config,
+    (host, port): (&str, u16),
+    window: Option<usize>,
+    deadline: Instant,
+) -> io::Result<TcpStream> {
+    let deadline = deadline.min(Instant::now() + config.connect_timeout);
+    let tcp = connect_any(config, window, deadline)?;
+    proxy.pass(&tcp, host, port, deadline)?;
+    Ok(tcp)
+}
+
+/// Connects to the first address that answers: of the proxy, where there is one.
+fn connect_any(config: &Config, window: Option<usize>, deadline: Instant) -> io::Result<TcpStream> {
+    let addresses = addresses(config, deadline)?;
+    let mut last = io::Error::other("the name has no address");
     for (tried, address) in addresses.iter().enumerate() {
         // A share of the time for each that is left, so that dead ones do not use it all up.
         let left = deadline.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-        let timeout = share.min(server.config.connect_timeout);
-        match connect_one(*address, None, timeout, deadline) {
+        let timeout = share.min(config.connect_timeout);
+        match connect_one(config, *address, window, timeout, deadline) {
             Ok(tcp) => return Ok(tcp),
-            Err(error) => last = Some(error),
+            Err(error) => last = error,
         }
     }
-    let why = last.map_or("the name has no address".to_owned(), |e| e.to_string());
-    Err(Error::Connect {
-        target: server.name(),
-        why,
-    })
+    Err(last)
+}
+
+/// Connects to each address of the server, and closes again.
+pub(super) fn reach(config: &Config, deadline: Instant) -> io::Result<Vec<Reached>> {
+    let addresses = addresses(config, deadline)?;
+    let try_one = |address: SocketAddr| {
+        let began = Instant::now();
+        let tried = connect_one(config, address, None, config.connect_timeout, deadline);
+        (address, tried.map(|_| began.elapsed()))
+    };
+    Ok(addresses.into_iter().map(try_one).collect())
 }
 
 /// Connects to one address within the shorter of both bounds. `window`: how many bytes the peer
 /// may send before they are read; `None` leaves that to the kernel.
-pub(super) fn connect_one(
+fn connect_one(
+    config: &Config,
     address: SocketAddr,
     window: Option<usize>,
     timeout: Duration,
@@ -53,7 +104,7 @@ pub(super) fn connect_one(
     if left.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    let socket = socket(config, address)?;
     if let Some(window) = window {
         // Only before it connects: a window that the peer has been offered stays.
         socket.set_recv_buffer_size(window)?;
@@ -63,13 +114,27 @@ pub(super) fn connect_one(
 }
 
 /// Begins to connect, and waits for nothing; the socket is in non-blocking mode.
-pub(super) fn begin(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+pub(super) fn begin(config: &Config, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = socket(config, address)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
         Err(e) if e.raw_os_error() != Some(Errno::EINPROGRESS as i32) => Err(e),
         _ => probed(socket),
     }
+}
+
+/// From our own address that the user wishes.
+fn socket(config: &Config, to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    if let Some(own) = config.special.bind {
+        if own.is_ipv4() != to.is_ipv4() {
+            let why = format!("bind={own} does not go with {}", to.ip());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let bound = socket.bind(&SocketAddr::new(own, 0).into());
+        bound.map_err(|error| io::Error::new(error.kind(), format!("bind={own}: {error}")))?;
+    }
+    Ok(socket)
 }
 
 fn probed(socket: Socket) -> io::Result<TcpStream> {
@@ -91,10 +156,13 @@ pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// getaddrinfo(3) knows no deadline, so it runs in a thread that may outlive the wait for it.
 fn addresses(config: &Config, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
-    if !config.addresses.is_empty() {
+    if !config.addresses.is_empty() && config.special.proxy.is_none() {
         return Ok(config.addresses.clone());
     }
-    let (host, port) = (config.host.clone(), config.port);
+    let (host, port) = match &config.special.proxy {
+        Some(proxy) => (proxy.host.clone(), proxy.port),
+        None => (config.host.clone(), config.port),
+    };
     if let Ok(ip) = host.parse() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }

@@ -2,14 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::proto::{Command, Reply, ReplyParser};
 use crate::tls::{Stream, in_time};
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::activity::Ledger;
+use super::charset::Decoding;
 use super::data::acknowledge_quickly;
+use super::{Charset, Error, Server};
 
 /// More commands than this in one TLS record stall ProFTPD and Pure-FTPd (at 4096 bytes).
 const RECORD: usize = 1 << 10;
@@ -21,23 +24,33 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 pub(super) struct Control {
     pub(super) stream: Stream,
     pub(super) parser: ReplyParser,
+    ledger: Arc<Ledger>,
+    /// Where the server's character set is not ours.
+    charset: Option<(Charset, Decoding)>,
 }
 
 impl Control {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Stream, server: &Server) -> Self {
         Self {
             stream,
             parser: ReplyParser::new(),
+            ledger: server.ledger.clone(),
+            charset: (server.config.special.charset).map(|charset| (charset, charset.decoder())),
         }
     }
 
     /// Writes the commands, as many to a TLS record as servers bear.
     pub(super) fn send(&mut self, commands: &[Command], deadline: Instant) -> Result<(), Error> {
+        // Before anything is written: what cannot be said must not leave half of it on its way.
+        if let Some(command) = commands.iter().find(|c| self.encode(c).is_none()) {
+            return Err(Error::Unspeakable(command.verb()));
+        }
+        self.ledger.wrote(commands.len());
         // One of them may be the password: wiped.
         let mut record = Zeroizing::new(Vec::with_capacity(RECORD));
         for (i, command) in commands.iter().enumerate() {
             log::trace!("> {command}");
-            let line = Zeroizing::new(command.encode());
+            let line = Zeroizing::new(self.encode(command).unwrap_or_default());
             if !record.is_empty() && record.len() + line.len() > RECORD {
                 self.write(&record, &commands[i - 1], deadline)?;
                 record.clear();
@@ -48,6 +61,15 @@ impl Control {
         match commands.last() {
             Some(last) => self.write(&record, last, deadline),
             None => Ok(()),
+        }
+    }
+
+    /// As it goes over the wire; `None` where the server's character set cannot carry it.
+    fn encode(&self, command: &Command) -> Option<Vec<u8>> {
+        let line = command.encode();
+        match &self.charset {
+            Some((charset, _)) => charset.encode(&line).map(|line| line.into_owned()),
+            None => Some(line),
         }
     }
 
@@ -111,7 +133,10 @@ impl Control {
             Ok(0) => Err(Error::lost(during, "the server closed the connection")),
             Ok(n) => {
                 acknowledge_quickly(&self.stream);
-                self.parser.push(&chunk[..n]);
+                match &mut self.charset {
+                    Some((_, decoding)) => self.parser.push(&decoding.decode(&chunk[..n])),
+                    None => self.parser.push(&chunk[..n]),
+                }
                 Ok(())
             }
             Err(error) => Err(match self.clear_words() {

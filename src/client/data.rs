@@ -12,7 +12,7 @@ use socket2::SockRef;
 use crate::proto::{Command, EndpointError, Reply, parse_epsv, parse_pasv};
 use crate::tls::{Handshake, SessionTls, Stream, in_time, wait};
 
-use super::connect::connect_one;
+use super::connect::connect_data;
 use super::{Error, Session};
 
 /// A way for the next transfer's data, agreed with the server.
@@ -27,11 +27,12 @@ pub(super) enum Endpoint {
 }
 
 impl Endpoint {
-    /// Agrees on an endpoint as the options and the server have it, or takes the one that was
+    /// Agrees on an endpoint for `command` as the options and the server have it, or takes the one that was
     /// opened ahead. `window`: how many bytes the server may send before they are read, where that
     /// is to be few.
     pub(super) fn open(
         session: &mut Session,
+        command: &Command,
         window: Option<usize>,
         deadline: Instant,
     ) -> Result<Self, Error> {
@@ -42,6 +43,10 @@ impl Endpoint {
         if let (Some((tcp, age)), None) = (session.take_ahead(deadline)?, window) {
             let ahead = Some(age);
             return Ok(Self::Connected { tcp, ahead });
+        }
+        if wants_pret(session) {
+            // Whatever it answers: PASV shows whether that was what it wanted.
+            session.execute(&command.announced(), deadline)?;
         }
         let tcp = connect(session, window, deadline)?;
         Ok(Self::Connected { tcp, ahead: None })
@@ -91,8 +96,7 @@ fn connect(
     deadline: Instant,
 ) -> Result<TcpStream, Error> {
     let address = passive_address(session, deadline)?;
-    let timeout = session.server().config.connect_timeout;
-    connect_one(address, window, timeout, deadline).map_err(|e| {
+    connect_data(&session.server().config, address, window, deadline).map_err(|e| {
         // A dead data port says nothing about the control connection, but the server may now
         // wait on that port for long: the session is given up.
         Error::lost(format!("the data connection to {address}"), e)
@@ -108,6 +112,11 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
     let reply = session.execute(&Command::Pasv, deadline)?;
     passive_reply(session, &Command::Pasv, &reply)?
         .ok_or_else(|| Error::refused(&Command::Pasv, reply))
+}
+
+/// Servers whose data lies elsewhere (DrFTPD) must know what a port is for.
+pub(super) fn wants_pret(session: &Session) -> bool {
+    session.features().has("PRET")
 }
 
 /// How to ask for a port to connect to.

@@ -79,6 +79,7 @@ impl Download {
                 };
                 let size = size_told(prelude, &begun.prelude);
                 let skipped = if from_start { 0 } else { offset };
+                download.lease.activity.transfers(skipped, size);
                 download.close_early(size.map(|size| size.saturating_sub(skipped)), deadline);
                 Ok(download)
             }
@@ -134,6 +135,7 @@ impl Download {
             }
             Ok(n) => {
                 self.received += n as u64;
+                self.lease.activity.received(n);
                 Ok(Progress::Bytes(n))
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Error::io("RETR", &error)),
@@ -171,6 +173,10 @@ impl Download {
     /// Whether others wait for a session while this stream has had its share of time.
     pub fn should_yield(&self) -> bool {
         self.lease.is_wanted() && self.since.elapsed() > SLICE
+    }
+
+    pub(super) fn park(&self, parked: bool) {
+        self.lease.activity.park(parked);
     }
 
     /// Ends it, wherever it stands, and hands out its session where that is still good.

@@ -19,6 +19,9 @@ pub enum Error {
     /// The server is at its limit of connections, ours perhaps among them.
     #[error("the server takes no further connection: {0}")]
     Busy(String),
+    /// `charset=` has no way to write it.
+    #[error("{0}: the server's character set lacks a character of the name")]
+    Unspeakable(&'static str),
     #[error("cannot connect to {target}: {why}")]
     Connect { target: String, why: String },
     #[error("{0}")]
@@ -74,7 +77,7 @@ impl Error {
 
     /// Whether the session can still be used.
     pub fn keeps_session(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+        matches!(self, Self::Refused { .. } | Self::Unspeakable(_))
     }
 
     /// Whether another session may succeed where this one failed.

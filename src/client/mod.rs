@@ -1,6 +1,8 @@
 //! FTPS client sessions: one control connection each, at most one data connection, and the
 //! bounded pool of them. Knows no inodes, caches or errno.
 
+mod activity;
+mod charset;
 mod connect;
 mod control;
 mod data;
@@ -11,25 +13,30 @@ mod kept;
 mod opening;
 mod pool;
 mod profile;
+mod proxy;
 mod session;
 mod upload;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
 use crate::proto::{Login, Secret, Security};
-use crate::tls::{Trust, TrustError, TrustOptions};
+use crate::tls::{CertificateFacts, Trust, TrustError, TrustOptions};
 
 use kept::Kept;
 
+pub use activity::{ProfileReport, Report, SessionReport, Traffic, TransferReport};
+pub use charset::Charset;
 pub use download::{Download, Progress, Started};
 pub use error::Error;
 pub use pool::{Lane, Lease, Parked, Pool};
 pub use profile::{Profile, Resumption};
+pub use proxy::Proxy;
 pub use session::{Begun, Listed, Session, Transfer};
 pub use upload::{StartedUpload, Upload};
 
@@ -65,7 +72,42 @@ pub struct Config {
     pub kept: Option<PathBuf>,
     /// Addresses instead of a lookup of `host` (tests).
     pub addresses: Vec<SocketAddr>,
+    pub special: Special,
 }
+
+/// What only some servers and networks need.
+#[derive(Clone, Debug, Default)]
+pub struct Special {
+    /// `proxy=`: all connections go through it.
+    pub proxy: Option<Proxy>,
+    /// `bind=`: our own address.
+    pub bind: Option<IpAddr>,
+    /// `host=`: which of the server's virtual hosts is meant (HOST).
+    pub virtual_host: Option<String>,
+    /// `charset=`: what names are written in there, if not UTF-8.
+    pub charset: Option<Charset>,
+}
+
+/// How a session came about.
+#[derive(Clone, Debug)]
+pub struct Introduction {
+    pub peer: SocketAddr,
+    pub greeting: String,
+    /// `TLSv1.3`, and the cipher suite.
+    pub version: String,
+    pub suite: String,
+    pub certificate: Option<CertificateFacts>,
+    /// What FEAT listed.
+    pub features: Vec<String>,
+}
+
+/// Every address of the server, and how long a TCP connection to it took, or why there is none.
+pub fn reach(config: &Config, deadline: Instant) -> io::Result<Vec<Reached>> {
+    connect::reach(config, deadline)
+}
+
+/// What came of connecting to an address.
+pub type Reached = (SocketAddr, io::Result<Duration>);
 
 /// What all sessions with one server share.
 pub(crate) struct Server {
@@ -74,6 +116,7 @@ pub(crate) struct Server {
     profile: profile::Learned,
     /// A leaf lock, but for its file.
     kept: Mutex<Option<Kept>>,
+    ledger: Arc<activity::Ledger>,
 }
 
 impl Server {
@@ -86,6 +129,7 @@ impl Server {
             config,
             trust,
             profile: profile::Learned::from(profile),
+            ledger: Arc::default(),
             kept: Mutex::new(kept),
         }))
     }
@@ -108,6 +152,14 @@ impl Server {
         }
     }
 
+    /// The peer of a connection, for messages.
+    fn whereabouts(&self, peer: SocketAddr) -> String {
+        match &self.config.special.proxy {
+            None => peer.to_string(),
+            Some(proxy) => format!("{} by {proxy}", self.name()),
+        }
+    }
+
     /// TLS 1.2 sessions can be resumed again and again.
     fn prefers_tls12(&self) -> bool {
         let profile = self.profile.current();
@@ -121,7 +173,8 @@ impl Server {
             user: self.config.user.clone(),
             password: self.config.password.clone(),
             account: self.config.account.clone(),
-            host: None,
+            host: self.config.special.virtual_host.clone(),
+            utf8: self.config.special.charset.is_none(),
             implicit_needs_prot: profile.implicit_needs_prot,
             pipeline,
             features: profile.features.as_deref().cloned(),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::proto::{Command, Negotiation, NegotiationError, Ready, Step};
-use crate::tls::{SessionTls, in_time};
+use crate::tls::{SessionTls, Stream, in_time};
 
 use super::control::Control;
 use super::{Error, Server};
@@ -123,6 +123,12 @@ impl Driver<'_> {
             .connection()
             .map_err(|e| Error::Tls(e.to_string()))?;
         let result = self.control.stream.start_tls(connection, deadline);
+        let leaf = |stream: &Stream| Some(stream.tls()?.peer_certificates()?.first()?.to_vec());
+        if result.is_ok()
+            && let Some(leaf) = leaf(&self.control.stream)
+        {
+            self.tls.settle(&leaf)?;
+        }
         result.map_err(|error| match self.control.clear_words() {
             Some(words) if words.starts_with("421") => Error::Busy(words),
             Some(words) => Error::Tls(format!(

@@ -16,7 +16,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::download::Download;
 use super::foresight::Bell;
 use super::session::Readiness;
-use super::{Config, Error, Profile, Server, Session};
+use super::{Config, Error, Profile, ProfileReport, Report, Server, Session};
 
 /// The pause between attempts to reach a server that is down.
 const RETRY_PAUSE: Duration = Duration::from_millis(300);
@@ -450,6 +450,7 @@ impl Pool {
         let mut state = self.state.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
+        download.park(true);
         state.parked.push_back((ticket, download));
         // All: the first woken may have no time left.
         self.changed.notify_all();
@@ -465,7 +466,9 @@ impl Pool {
             .parked
             .iter()
             .position(|(ticket, _)| *ticket == parked.0)?;
-        state.parked.remove(at).map(|(_, download)| download)
+        let (_, download) = state.parked.remove(at)?;
+        download.park(false);
+        Some(download)
     }
 
     /// Whether some request waits for a session.
@@ -480,6 +483,23 @@ impl Pool {
 
     pub fn learn(&self, lesson: impl FnOnce(&mut Profile)) {
         self.server.profile.learn(lesson);
+    }
+
+    /// What its sessions do, and what was learned about the server.
+    pub fn report(&self) -> Report {
+        let (limit, outage) = {
+            let mut state = self.state.lock();
+            let outage = state.outage.as_ref().map(|outage| outage.error.to_string());
+            (self.limit(&mut state), outage)
+        };
+        Report {
+            sessions: self.server.ledger.sessions(),
+            limit,
+            waiting: self.waiting.load(Ordering::Relaxed),
+            outage,
+            traffic: self.server.ledger.traffic(),
+            profile: ProfileReport::of(&self.server.profile.current()),
+        }
     }
 
     /// Ends all idle sessions with QUIT, and every other when it comes back.
@@ -514,6 +534,7 @@ impl Pool {
     /// Keeps a session for those who want one, unless it is one too many.
     pub(super) fn take_in(&self, session: Session) {
         let mut state = self.state.lock();
+        session.activity.turn_to(String::new());
         let keep = !session.is_broken() && !state.closed && state.open <= self.limit(&mut state);
         let surplus = if keep {
             // In its place: one that was only kept alive is not the most recently used.

@@ -109,19 +109,12 @@ impl Profile {
 /// Greetings tell the time and the number of users: digits do not count.
 fn identity(greeting: &Reply, features: &Features) -> String {
     let mut hash = Sha256::new();
-    for line in greeting
+    let greeting = greeting
         .lines
         .iter()
-        .map(Vec::as_slice)
-        .chain(features.lines())
-    {
-        let words: Vec<u8> = line
-            .iter()
-            .copied()
-            .filter(|b| !b.is_ascii_digit())
-            .collect();
-        hash.update(words);
-        hash.update(b"\n");
+        .map(|line| String::from_utf8_lossy(line).into_owned());
+    for line in greeting.chain(features.lines()) {
+        hash.update(line.replace(|c: char| c.is_ascii_digit(), "") + "\n");
     }
     hash.finalize()[..16]
         .iter()

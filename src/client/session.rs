@@ -18,13 +18,14 @@ use crate::proto::{
     Command, Features, Negotiation, NegotiationError, Ready, Reply, ReplyParser, Security, Step,
     wants_one_by_one,
 };
-use crate::tls::{SessionTls, Stream, in_time, wait_any};
+use crate::tls::{CertificateFacts, SessionTls, Stream, in_time, wait_any};
 
+use super::activity::Activity;
 use super::control::Control;
 use super::data::{DataOpening, Endpoint, acknowledge_quickly};
 use super::opening::{Driver, Opening};
 use super::profile::{Profile, Resumption};
-use super::{Error, Server, connect};
+use super::{Error, Introduction, Server, connect};
 
 use self::ahead::Ahead;
 pub(super) use self::ahead::{Readiness, pause_ahead};
@@ -43,6 +44,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A control connection that is logged in, with PROT P and TYPE I in force.
 pub struct Session {
     server: Arc<Server>,
+    pub(super) activity: Arc<Activity>,
     control: Control,
     negotiation: Negotiation,
     tls: SessionTls,
@@ -117,9 +119,13 @@ impl Session {
     ) -> Result<Self, Error> {
         let tcp = connect::connect(server, deadline)?;
         let failed = |e: io::Error| Error::io("connecting", &e);
-        let peer = tcp.peer_addr().map_err(failed)?;
+        // Behind a proxy the server's address is not known: not specified stands for it.
+        let peer = match &server.config.special.proxy {
+            None => connect::canonical(tcp.peer_addr().map_err(failed)?),
+            Some(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        };
         let mut opening = Opening {
-            control: Control::new(Stream::new(tcp).map_err(failed)?),
+            control: Control::new(Stream::new(tcp).map_err(failed)?, server),
             negotiation: Negotiation::new(server.login(at_once)),
             tls: server.trust.session(server.prefers_tls12())?,
             explicit_silence: server.config.security == Security::Explicit,
@@ -148,11 +154,12 @@ impl Session {
         let now = Instant::now();
         Ok(Self {
             server: server.clone(),
+            activity: Activity::begin(&server.ledger, server.whereabouts(peer)),
             control,
             negotiation,
             tls,
             ready,
-            peer: connect::canonical(peer),
+            peer,
             born: now,
             last_used: now,
             last_spoke: now,
@@ -181,6 +188,9 @@ impl Session {
         commands: &[Command],
         deadline: Instant,
     ) -> Result<Vec<Reply>, Error> {
+        if let Some(first) = commands.first() {
+            self.activity.turn_to(first.to_string());
+        }
         let result = self.try_pipeline(commands, deadline);
         self.note(result)
     }
@@ -257,7 +267,7 @@ impl Session {
     ) -> Result<Begun, Error> {
         loop {
             self.prove_data(command, deadline)?;
-            let endpoint = Endpoint::open(self, window, deadline)?;
+            let endpoint = Endpoint::open(self, command, window, deadline)?;
             if let Some(begun) = self.begin_on(endpoint, prelude, command, deadline)? {
                 return Ok(begun);
             }
@@ -302,6 +312,7 @@ impl Session {
                 "it gave none for this connection".to_owned(),
             ));
         }
+        self.activity.turn_to(command.to_string());
         let verb = command.verb();
         let mut replies = Vec::with_capacity(prelude.len());
         let mut commands = Vec::with_capacity(prelude.len() + 1);
@@ -413,6 +424,9 @@ impl Session {
         deadline: Instant,
     ) -> Result<Reply, Error> {
         let reply = self.final_reply(verb, deadline)?;
+        if let Some(kind) = handshake {
+            self.server.ledger.handshake(kind);
+        }
         let result = self.check_resumption(handshake, &reply);
         self.note(result)?;
         if reply.code.is_completion() {
@@ -463,7 +477,11 @@ impl Session {
             // pyftpdlib bears it now and then, and that was when it was tried.
             self.learn(|p| p.early_close = None);
         }
-        let (bytes, clean) = self.note(read)?;
+        let (mut bytes, clean) = self.note(read)?;
+        self.server.ledger.received(bytes.len());
+        if let Some(charset) = &self.server.config.special.charset {
+            bytes = charset.decode(&bytes);
+        }
         let reply = self.finish_download(*data, verb, deadline)?;
         let outcome = if reply.code.is_completion() {
             Ok(Listed {
@@ -517,6 +535,22 @@ impl Session {
     /// The greeting's text (RFC 959 5.4).
     pub fn greeting(&self) -> &Reply {
         &self.ready.greeting
+    }
+
+    /// How it came about, for whoever wants to know.
+    pub fn introduction(&self) -> Introduction {
+        let tls = self.control.stream.tls();
+        let version = tls.and_then(|tls| tls.protocol_version());
+        let suite = tls.and_then(|tls| tls.negotiated_cipher_suite());
+        let leaf = tls.and_then(|tls| tls.peer_certificates()?.first());
+        Introduction {
+            peer: self.peer,
+            greeting: self.ready.greeting.to_string(),
+            version: version.map_or("none".to_owned(), |v| format!("{v:?}").replace('_', ".")),
+            suite: suite.map_or("none".to_owned(), |suite| format!("{:?}", suite.suite())),
+            certificate: leaf.map(|leaf| CertificateFacts::of(leaf)),
+            features: self.ready.features.lines().collect(),
+        }
     }
 
     pub fn profile(&self) -> Profile {

@@ -1,6 +1,7 @@
 //! [`Upload`]: a STOR or APPE under way. It owns its session until its end.
 
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::proto::{Command, Reply};
@@ -40,6 +41,7 @@ impl Upload {
     ) -> Result<StartedUpload, Error> {
         let verb = command.verb();
         let begun = lease.begin(prelude, command, deadline)?;
+        lease.activity.transfers(0, None);
         let upload = match begun.transfer {
             Transfer::Refused(reply) => Err(reply),
             Transfer::Started(data) => Ok(Self {
@@ -60,6 +62,11 @@ impl Upload {
         self.sent
     }
 
+    /// Which part of the file it will be, for those who ask how far it is.
+    pub fn expects(&self, part: Range<u64>) {
+        self.lease.activity.transfers(part.start, Some(part.end));
+    }
+
     /// Whether some request waits for a session.
     pub fn is_wanted(&self) -> bool {
         self.lease.is_wanted()
@@ -71,6 +78,7 @@ impl Upload {
             return Err(self.reason(&error));
         }
         self.sent += bytes.len() as u64;
+        self.lease.activity.sent(bytes.len());
         Ok(())
     }
 

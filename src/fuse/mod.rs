@@ -7,6 +7,7 @@
 mod answer;
 mod errno;
 mod killed;
+mod record;
 mod request;
 mod workers;
 
@@ -32,6 +33,7 @@ use crate::fs::{
 use crate::remote::Space;
 use answer::{answer_lookup, answer_readdirplus, file_attr, file_type};
 use killed::Watch;
+pub use record::{Failure, Record, Report};
 use request::{Refuse, Request, What};
 use workers::Workers;
 
@@ -59,23 +61,41 @@ pub struct Door {
     metadata: Workers,
     reads: Workers,
     uploads: Workers,
-    watch: Watch,
+    office: Office,
+}
+
+/// What all requests need.
+#[derive(Clone)]
+struct Office {
+    fs: Arc<Fs>,
+    watch: Arc<Watch>,
+    record: Arc<Record>,
 }
 
 impl Door {
     /// Starts no thread until the first request.
     pub fn new(fs: Arc<Fs>) -> Self {
+        let office = Office {
+            fs: fs.clone(),
+            watch: Arc::new(Watch::new()),
+            record: Arc::default(),
+        };
         Self {
             fs,
             metadata: Workers::new("metadata", METADATA_THREADS),
             reads: Workers::new("read", READ_THREADS),
             uploads: Workers::new("upload", UPLOAD_THREADS),
-            watch: Watch::new(),
+            office,
         }
     }
 
+    /// What becomes of its requests.
+    pub fn record(&self) -> Arc<Record> {
+        self.office.record.clone()
+    }
+
     fn serve<R: Refuse, T: 'static>(&self, request: Request<R, T>, reply: R) {
-        request.serve(&self.fs, &self.metadata, &self.watch, reply);
+        request.serve(&self.office, &self.metadata, reply);
     }
 
     /// A request about a name in a directory.
@@ -118,7 +138,7 @@ impl Door {
             is_transfer: true,
             ..on_inode(operation, req, ino, run, answer)
         };
-        request.serve(&self.fs, &self.uploads, &self.watch, reply);
+        request.serve(&self.office, &self.uploads, reply);
     }
 
     /// Answers a write that is done once the server has caught up with it a little.
@@ -136,7 +156,7 @@ impl Door {
         };
         let answer = |reply: ReplyWrite, written| reply.written(written);
         let request = on_inode("write", req, ino, run, answer);
-        request.serve(&self.fs, &self.uploads, &self.watch, reply);
+        request.serve(&self.office, &self.uploads, reply);
     }
 
     /// Has done what a release left to do.
@@ -167,7 +187,7 @@ impl Door {
             Ok(done) => answer(reply, done),
             Err(error) => {
                 let errno = errno::errno(&error);
-                what.log(&self.fs, &error, errno);
+                what.log(&self.office, &error, errno);
                 reply.refuse(errno);
             }
         }));
@@ -207,6 +227,7 @@ impl Filesystem for Door {
 
     fn destroy(&mut self) {
         self.fs.close();
+        self.office.record.tell(true);
     }
 
     fn lookup(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -274,7 +295,7 @@ impl Filesystem for Door {
         let run = move |fs: &Arc<Fs>, _, patience| fs.read(fh.0, offset, size as usize, patience);
         let answer = |reply: ReplyData, data: Data| reply.data(&data);
         let request = on_inode("read", req, ino, run, answer);
-        request.serve(&self.fs, &self.reads, &self.watch, reply);
+        request.serve(&self.office, &self.reads, reply);
     }
 
     fn flush(
@@ -436,7 +457,7 @@ impl Filesystem for Door {
             ..on_inode("setattr", req, ino, run, answer)
         };
         match size {
-            Some(_) => request.serve(&self.fs, &self.uploads, &self.watch, reply),
+            Some(_) => request.serve(&self.office, &self.uploads, reply),
             None => self.serve(request, reply),
         }
     }
@@ -659,7 +680,7 @@ impl Filesystem for Door {
             is_transfer: true,
             ..on_inode("copy", req, ino_out, run, answer)
         };
-        request.serve(&self.fs, &self.uploads, &self.watch, reply);
+        request.serve(&self.office, &self.uploads, reply);
     }
 
     // To the rest the answer is ENOSYS: the kernel then helps itself and asks no more. Spelled out

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use fuser::Errno;
 use parking_lot::Mutex;
 
+use super::Office;
 use super::errno::errno;
-use super::killed::{Waiting, Watch};
+use super::killed::Waiting;
 use super::workers::{Queue, Turn, Workers};
 use crate::fs::{Error, Fs, Ino, Patience};
 
@@ -52,13 +53,16 @@ pub(super) struct What {
 
 impl<R: Refuse, T: 'static> Request<R, T> {
     /// Answers from memory, or has it done by `workers`.
-    pub fn serve(self, fs: &Arc<Fs>, workers: &Workers, watch: &Watch, reply: R) {
+    pub fn serve(self, office: &Office, workers: &Workers, reply: R) {
         // A panic here would end the thread that reads from the kernel; the reply that it drops
         // says EIO.
         let tried = catch_unwind(AssertUnwindSafe(|| {
-            match (self.run)(fs, Patience::MemoryOnly) {
-                Err(Error::WouldWait) => self.hand_over(fs.clone(), workers, watch, reply),
-                outcome => self.finish(fs, outcome, reply),
+            let outcome = (self.run)(&office.fs, Patience::MemoryOnly);
+            let waits = matches!(outcome, Err(Error::WouldWait));
+            office.record.answered(!waits);
+            match waits {
+                true => self.hand_over(office.clone(), workers, reply),
+                false => self.finish(office, outcome, reply),
             }
         }));
         if tried.is_err() {
@@ -66,26 +70,26 @@ impl<R: Refuse, T: 'static> Request<R, T> {
         }
     }
 
-    fn hand_over(self, fs: Arc<Fs>, workers: &Workers, watch: &Watch, reply: R) {
+    fn hand_over(self, office: Office, workers: &Workers, reply: R) {
         let slot = Arc::new(Slot(Mutex::new(Some(reply))));
         let waiting: Arc<dyn Waiting> = slot.clone();
-        watch.add(self.tid, Arc::downgrade(&waiting));
+        office.watch.add(self.tid, Arc::downgrade(&waiting));
         drop(waiting);
         let pending = Pending {
             request: self,
-            fs,
+            office,
             queue: workers.queue().clone(),
             slot,
         };
         pending.submit();
     }
 
-    fn finish(&self, fs: &Fs, outcome: Result<T, Error>, reply: R) {
+    fn finish(&self, office: &Office, outcome: Result<T, Error>, reply: R) {
         match outcome {
             Ok(done) => (self.answer)(reply, done),
             Err(error) => {
                 let errno = errno(&error);
-                self.what.log(fs, &error, errno);
+                self.what.log(office, &error, errno);
                 reply.refuse(errno);
             }
         }
@@ -95,7 +99,7 @@ impl<R: Refuse, T: 'static> Request<R, T> {
 /// A request that waits for the server.
 struct Pending<R, T> {
     request: Request<R, T>,
-    fs: Arc<Fs>,
+    office: Office,
     queue: Queue,
     slot: Arc<Slot<R>>,
 }
@@ -114,7 +118,7 @@ impl<R: Refuse, T: 'static> Pending<R, T> {
     fn deadline(&self) -> Instant {
         let bound = match self.request.is_transfer {
             true => TRANSFER,
-            false => self.fs.config().timeout,
+            false => self.office.fs.config().timeout,
         };
         Instant::now() + bound
     }
@@ -124,20 +128,20 @@ impl<R: Refuse, T: 'static> Pending<R, T> {
             return;
         }
         let outcome = match turn {
-            Turn::InTime => (self.request.run)(&self.fs, Patience::Until(deadline)),
+            Turn::InTime => (self.request.run)(&self.office.fs, Patience::Until(deadline)),
             Turn::TooLate => Err(Error::TimedOut),
         };
         if let Err(error) = &outcome
-            && self.fs.waits_out(error)
+            && self.office.fs.waits_out(error)
         {
-            self.request.what.log_wait(&self.fs, error);
+            self.request.what.log_wait(&self.office.fs, error);
             return self.try_again();
         }
         match self.slot.take() {
-            Some(reply) => self.request.finish(&self.fs, outcome, reply),
+            Some(reply) => self.request.finish(&self.office, outcome, reply),
             None => {
                 if let Ok(done) = outcome {
-                    (self.request.undo)(&self.fs, done);
+                    (self.request.undo)(&self.office.fs, done);
                 }
             }
         }
@@ -178,24 +182,29 @@ impl<R: Refuse> Waiting for Slot<R> {
 
 impl What {
     /// Programs look for files that are not there, and try to write, all the time.
-    pub fn log(&self, fs: &Fs, error: &Error, errno: Errno) {
+    pub fn log(&self, office: &Office, error: &Error, errno: Errno) {
         let expected = error.is_not_found()
             || matches!(
                 error,
                 Error::ReadOnly | Error::NotPermitted(_) | Error::AlreadyExists
             );
-        let level = match expected {
-            true => log::Level::Debug,
-            false => log::Level::Warn,
+        if expected && !log::log_enabled!(log::Level::Debug) {
+            return;
+        }
+        let path = match error {
+            // The error names it.
+            Error::Remote { .. } => String::new(),
+            _ => self.path(&office.fs),
         };
-        if log::log_enabled!(level) {
-            let path = match error {
-                // The error names it.
-                Error::Remote { .. } => String::new(),
-                _ => self.path(fs),
-            };
-            let code = std::io::Error::from_raw_os_error(i32::from(errno));
-            log::log!(level, "{}: {path}{error} ({code})", self.operation);
+        let errno = i32::from(errno);
+        let code = std::io::Error::from_raw_os_error(errno);
+        let line = format!("{}: {path}{error} ({code})", self.operation);
+        match expected {
+            true => log::debug!("{line}"),
+            false => {
+                let record = || Arc::downgrade(&office.record);
+                office.record.failed(line, errno, record);
+            }
         }
     }
 

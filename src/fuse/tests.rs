@@ -117,6 +117,7 @@ impl Mount {
             min_rate: 0,
             kept: None,
             addresses: Vec::new(),
+            special: Default::default(),
         };
         let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
         let mut config = Config {

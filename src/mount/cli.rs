@@ -18,8 +18,14 @@ pub enum Invocation {
     Mount(MountArguments),
     /// Unmount a directory
     Umount(UmountArguments),
+    /// Tell what mounts do: sessions, transfers, pending uploads, last errors
+    Status(StatusArguments),
+    /// Connect step by step, and say what is wrong and what cures it
+    Doctor(DoctorArguments),
     /// See to files that could not be uploaded: list, save, send or discard them
     Recover(RecoverArguments),
+    /// Print the completions for a shell
+    Completions(CompletionsArguments),
     /// Serve a folder over FTPS
     Serve(crate::server::ServeArgs),
     /// Try it out: serve a sample folder on this machine, and mount it
@@ -39,6 +45,9 @@ pub struct MountArguments {
     /// Stay in the foreground, and log to standard error
     #[arg(short, long)]
     pub foreground: bool,
+    /// Stay in the foreground, and show what goes over the wire, passwords masked
+    #[arg(short, long)]
+    pub debug: bool,
     /// Mount read-only
     #[arg(short, long)]
     pub read_only: bool,
@@ -68,6 +77,7 @@ impl MountArguments {
         let mut all = self.options.clone();
         all.extend(self.read_only.then(|| OsString::from("ro")));
         all.extend(self.read_write.then(|| OsString::from("rw")));
+        all.extend(self.debug.then(|| OsString::from("debug")));
         all
     }
 
@@ -76,6 +86,7 @@ impl MountArguments {
         let mut line = vec![OsString::from("mount")];
         let flags = [
             (self.foreground, "--foreground"),
+            (self.debug, "--debug"),
             (self.sloppy, "--sloppy"),
             (self.verbose, "--verbose"),
             (self.fake, "--fake"),
@@ -109,6 +120,33 @@ pub struct UmountArguments {
     /// Unmount in this mount namespace (a process number, or a file)
     #[arg(short = 'N', long, value_name = "NS")]
     pub namespace: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct StatusArguments {
+    /// Where it is mounted [all mounts]
+    pub directory: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Again every second, until it is unmounted
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct DoctorArguments {
+    /// host:/path, ftps://host/path (implicit TLS) or ftpes://host/path (explicit TLS)
+    pub source: OsString,
+    /// Mount options
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<OsString>,
+    /// Try to write as well: a small file, which is deleted again
+    #[arg(long)]
+    pub write: bool,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -160,6 +198,12 @@ pub enum RecoverAction {
         #[arg(value_name = "ID|PATH", required = true)]
         files: Vec<OsString>,
     },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct CompletionsArguments {
+    /// Which shell
+    pub shell: clap_complete::Shell,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]

@@ -2,7 +2,7 @@
 //! or in the process that [`super::daemon`] started. Knows no option by name.
 //!
 //! fuser must never unmount by itself: after `umount DIR` from outside it would unmount whatever
-//! lies beneath. So its handle is never dropped, and only [`end_on_signal`] unmounts.
+//! lies beneath. So its handle is never dropped, and only [`heed_signals`] unmounts.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sched::{CloneFlags, setns};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::client;
@@ -22,11 +22,13 @@ use crate::fs::{self, Config, Fs, Ino, Patience};
 use crate::fuse::Door;
 use crate::remote::{self, FileKind, Remote};
 
+use super::channel;
 use super::daemon::Report;
 use super::failure::{Failure, shown};
-use super::farewell;
 use super::mountpoint::{self, Manner};
+use super::notify;
 use super::plan::Spooling;
+use super::status::Mounting;
 
 /// Everything that a mount needs.
 pub struct Settings {
@@ -116,7 +118,7 @@ fn open_spool(spooling: &Spooling) -> Result<(Spool, Found), Failure> {
 fn open_or_take_over(folder: &Path, options: Options) -> Result<(Spool, Found), SpoolError> {
     match Spool::open(folder, options, SystemTime::now()) {
         Err(SpoolError::AlreadyLocked { pid: Some(pid) })
-            if farewell::Process::numbered(pid).is_some_and(farewell::Process::take_over) =>
+            if channel::Process::numbered(pid).is_some_and(channel::Process::take_over) =>
         {
             let patience = HANDOVER;
             Spool::open(
@@ -169,27 +171,32 @@ fn serve(
 ) -> Result<(), Failure> {
     // From here on a signal must find its way: to die between mounting and serving would leave a
     // dead mount.
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])
         .map_err(|error| Failure::System(format!("cannot take signals: {error}")))?;
     let mode = match fs.check_writable() {
         Ok(()) => "writable",
         Err(_) => "read-only",
     };
-    let session = fuser::Session::new(Door::new(Arc::clone(&fs)), point, config)
+    let door = Door::new(Arc::clone(&fs));
+    let record = door.record();
+    let session = fuser::Session::new(door, point, config)
         .and_then(fuser::Session::spawn)
         .map_err(|error| cannot_mount(point, &error))?;
     let session_end = keep_mounted(session);
     let device = device_at(point);
     speed_up(device.as_deref());
-    farewell::announce(&fs, device.as_deref());
-    end_on_signal(
-        signals,
-        point.to_path_buf(),
-        device.clone(),
-        Arc::clone(&fs),
-    );
+    let mounting = Arc::new(Mounting {
+        fs: Arc::clone(&fs),
+        record,
+        source: label.to_string(),
+        directory: point.to_path_buf(),
+        since: SystemTime::now(),
+    });
+    let _announced = channel::announce(&mounting, device.as_deref());
+    heed_signals(signals, device.clone(), mounting);
     let name = point.display();
     log::info!("mounted {label} on {name} ({mode})");
+    notify::tell(&format!("READY=1\nSTATUS={label} on {name} ({mode})"));
     if let Err(error) = report.map_or(Ok(()), Report::mounted) {
         log::error!("unmounting {name}: nobody waits for it any more: {error}");
         mountpoint::unmount(point, Manner::Lazy)?;
@@ -290,14 +297,23 @@ fn speed_up(device: Option<&str>) {
     }
 }
 
-/// On the first signal unmounts, out of sight at once; files that are open have a grace period.
-/// A second signal ends the process, and with it whoever still waits for us.
-fn end_on_signal(mut signals: Signals, point: PathBuf, device: Option<String>, fs: Arc<Fs>) {
+/// On the first signal to end unmounts, out of sight at once; files that are open have a grace
+/// period. A second one ends the process, and with it whoever still waits for us. SIGUSR1 has the
+/// status logged.
+fn heed_signals(mut signals: Signals, device: Option<String>, mounting: Arc<Mounting>) {
     thread::spawn(move || {
-        let mut signals = signals.forever();
+        let (fs, point) = (mounting.fs.clone(), mounting.directory.clone());
+        let mut signals = signals.forever().filter(|signal| match *signal {
+            SIGUSR1 => {
+                mounting.log();
+                false
+            }
+            _ => true,
+        });
         let shown = point.display();
         if let Some(signal) = signals.next() {
             log::info!("signal {signal}: unmounting {shown}");
+            notify::tell("STOPPING=1");
         }
         if fs.is_closed() {
             log::warn!("ending before everything is uploaded: the next mount goes on");

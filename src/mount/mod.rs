@@ -5,26 +5,33 @@
 //! them meaning, [`credentials`] finds the login, [`daemon`] starts this program again in the
 //! background, and there [`live`] connects, mounts and serves.
 
+mod channel;
 pub mod cli;
+mod completions;
 pub mod credentials;
 mod daemon;
 mod demo;
+mod doctor;
 mod failure;
-mod farewell;
+mod human;
 mod live;
 mod logging;
 mod mountpoint;
+mod notify;
 pub mod options;
 mod plan;
 mod recover;
 pub mod source;
+mod status;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use channel::Process;
 use cli::{Invocation, MountArguments, UmountArguments};
 use credentials::Places;
 use failure::{Failure, shown};
@@ -54,6 +61,14 @@ pub fn main() -> ExitCode {
         }
         Ok(Invocation::Mount(arguments)) => mount(&arguments, &program),
         Ok(Invocation::Umount(arguments)) => umount(&arguments),
+        Ok(Invocation::Status(arguments)) => status::run(&arguments, &program),
+        Ok(Invocation::Doctor(arguments)) => doctor::run(&arguments),
+        Ok(Invocation::Completions(arguments)) => {
+            let script = completions::script(arguments.shell);
+            // Whoever closes the pipe has read enough.
+            let _ = io::stdout().write_all(script.as_bytes());
+            Ok(())
+        }
         Ok(Invocation::Demo(arguments)) => demo::run(&arguments),
         Ok(Invocation::Recover(arguments)) => recover::run(&arguments, &program),
     };
@@ -82,6 +97,9 @@ fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
         Options::parse(&arguments.all_options(), arguments.sloppy).map_err(|e| usage(&e))?;
     let source = source::parse(arguments.source.as_bytes()).map_err(|e| usage(&e))?;
     plan::endpoint(&source, &options)?;
+    if options.remount {
+        return remount(&arguments.directory, &options);
+    }
     if let Some(password) = options.password.as_ref().or(source.password.as_ref()) {
         say(
             program,
@@ -110,7 +128,7 @@ fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
     if arguments.report {
         logging::to_syslog(options.log_level);
         log_panics();
-    } else if arguments.foreground {
+    } else if arguments.foreground || arguments.debug {
         logging::to_stderr(options.log_level);
     } else {
         let patience = options.timeout * 2 + Duration::from_secs(30);
@@ -141,6 +159,24 @@ fn settings(
     })
 }
 
+/// Changes what the kernel sees to: read-only, set-user-ID bits and the like. All else stays as it
+/// was mounted.
+fn remount(directory: &Path, options: &Options) -> Result<(), Failure> {
+    let point = mountpoint::resolve(directory)?;
+    let mounted = mountpoint::ours_at(&point, directory)?;
+    if !options.kernel.read_only {
+        let process = Process::serving(&mounted.device, mounted.owner);
+        let status = process.and_then(Process::status);
+        if status.is_ok_and(|status| !status.files.writable) {
+            let name = directory.display();
+            return Err(Failure::Mount(format!(
+                "{name} was mounted with ro, and cannot be made writable: unmount, and mount it anew"
+            )));
+        }
+    }
+    mountpoint::remount(&point, options.kernel)
+}
+
 /// A panic of a background process must not go unseen.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
@@ -151,20 +187,13 @@ fn umount(arguments: &UmountArguments) -> Result<(), Failure> {
         live::enter(namespace)?;
     }
     let point = mountpoint::resolve(&arguments.directory)?;
-    let shown = arguments.directory.display();
-    let mounted = mountpoint::at(&point).map_err(|error| Failure::System(error.to_string()))?;
-    if !mounted.as_ref().is_some_and(|mounted| mounted.is_ours()) {
-        return Err(Failure::Mount(format!(
-            "{shown}: no FTPS server is mounted there"
-        )));
-    }
-    let process = mounted
-        .as_ref()
-        .filter(|_| !arguments.lazy && !arguments.force)
-        .and_then(|mounted| farewell::Process::serving(&mounted.device, mounted.owner));
-    if arguments.force
-        && let Some(mounted) = &mounted
-    {
+    let mounted = mountpoint::ours_at(&point, &arguments.directory)?;
+    let process = match arguments.lazy || arguments.force {
+        true => None,
+        false => Process::serving(&mounted.device, mounted.owner).ok(),
+    };
+    let process = process.and_then(Process::listen);
+    if arguments.force {
         mountpoint::abort(&mounted.device);
     }
     mountpoint::unmount(

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
-use nix::mount::MntFlags;
+use nix::mount::{MntFlags, MsFlags};
 
 use super::failure::{Failure, shown};
+use super::options::KernelFlags;
 
 /// The type under which our mounts stand in /proc/mounts.
 pub const FS_TYPE: &str = "fuse.ftps";
@@ -36,11 +37,23 @@ impl Mounted {
 
 /// What is mounted at that canonical path; of several, the one that is seen.
 pub fn at(point: &Path) -> io::Result<Option<Mounted>> {
+    Ok(all()?.into_iter().rfind(|it| it.point == point))
+}
+
+/// What is mounted at that canonical path, if it is ours; `name` is how the user calls it.
+pub fn ours_at(point: &Path, name: &Path) -> Result<Mounted, Failure> {
+    let mounted = at(point).map_err(|error| Failure::System(error.to_string()))?;
+    mounted.filter(Mounted::is_ours).ok_or_else(|| {
+        let name = name.display();
+        Failure::Mount(format!("{name}: no FTPS server is mounted there"))
+    })
+}
+
+/// Everything that is mounted.
+pub fn all() -> io::Result<Vec<Mounted>> {
     let table = fs::read("/proc/self/mountinfo")?;
-    Ok(table
-        .split(|byte| *byte == b'\n')
-        .filter_map(parse_line)
-        .rfind(|it| it.point == point))
+    let lines = table.split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(parse_line).collect())
 }
 
 /// Makes sure that `source` can be mounted on the directory, and gives its canonical name. What a
@@ -169,6 +182,34 @@ fn fusermount(point: &Path, manner: Manner) -> Result<(), Failure> {
         Ok(output) => Err(Failure::Mount(first_line(&output.stderr))),
         Err(error) => Err(Failure::System(format!("cannot run fusermount3: {error}"))),
     }
+}
+
+/// Gives a mount other flags.
+pub fn remount(point: &Path, flags: KernelFlags) -> Result<(), Failure> {
+    let all = [
+        (flags.read_only, MsFlags::MS_RDONLY),
+        (!flags.suid, MsFlags::MS_NOSUID),
+        (!flags.dev, MsFlags::MS_NODEV),
+        (!flags.exec, MsFlags::MS_NOEXEC),
+        (!flags.atime, MsFlags::MS_NOATIME),
+        (flags.sync, MsFlags::MS_SYNCHRONOUS),
+        (flags.dirsync, MsFlags::MS_DIRSYNC),
+    ];
+    let chosen = all.into_iter().filter(|(chosen, _)| *chosen);
+    let flags = chosen.fold(MsFlags::MS_REMOUNT, |all, (_, flag)| all | flag);
+    let none = None::<&Path>;
+    nix::mount::mount(none, point, none, flags, none).map_err(|errno| {
+        let line = format!(
+            "cannot remount {}: {}",
+            point.display(),
+            io::Error::from(errno)
+        );
+        match errno {
+            Errno::EPERM => Failure::Usage(format!("{line}; only root may")),
+            Errno::EBUSY => Failure::Mount(format!("{line}: files are open for writing")),
+            _ => Failure::Mount(line),
+        }
+    })
 }
 
 /// The first line of what another program said.

@@ -12,6 +12,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::client::Special;
 use crate::fs::TempName;
 use crate::proto::{RemotePath, Secret, Security};
 use crate::tls::TrustOptions;
@@ -37,6 +38,8 @@ pub struct Options {
     /// Bytes per second.
     pub min_rate: u64,
     pub trust: TrustOptions,
+    pub tofu: bool,
+    pub special: Special,
     pub attr_timeout: Duration,
     pub dir_timeout: Duration,
     pub negative_timeout: Duration,
@@ -65,6 +68,8 @@ pub struct Options {
     pub allow_root: bool,
     pub default_permissions: bool,
     pub kernel: KernelFlags,
+    /// mount(8) wants what is mounted already to be changed.
+    pub remount: bool,
     pub log_level: log::LevelFilter,
     /// Unknown options that were passed over because of `-s`.
     pub tolerated: Vec<String>,
@@ -95,8 +100,6 @@ pub enum OptionError {
     NeedsValue(&'static str, &'static str),
     #[error("mount option `{0}` takes no value")]
     TakesNoValue(&'static str),
-    #[error("a mount cannot be changed by remount: unmount, and mount it anew")]
-    Remount,
     #[error("mount option `{0}`: {1}")]
     Value(&'static str, String),
 }
@@ -124,7 +127,8 @@ impl Options {
             return Ok(());
         }
         if name == "remount" {
-            return Err(OptionError::Remount);
+            self.remount = true;
+            return Ok(());
         }
         let Some(spec) = table::find(&name) else {
             return Err(match table::nearest(&name) {
@@ -163,6 +167,8 @@ impl Default for Options {
             idle: Duration::from_secs(60),
             min_rate: 1024,
             trust: TrustOptions::default(),
+            tofu: false,
+            special: Special::default(),
             attr_timeout: Duration::from_secs(10),
             dir_timeout: Duration::from_secs(10),
             negative_timeout: Duration::from_secs(2),
@@ -187,6 +193,7 @@ impl Default for Options {
             allow_root: false,
             default_permissions: false,
             kernel: KernelFlags::default(),
+            remount: false,
             log_level: log::LevelFilter::Info,
             tolerated: Vec::new(),
         }
@@ -325,10 +332,6 @@ mod tests {
             ("tls=1.1", "mount option `tls`: `1.1` is not 1.2 or 1.3"),
             ("password=\"x", "unbalanced quotes in the mount options"),
             ("=x", "unknown mount option ``"),
-            (
-                "remount,ro",
-                "a mount cannot be changed by remount: unmount, and mount it anew",
-            ),
         ];
         for (text, expected) in table {
             assert_eq!(refusal(text), expected, "{text}");
@@ -393,12 +396,17 @@ mod tests {
             "implicit",
             "active",
             "pasv_address=trust",
+            "proxy=socks5://p",
+            "bind=127.0.0.1",
+            "host=h",
+            "charset=latin1",
             "max_sessions=1",
             "timeout=2m",
             "keepalive=5",
             "idle=5",
             "min_rate=2K",
             "cafile=/a",
+            "tofu",
             "tls_name=a",
             "cert=/a",
             "key=/a",

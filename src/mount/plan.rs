@@ -11,6 +11,7 @@ use crate::client;
 use crate::fs;
 use crate::fs::spool::{self, Durability, default_state_dir};
 use crate::proto::Security;
+use crate::tls::KnownHosts;
 
 use super::credentials::Credentials;
 use super::failure::Failure;
@@ -19,6 +20,9 @@ use super::source::Source;
 
 /// Longest wait for one TCP connection; a dead address must leave time for the next.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// The file in the state folder that has the certificates of `tofu`.
+const KNOWN_HOSTS: &str = "known_hosts";
 
 /// FUSE threads. They never wait for the network, and more of them gain nothing.
 const FUSE_THREADS: usize = 2;
@@ -65,6 +69,20 @@ pub fn client(
     credentials: Credentials,
 ) -> Result<client::Config, Failure> {
     let (port, security) = endpoint(source, options)?;
+    if options.active && options.special.proxy.is_some() {
+        let line = "active and proxy= do not go together: the server could not reach us";
+        return Err(Failure::Usage(line.to_string()));
+    }
+    let mut trust = options.trust.clone();
+    if options.tofu {
+        if !trust.fingerprints.is_empty() || trust.cafile.is_some() {
+            let line =
+                "tofu trusts what is there at first: it goes with neither fingerprint= nor cafile=";
+            return Err(Failure::Usage(line.to_string()));
+        }
+        let file = state_dir(options)?.join(KNOWN_HOSTS);
+        trust.known_hosts = Some(KnownHosts::new(file, &source.host, port));
+    }
     Ok(client::Config {
         host: source.host.clone(),
         port,
@@ -72,7 +90,7 @@ pub fn client(
         user: credentials.user,
         password: credentials.password,
         account: credentials.account,
-        trust: options.trust.clone(),
+        trust,
         max_sessions: options.max_sessions,
         active: options.active,
         trust_pasv_address: options.trust_pasv_address,
@@ -83,6 +101,7 @@ pub fn client(
         min_rate: options.min_rate,
         kept: lessons(&source.host, port, options),
         addresses: Vec::new(),
+        special: options.special.clone(),
     })
 }
 
@@ -138,11 +157,7 @@ pub fn spool(
     if options.kernel.read_only {
         return Ok(None);
     }
-    let state_dir = options.state_dir.clone().or_else(default_state_dir);
-    let state_dir = state_dir.ok_or_else(|| {
-        let line = "no home to keep files in while they are written: state_dir= says where, or ro";
-        Failure::Usage(line.to_string())
-    })?;
+    let state_dir = state_dir(options)?;
     let (port, _) = endpoint(source, options)?;
     let folder = spool::Source {
         user: &String::from_utf8_lossy(&credentials.user),
@@ -162,6 +177,14 @@ pub fn spool(
             patience: LOCK_PATIENCE,
         },
     }))
+}
+
+fn state_dir(options: &Options) -> Result<PathBuf, Failure> {
+    let state_dir = options.state_dir.clone().or_else(default_state_dir);
+    state_dir.ok_or_else(|| {
+        let line = "no home to keep files in: state_dir= says where";
+        Failure::Usage(line.to_string())
+    })
 }
 
 /// How a spool is opened to be seen to: nothing in it grows, and what is done is done for good.

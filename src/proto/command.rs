@@ -97,6 +97,9 @@ pub enum Command {
     Lang(Option<String>),
     Host(String),
     Clnt(String),
+    /// PRET (distributed servers, such as DrFTPD): the transfer command that a data connection will
+    /// be for, as its line without the end.
+    Pret(Vec<u8>),
     /// TYPE I (true) or TYPE A.
     Type {
         image: bool,

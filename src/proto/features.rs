@@ -23,11 +23,6 @@ impl Features {
         }
     }
 
-    /// The lines as sent.
-    pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
-        self.lines.iter().map(Vec::as_slice)
-    }
-
     /// The arguments of a feature label, `None` where it is not listed:
     /// `feature("REST")` is `Some(b"STREAM")`. Of several lines with that label, the first.
     pub fn feature(&self, label: &str) -> Option<&[u8]> {
@@ -47,6 +42,13 @@ impl Features {
                 .eq_ignore_ascii_case(label.as_bytes())
                 .then(|| arguments.trim_ascii())
         })
+    }
+
+    /// The lines, as they may be shown.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.lines
+            .iter()
+            .map(|line| line.escape_ascii().to_string())
     }
 
     /// Whether the label is listed.

@@ -28,6 +28,8 @@ pub struct Login {
     pub account: Option<Secret>,
     /// HOST (RFC 7151), sent before USER where set.
     pub host: Option<String>,
+    /// Names are to be UTF-8 (RFC 2640), where the server lists that.
+    pub utf8: bool,
     /// This implicit server has shown that it needs PBSZ 0 and PROT P (522).
     pub implicit_needs_prot: bool,
     /// Write USER, PASS, PBSZ, PROT, FEAT, TYPE I... in one go; else one at a time, as to servers

@@ -54,6 +54,7 @@ impl From<client::Error> for Error {
             client::Error::Lost { .. } | client::Error::Busy(_) | client::Error::Connect { .. } => {
                 Self::Lost(error.to_string())
             }
+            client::Error::Unspeakable(_) => Self::InvalidName,
             client::Error::Refused { .. }
             | client::Error::NoResumption(_)
             | client::Error::Certificate(_)

@@ -62,6 +62,33 @@ impl Remote {
         !is_file && (profile.mlst_missing || !by_mlst)
     }
 
+    /// What the sessions with the server do, and what was learned about it.
+    pub fn report(&self) -> client::Report {
+        self.pool.report()
+    }
+
+    /// How a session with the server comes about.
+    pub fn introduction(&self, deadline: Instant) -> Result<client::Introduction, client::Error> {
+        Ok(self.pool.acquire(Lane::Metadata, deadline)?.introduction())
+    }
+
+    /// Tries a data connection, by a listing of whatever directory the session is in.
+    pub fn try_data(&self, deadline: Instant) -> Result<(), client::Error> {
+        let list = Command::List {
+            all: false,
+            path: None,
+        };
+        let listed = self
+            .pool
+            .run(Lane::Transfer, deadline, |session, deadline| {
+                session.list(&[], list.clone(), deadline)
+            })?;
+        listed.1.map(drop).map_err(|reply| client::Error::Refused {
+            command: list.to_string(),
+            reply,
+        })
+    }
+
     /// One file's attributes, exactly as a listing would show them. `known`: what was known of it
     /// before, which may save a listing.
     pub fn stat(

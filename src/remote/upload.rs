@@ -1,5 +1,6 @@
 //! [`Upload`]: content on its way to the server; and its publication under its own name.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -141,6 +142,11 @@ impl Upload {
     /// Whether somebody waits for a session while this one has it.
     pub fn is_wanted(&self) -> bool {
         self.stream.is_wanted()
+    }
+
+    /// Which part of the file it will be.
+    pub fn expects(&self, part: Range<u64>) {
+        self.stream.expects(part);
     }
 
     pub fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Error> {

@@ -170,7 +170,13 @@ impl<'a> Session<'a> {
         } else {
             "Network protocol not supported, use (2)"
         };
+        let announced = std::mem::take(&mut self.state.announced);
         match *command {
+            Command::Epsv | Command::EpsvFamily(_) | Command::Pasv
+                if self.server.config.wants_pret && !announced =>
+            {
+                self.reply(503, "PRET comes first")
+            }
             Command::EpsvAll => {
                 self.state.only_epsv = true;
                 self.reply(200, "EPSV only from now on")

@@ -75,6 +75,8 @@ pub struct Config {
     /// A data connection must resume a TLS session of its own control connection, else 522
     /// (vsftpd's `require_ssl_reuse`).
     pub require_reuse: bool,
+    /// PASV and EPSV are refused (503) until PRET has told what they are for.
+    pub wants_pret: bool,
     /// Verbs this server does not know (`"MLSD"`, `"SITE CHMOD"`): 502, and absent from FEAT.
     pub without: Vec<String>,
     /// What goes wrong; keep a clone to change and count it while the server runs.
@@ -116,6 +118,7 @@ impl Config {
             data_wait: Duration::from_secs(30),
             require_prot: false,
             require_reuse: false,
+            wants_pret: false,
             without: Vec::new(),
             faults: None,
             mdtm_slip: Duration::ZERO,

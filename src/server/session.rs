@@ -58,6 +58,8 @@ pub(super) struct State {
     pub(super) decoy: Vec<socket2::Socket>,
     /// EPSV ALL (RFC 2428 section 4).
     pub(super) only_epsv: bool,
+    /// PRET came.
+    pub(super) announced: bool,
     pub(super) facts: Selected,
 }
 
@@ -343,6 +345,16 @@ impl<'a> Session<'a> {
             C::Lang(Some(language)) if is_english(&language) => self.reply(200, "English"),
             C::Lang(Some(_)) => self.reply(504, "English only"),
             C::Noop | C::Clnt(_) => self.reply(200, "OK"),
+            C::Pret(_) if !self.server.config.wants_pret => {
+                self.reply(502, "Command not implemented")
+            }
+            C::Pret(line) => match Command::decode(&line) {
+                Ok(_) => {
+                    self.state.announced = true;
+                    self.reply(200, "OK, a port for that next")
+                }
+                Err(error) => self.reply(501, error.to_string()),
+            },
             C::Syst => self.reply(215, "UNIX Type: L8"),
             C::Help => self.reply(214, "See RFC 959, 4217, 3659, 2428, and FEAT"),
             command => self.perform_on_files(command, rename_from),
@@ -473,6 +485,9 @@ impl<'a> Session<'a> {
             "SITE UTIME",
             "SITE SYMLINK",
         ];
+        if self.server.config.wants_pret {
+            lines.push("PRET");
+        }
         let without = &self.server.config.without;
         lines.retain(|line| {
             let known = |verb: &String| line.strip_prefix(verb.as_str());
@@ -515,6 +530,7 @@ impl State {
             endpoint: None,
             decoy: Vec::new(),
             only_epsv: false,
+            announced: false,
             facts: Selected::ALL,
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,12 +22,8 @@ use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, NamedGroup,
     OtherError, RootCertStore, SignatureScheme, SupportedProtocolVersion,
 };
-use sha2::{Digest, Sha256};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// SHA-256 of a certificate's DER.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint(pub [u8; 32]);
+use super::{Fingerprint, KnownHosts, RefusedCertificate};
 
 /// What the user said about trust; see the options of the same names.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +32,8 @@ pub struct TrustOptions {
     pub cafile: Option<PathBuf>,
     /// `fingerprint=sha256:HEX[:HEX]`: exact pins of the leaf; any of them will do.
     pub fingerprints: Vec<Fingerprint>,
+    /// `tofu`: the certificate that was there at first is the right one.
+    pub known_hosts: Option<KnownHosts>,
     /// `tls_name=`: the name to verify instead of the host's.
     pub name: Option<String>,
     /// `cert=`, `key=`: the client certificate chain and key, PEM.
@@ -68,6 +67,7 @@ pub struct SessionTls {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     store: Arc<SessionStore>,
+    verifier: Arc<Verifier>,
 }
 
 /// Why the user's TLS options cannot be used.
@@ -87,56 +87,10 @@ pub enum TrustError {
     Name(String),
     #[error("cert= and key= go together")]
     HalfAClientCertificate,
+    #[error("{file}: {why}")]
+    KnownHosts { file: String, why: String },
     #[error("{0}")]
     Tls(String),
-}
-
-/// A server certificate that was refused, with what a user needs to decide about it.
-#[derive(Clone, Debug)]
-pub struct RefusedCertificate {
-    pub reason: String,
-    pub subject: String,
-    pub issuer: String,
-    pub not_before: String,
-    pub not_after: String,
-    pub fingerprint: Fingerprint,
-}
-
-impl Fingerprint {
-    /// Of a certificate in DER.
-    pub fn of(certificate: &[u8]) -> Self {
-        Self(Sha256::digest(certificate).into())
-    }
-
-    /// 64 hexadecimal digits, with or without colons between the bytes; `sha256:` may precede.
-    pub fn parse(text: &str) -> Option<Self> {
-        let hex = text
-            .strip_prefix("sha256:")
-            .unwrap_or(text)
-            .replace(':', "");
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
-            *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-        }
-        Some(Self(bytes))
-    }
-}
-
-/// `sha256:` and 64 lower-case digits: the form that `fingerprint=` takes.
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 impl Trust {
@@ -144,10 +98,13 @@ impl Trust {
     pub fn new(options: &TrustOptions, host: &str) -> Result<Self, TrustError> {
         let provider = Arc::new(provider());
         let name = server_name(options.name.as_deref().unwrap_or(host))?;
-        let roots = if options.fingerprints.is_empty() {
-            Some(load_roots(options.cafile.as_deref())?)
-        } else {
-            None
+        let whom = match &options.known_hosts {
+            _ if !options.fingerprints.is_empty() => Whom::Pinned(options.fingerprints.clone()),
+            Some(hosts) => Whom::FirstSeen {
+                known: Mutex::new(hosts.find().map_err(|e| hosts_error(hosts, &e))?),
+                hosts: hosts.clone(),
+            },
+            None => Whom::Issued(load_roots(options.cafile.as_deref())?),
         };
         let client_auth = match (&options.cert, &options.key) {
             (None, None) => None,
@@ -164,8 +121,7 @@ impl Trust {
         Ok(Self {
             verifier: Arc::new(Verifier {
                 provider: provider.clone(),
-                roots,
-                pins: options.fingerprints.clone(),
+                whom,
             }),
             provider,
             client_auth,
@@ -200,6 +156,7 @@ impl Trust {
             config: Arc::new(config),
             name: self.name.clone(),
             store,
+            verifier: self.verifier.clone(),
         })
     }
 }
@@ -216,6 +173,33 @@ impl SessionTls {
     /// A new connection's client side. It takes a TLS 1.3 ticket out of the store: call it late.
     pub fn connection(&self) -> Result<ClientConnection, rustls::Error> {
         ClientConnection::new(self.config.clone(), self.name.clone())
+    }
+
+    /// The handshake has shown that the server has its certificate's key: where it is trusted
+    /// because it is the first, it is remembered now.
+    pub fn settle(&self, leaf: &[u8]) -> Result<(), TrustError> {
+        let Whom::FirstSeen { known, hosts } = &self.verifier.whom else {
+            return Ok(());
+        };
+        let mut known = known.lock();
+        if known.is_some() {
+            return Ok(()); // Only that one comes so far.
+        }
+        let print = Fingerprint::of(leaf);
+        let remembered = hosts.remember(print).map_err(|e| hosts_error(hosts, &e))?;
+        *known = Some(remembered);
+        if remembered != print {
+            let why = format!(
+                "{} became known at the same moment with another certificate",
+                hosts.name()
+            );
+            return Err(hosts_error(hosts, &io::Error::other(why)));
+        }
+        log::warn!(
+            "{} is trusted from now on, as it is the first time: {print}",
+            hosts.name()
+        );
+        Ok(())
     }
 
     /// Whether the next connection will offer a session to resume.
@@ -308,13 +292,27 @@ pub(crate) fn provider() -> CryptoProvider {
     rustls::crypto::aws_lc_rs::default_provider()
 }
 
-/// Verifies by pin where there are pins, else by roots and name. The handshake's signature is
-/// verified in both cases.
+/// Verifies the certificate as the user wants it. The handshake's signature is verified in every
+/// case.
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
-    roots: Option<RootCertStore>,
-    pins: Vec<Fingerprint>,
+    whom: Whom,
+}
+
+/// Whom to trust.
+#[derive(Debug)]
+enum Whom {
+    /// Who has a certificate for its name by one of these authorities.
+    Issued(RootCertStore),
+    /// Who has one of these certificates.
+    Pinned(Vec<Fingerprint>),
+    /// Who has the certificate that was seen first; whoever comes, before that.
+    FirstSeen {
+        /// A leaf lock, held while the file is written.
+        known: Mutex<Option<Fingerprint>>,
+        hosts: KnownHosts,
+    },
 }
 
 impl ServerCertVerifier for Verifier {
@@ -326,17 +324,23 @@ impl ServerCertVerifier for Verifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verdict = match &self.roots {
-            None if self.pins.contains(&Fingerprint::of(leaf)) => Ok(()),
-            None => Err("its fingerprint is not the pinned one".to_owned()),
-            Some(roots) => self
+        let print = Fingerprint::of(leaf);
+        let pin = || format!("mount with -o fingerprint={print}");
+        let verdict = match &self.whom {
+            Whom::Issued(roots) => self
                 .verify_chain(leaf, intermediates, name, roots, now)
-                .map_err(|e| describe(&e, name)),
+                .map_err(|e| (describe(&e, name), pin())),
+            Whom::Pinned(pins) if pins.contains(&print) => Ok(()),
+            Whom::Pinned(_) => Err(("its fingerprint is not the pinned one".to_owned(), pin())),
+            Whom::FirstSeen { known, hosts } => match *known.lock() {
+                Some(first) if first != print => Err(has_changed(first, hosts)),
+                Some(_) | None => Ok(()),
+            },
         };
         match verdict {
             Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(reason) => {
-                let refused = Arc::new(RefusedCertificate::of(leaf, reason));
+            Err((reason, cure)) => {
+                let refused = Arc::new(RefusedCertificate::of(leaf, reason, cure));
                 Err(CertificateError::Other(OtherError(refused)).into())
             }
         }
@@ -385,6 +389,23 @@ impl Verifier {
     }
 }
 
+/// Why another certificate than the first is refused, and what to do if it is right.
+fn has_changed(first: Fingerprint, hosts: &KnownHosts) -> (String, String) {
+    let (name, file) = (hosts.name(), hosts.file().display());
+    let reason = format!(
+        "IT HAS CHANGED since it was first seen (it was {first}): somebody may stand between you \
+         and the server, or it was renewed"
+    );
+    (reason, format!("delete the line of {name} from {file}"))
+}
+
+fn hosts_error(hosts: &KnownHosts, why: &io::Error) -> TrustError {
+    TrustError::KnownHosts {
+        file: hosts.file().display().to_string(),
+        why: why.to_string(),
+    }
+}
+
 /// A verification failure in an administrator's words.
 fn describe(error: &rustls::Error, name: &ServerName<'_>) -> String {
     let rustls::Error::InvalidCertificate(error) = error else {
@@ -404,93 +425,6 @@ fn describe(error: &rustls::Error, name: &ServerName<'_>) -> String {
         CertificateError::Revoked => "it has been revoked".to_owned(),
         other => other.to_string(),
     }
-}
-
-impl RefusedCertificate {
-    fn of(leaf: &CertificateDer<'_>, reason: String) -> Self {
-        let fingerprint = Fingerprint::of(leaf);
-        let unknown = || "(unreadable)".to_owned();
-        let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
-            return Self {
-                reason,
-                subject: unknown(),
-                issuer: unknown(),
-                not_before: unknown(),
-                not_after: unknown(),
-                fingerprint,
-            };
-        };
-        let reason = if certificate.subject() == certificate.issuer() {
-            format!("{reason} (it is self-signed)")
-        } else {
-            reason
-        };
-        let mut subject = certificate.subject().to_string();
-        let names = subject_names(&certificate);
-        if !names.is_empty() {
-            subject = format!("{subject} ({})", names.join(", "));
-        }
-        Self {
-            reason,
-            subject: printable(&subject),
-            issuer: printable(&certificate.issuer().to_string()),
-            not_before: printable(&certificate.validity().not_before.to_string()),
-            not_after: printable(&certificate.validity().not_after.to_string()),
-            fingerprint,
-        }
-    }
-
-    /// The refusal inside a TLS error, where it is one.
-    pub fn from_error(error: &rustls::Error) -> Option<&Self> {
-        match error {
-            rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(e))) => {
-                e.downcast_ref()
-            }
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for RefusedCertificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the server's certificate is refused: {}; subject {}, issuer {}, valid {} to {}; \
-             if it is the right one, mount with -o fingerprint={}",
-            self.reason,
-            self.subject,
-            self.issuer,
-            self.not_before,
-            self.not_after,
-            self.fingerprint
-        )
-    }
-}
-
-impl std::error::Error for RefusedCertificate {}
-
-fn subject_names(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let Ok(Some(names)) = certificate.subject_alternative_name() else {
-        return Vec::new();
-    };
-    let shown = names
-        .value
-        .general_names
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            GeneralName::IPAddress([a, b, c, d]) => Some(format!("{a}.{b}.{c}.{d}")),
-            GeneralName::IPAddress(bytes) => <[u8; 16]>::try_from(*bytes)
-                .ok()
-                .map(|octets| Ipv6Addr::from(octets).to_string()),
-            _ => None,
-        });
-    shown.take(8).collect()
-}
-
-/// What comes from a certificate is a stranger's text: one bounded line of it.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 /// TLS sessions of one control connection.

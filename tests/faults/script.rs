@@ -157,6 +157,7 @@ impl Rig {
             min_rate: 0,
             kept: None,
             addresses: Vec::new(),
+            special: Default::default(),
         }
     }
 }

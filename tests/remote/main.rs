@@ -46,6 +46,7 @@ fn config(server: &RealServer) -> Config {
         min_rate: 1024,
         kept: None,
         addresses: Vec::new(),
+        special: Default::default(),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::proto::{Command, Reply};
 use crate::tls::wait;
 
 use super::Session;
-use crate::client::data::{passive_command, passive_reply};
+use crate::client::data::{passive_command, passive_reply, wants_pret};
 use crate::client::profile::Profile;
 use crate::client::{Error, connect};
 
@@ -63,7 +63,9 @@ impl Session {
     /// Asks for a data connection for the next transfer, where that is worth it and none is there.
     pub(in crate::client) fn prepare(&mut self) {
         let now = Instant::now();
-        let worth = !self.server().config.active && may_open(&self.profile(), now);
+        let config = &self.server().config;
+        let alone = config.active || config.special.proxy.is_some() || wants_pret(self);
+        let worth = !alone && may_open(&self.profile(), now);
         if self.ahead.is_some() || self.is_broken() || self.is_spent() || !worth {
             return;
         }
@@ -233,7 +235,7 @@ impl Session {
         if !may_open(&self.profile(), Instant::now()) {
             return Ok(());
         }
-        match connect::begin(address) {
+        match connect::begin(&self.server().config, address) {
             Ok(tcp) => {
                 let state = State::Connecting(tcp);
                 self.ahead = Some(Ahead { since, state });

@@ -30,7 +30,7 @@ impl Session {
         }
         if is_store(command) && profile.resumption != Resumption::Optional && !self.tls.can_resume()
         {
-            let endpoint = Endpoint::open(self, None, deadline)?;
+            let endpoint = Endpoint::open(self, &LIST, None, deadline)?;
             self.list_proof(endpoint, deadline)?;
         }
         Ok(())
@@ -41,7 +41,7 @@ impl Session {
     /// are sent, now and on every later connection.
     fn prove_implicit(&mut self, command: &Command, deadline: Instant) -> Result<(), Error> {
         // A data port that cannot be reached shows nothing.
-        let endpoint = Endpoint::open(self, None, deadline)?;
+        let endpoint = Endpoint::open(self, &LIST, None, deadline)?;
         let mut result = self.list_proof(endpoint, deadline);
         let lacks_prot = match &result {
             _ if self.negotiation.sends_prot() => false,
@@ -60,7 +60,7 @@ impl Session {
                 self.resynchronize(deadline)?;
             }
             self.protect(deadline)?;
-            let endpoint = Endpoint::open(self, None, deadline)?;
+            let endpoint = Endpoint::open(self, &LIST, None, deadline)?;
             result = self.list_proof(endpoint, deadline);
         }
         let reply = result?;
@@ -88,7 +88,7 @@ impl Session {
         let begun = match self.begin_on(endpoint, &[], &LIST, deadline)? {
             Some(begun) => begun,
             None => {
-                let another = Endpoint::open(self, None, deadline)?;
+                let another = Endpoint::open(self, &LIST, None, deadline)?;
                 self.begin_on(another, &[], &LIST, deadline)?
                     .ok_or_else(|| Error::lost("LIST", "no data connection"))?
             }

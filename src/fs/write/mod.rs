@@ -527,6 +527,11 @@ impl Draft {
         self.file.id()
     }
 
+    /// Whether it is being sent right now.
+    pub fn is_on_its_way(&self) -> bool {
+        self.ahead().is_some() || self.upload.is_locked()
+    }
+
     fn ahead(&self) -> Option<Arc<Ahead>> {
         self.ahead.lock().clone()
     }

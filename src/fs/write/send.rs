@@ -477,6 +477,7 @@ impl Fs {
         clock: &mut Clock,
     ) -> Result<(), Stop> {
         let most = |left: u64| CHUNK.min(usize::try_from(left).unwrap_or(CHUNK));
+        upload.expects(range.clone());
         let mut chunk = vec![0; most(range.end - range.start)];
         let mut at = range.start;
         while at < range.end {

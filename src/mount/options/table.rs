@@ -200,6 +200,38 @@ pub static TABLE: &[Spec] = &[
         },
     ),
     with_value(
+        "proxy",
+        "URL",
+        None,
+        Group::Server,
+        "Connect through socks5://HOST:PORT or http://HOST:PORT",
+        |o, v| values::proxy(v).map(|value| o.special.proxy = Some(value)),
+    ),
+    with_value(
+        "bind",
+        "ADDRESS",
+        None,
+        Group::Server,
+        "Connect from this address of our own",
+        |o, v| values::address(v).map(|value| o.special.bind = Some(value)),
+    ),
+    with_value(
+        "host",
+        "NAME",
+        None,
+        Group::Server,
+        "Which of the server's virtual hosts is meant (HOST)",
+        |o, v| values::host(v).map(|value| o.special.virtual_host = Some(value)),
+    ),
+    with_value(
+        "charset",
+        "NAME",
+        None,
+        Group::Server,
+        "What file names are written in there, if not UTF-8",
+        |o, v| values::charset(v).map(|value| o.special.charset = Some(value)),
+    ),
+    with_value(
         "max_sessions",
         "N",
         Some("4"),
@@ -266,6 +298,12 @@ pub static TABLE: &[Spec] = &[
         Group::Tls,
         "Accept exactly this server certificate (several: joined by colons)",
         |o, v| values::fingerprints(v).map(|pins| o.trust.fingerprints.extend(pins)),
+    ),
+    flag(
+        "tofu",
+        Group::Tls,
+        "Trust the certificate that is there at first use, and no other later",
+        |o| o.tofu = true,
     ),
     with_value(
         "cafile",
@@ -558,9 +596,12 @@ pub static TABLE: &[Spec] = &[
         "off, error, warn, info, debug or trace",
         |o, v| values::log_level(v).map(|level| o.log_level = level),
     ),
-    flag("debug", Group::Log, "The same as log_level=debug", |o| {
-        o.log_level = log::LevelFilter::Debug;
-    }),
+    flag(
+        "debug",
+        Group::Log,
+        "Log what goes over the wire: log_level=trace",
+        |o| o.log_level = log::LevelFilter::Trace,
+    ),
 ];
 
 /// The row of that name.

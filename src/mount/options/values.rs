@@ -1,12 +1,14 @@
 //! The forms that option values take: durations, sizes, masks, owners, fingerprints. Each parser
 //! takes the bytes behind `=` and says in words what it expected. Knows no option by name.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use crate::client::{Charset, Proxy};
 use crate::fs::TempName;
 use crate::mount::failure::shown;
 use crate::proto::RemotePath;
@@ -27,6 +29,41 @@ pub fn login(value: &[u8]) -> Result<Vec<u8>, String> {
         true => Err("FTP cannot carry a line end or NUL".to_string()),
         false => Ok(value.to_vec()),
     }
+}
+
+/// `socks5://HOST:PORT` or `http://HOST:PORT`.
+pub fn proxy(value: &[u8]) -> Result<Proxy, String> {
+    let proxy = text(value).ok().and_then(Proxy::parse);
+    proxy.ok_or_else(|| {
+        format!(
+            "{} is no socks5://HOST:PORT or http://HOST:PORT",
+            quoted(value)
+        )
+    })
+}
+
+/// An address of this machine.
+pub fn address(value: &[u8]) -> Result<IpAddr, String> {
+    let address = text(value).ok().and_then(|text| text.parse().ok());
+    address.ok_or_else(|| format!("{} is no IP address", quoted(value)))
+}
+
+/// A host's name.
+pub fn host(value: &[u8]) -> Result<String, String> {
+    let is_odd = |c: char| c.is_control() || c.is_whitespace();
+    match text(value) {
+        Ok(text) if !text.contains(is_odd) => Ok(text.to_string()),
+        _ => Err(format!("{} is no host name", quoted(value))),
+    }
+}
+
+/// A character set by its name on the web.
+pub fn charset(value: &[u8]) -> Result<Charset, String> {
+    let charset = text(value).ok().and_then(Charset::parse);
+    charset.ok_or_else(|| {
+        let quoted = quoted(value);
+        format!("{quoted} is no character set such as latin1, windows-1252 or shift_jis")
+    })
 }
 
 /// One of a few words.

@@ -8,12 +8,12 @@ use super::super::endpoint::{parse_eprt, parse_host_port};
 use super::super::parse_time;
 use super::{AuthMechanism, Command, CommandError, Pathname, Protection, Secret, Site};
 
-const VERBS: [&str; 50] = [
+const VERBS: [&str; 51] = [
     "USER", "PASS", "ACCT", "AUTH", "PBSZ", "PROT", "CCC", "REIN", "QUIT", "NOOP", "ABOR", "FEAT",
     "SYST", "HELP", "ALLO", "OPTS", "LANG", "HOST", "CLNT", "TYPE", "MODE", "STRU", "PWD", "CWD",
-    "CDUP", "PASV", "EPSV", "PORT", "EPRT", "REST", "RETR", "STOR", "APPE", "STOU", "LIST", "NLST",
-    "MLSD", "MLST", "STAT", "SIZE", "MDTM", "MFMT", "MFF", "RNFR", "RNTO", "DELE", "MKD", "RMD",
-    "AVBL", "SITE",
+    "CDUP", "PASV", "EPSV", "PORT", "PRET", "EPRT", "REST", "RETR", "STOR", "APPE", "STOU", "LIST",
+    "NLST", "MLSD", "MLST", "STAT", "SIZE", "MDTM", "MFMT", "MFF", "RNFR", "RNTO", "DELE", "MKD",
+    "RMD", "AVBL", "SITE",
 ];
 
 /// RFC 1123 4.1.3.1 asks for these.
@@ -85,6 +85,7 @@ fn decode_argument(verb: &str, argument: &[u8]) -> Option<Command> {
         "LANG" => Command::Lang(Some(string(argument)?)),
         "HOST" => Command::Host(host(argument)?),
         "CLNT" => Command::Clnt(string(argument)?),
+        "PRET" => Command::Pret(non_empty(argument)?.to_vec()),
         "TYPE" => representation(argument)?,
         "MODE" => Command::Mode(letter(argument)?),
         "STRU" => Command::Stru(letter(argument)?),

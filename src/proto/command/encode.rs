@@ -23,6 +23,11 @@ impl Command {
         line
     }
 
+    /// PRET for this command.
+    pub fn announced(&self) -> Self {
+        Self::Pret(self.line(Secret::expose))
+    }
+
     /// The verb in capitals, "SITE CHMOD" for a SITE command.
     pub fn verb(&self) -> &'static str {
         match self {
@@ -45,6 +50,7 @@ impl Command {
             Self::Lang(_) => "LANG",
             Self::Host(_) => "HOST",
             Self::Clnt(_) => "CLNT",
+            Self::Pret(_) => "PRET",
             Self::Type { .. } => "TYPE",
             Self::Mode(_) => "MODE",
             Self::Stru(_) => "STRU",
@@ -131,6 +137,7 @@ impl Command {
             }
             Self::Host(host) => text(host),
             Self::Clnt(client) => text(client),
+            Self::Pret(line) => vec![line.clone()],
             Self::Type { image } => text(if *image { "I" } else { "A" }),
             Self::Mode(letter) | Self::Stru(letter) => vec![vec![*letter]],
             Self::EpsvAll => text("ALL"),

@@ -53,6 +53,7 @@ pub(super) struct LoggingIn {
     pbsz_refused: Option<Reply>,
     /// What FEAT is likely to list.
     expected: Option<Features>,
+    utf8: bool,
     pub features: Features,
 }
 
@@ -69,7 +70,7 @@ impl LoggingIn {
                 .chain([Ask::User, Ask::Pass])
                 .chain(protection)
                 .chain([Ask::Feat, Ask::Type])
-                .chain(login.features.iter().flat_map(options))
+                .chain(login.features.iter().flat_map(|f| options(f, login.utf8)))
                 .collect(),
             in_flight: VecDeque::new(),
             logged_in: false,
@@ -77,6 +78,7 @@ impl LoggingIn {
             again: VecDeque::new(),
             pbsz_refused: None,
             expected: login.features.clone(),
+            utf8: login.utf8,
             features: Features::default(),
         }
     }
@@ -159,7 +161,7 @@ impl LoggingIn {
                 // Asked for already, if it is what was expected.
                 if self.expected.take().as_ref() != Some(&self.features) {
                     self.to_ask.retain(|ask| !matches!(ask, Ask::Option(_)));
-                    self.to_ask.extend(options(&self.features));
+                    self.to_ask.extend(options(&self.features, self.utf8));
                 }
                 Ok(())
             }
@@ -253,14 +255,12 @@ fn command(ask: &Ask, login: &Login) -> Command {
 }
 
 /// What to switch on of what FEAT lists.
-fn options(features: &Features) -> impl Iterator<Item = Ask> {
+fn options(features: &Features, utf8: bool) -> impl Iterator<Item = Ask> + use<> {
     // Servers that list CLNT may want to hear it before OPTS UTF8.
     let client = features
         .has("CLNT")
         .then(|| Command::Clnt("ftpsfs".to_owned()));
-    let utf8 = features
-        .has("UTF8")
-        .then(|| Command::Opts("UTF8 ON".to_owned()));
+    let utf8 = (utf8 && features.has("UTF8")).then(|| Command::Opts("UTF8 ON".to_owned()));
     let facts = wanted_facts(features).map(Command::Opts);
     [client, utf8, facts].into_iter().flatten().map(Ask::Option)
 }

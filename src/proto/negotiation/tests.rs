@@ -26,6 +26,7 @@ fn login(security: Security) -> Login {
         password: Secret::new("secret"),
         account: None,
         host: None,
+        utf8: true,
         implicit_needs_prot: false,
         pipeline: true,
         features: None,

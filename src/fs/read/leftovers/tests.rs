@@ -35,6 +35,7 @@ fn connect(server: &Server) -> Remote {
         min_rate: 0,
         kept: None,
         addresses: Vec::new(),
+        special: Default::default(),
     };
     Remote::connect(config, soon()).unwrap()
 }

@@ -125,6 +125,7 @@ impl Rig {
             min_rate: 0,
             kept: None,
             addresses: Vec::new(),
+            special: Default::default(),
         };
         let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
         Fs::new(

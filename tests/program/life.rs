@@ -1,173 +1,15 @@
-//! The program as users call it: arguments, exit codes, one-line messages, processes and mounts.
-//! The server is the embedded one; real servers are mounted by `tests/mounts`.
+//! Mounts from their beginning to their end, and what is said when they fail.
 
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use ftpsfs::fs::spool;
-use ftpsfs::proto::{RemotePath, Secret, Security};
-use ftpsfs::server::{Config, Server, Users};
-
-const PASSWORD: &str = "correct-horse-battery";
-
-/// A server, a folder that it serves, and a directory to mount it on.
-struct Bench {
-    folder: tempfile::TempDir,
-    server: Server,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let served = folder.path().join("served");
-        fs::create_dir(&served).unwrap();
-        fs::write(served.join("hello"), "hello over FTPS\n").unwrap();
-        fs::create_dir(folder.path().join("mnt")).unwrap();
-        symlink(
-            env!("CARGO_BIN_EXE_ftpsfs"),
-            folder.path().join("mount.ftps"),
-        )
-        .unwrap();
-        let credentials = folder.path().join("credentials");
-        fs::write(&credentials, format!("username=me\npassword={PASSWORD}\n")).unwrap();
-        fs::set_permissions(&credentials, fs::Permissions::from_mode(0o600)).unwrap();
-        let users = Users::Listed(vec![(b"me".to_vec(), Secret::new(PASSWORD))]);
-        let server = Server::start(Config::new(served, Security::Implicit, users)).unwrap();
-        Self { folder, server }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn mount_point(&self) -> PathBuf {
-        self.path("mnt")
-    }
-
-    /// Options that reach the server, but for the login.
-    fn reaching(&self) -> String {
-        let port = self.server.local_addr().port();
-        format!(
-            "implicit,port={port},fingerprint={},state_dir={}",
-            self.server.fingerprint(),
-            self.path("state").display()
-        )
-    }
-
-    fn options(&self) -> String {
-        format!(
-            "{},credentials={}",
-            self.reaching(),
-            self.path("credentials").display()
-        )
-    }
-
-    /// `mount.ftps 127.0.0.1:PATH DIR -o OPTIONS`.
-    fn helper(&self, path: &str, options: &str) -> Command {
-        let mut command = Command::new(self.path("mount.ftps"));
-        command
-            .arg(format!("127.0.0.1:{path}"))
-            .arg(self.mount_point())
-            .args(["-o", options]);
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn mount(&self) {
-        succeed(&mut self.helper("/", &self.options()));
-        self.expect_mounted();
-    }
-
-    fn expect_mounted(&self) {
-        let hello = fs::read_to_string(self.mount_point().join("hello")).unwrap();
-        assert_eq!(hello, "hello over FTPS\n");
-    }
-
-    fn is_mounted(&self) -> bool {
-        let table = fs::read_to_string("/proc/self/mounts").unwrap();
-        table.contains(self.mount_point().to_str().unwrap())
-    }
-
-    /// The processes that serve, or are about to serve, this mount.
-    fn processes(&self) -> Vec<i32> {
-        processes_with(self.mount_point().to_str().unwrap())
-    }
-
-    fn expect_gone(&self) {
-        wait_until("the mount to be gone", || !self.is_mounted());
-        wait_until("the process to end", || self.processes().is_empty());
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        while self.is_mounted() {
-            let unmounted = Command::new("umount")
-                .arg("-l")
-                .arg(self.mount_point())
-                .status();
-            if !unmounted.is_ok_and(|status| status.success()) {
-                break;
-            }
-        }
-    }
-}
-
-fn processes_with(text: &str) -> Vec<i32> {
-    let holds = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(text)
-    };
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(holds).collect()
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        sleep(Duration::from_millis(20));
-    }
-}
-
-fn signal(pid: i32, signal: i32) {
-    let number = format!("-{signal}");
-    assert!(
-        Command::new("kill")
-            .args([&number, &pid.to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
-}
-
-fn succeed(command: &mut Command) -> Output {
-    let output = command.output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?}: {}: {errors}",
-        output.status
-    );
-    output
-}
-
-/// Runs a command that must fail with that exit code, and gives its one line.
-fn refusal(command: &mut Command, code: i32) -> String {
-    let output = command.output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{command:?}: {errors}");
-    assert_eq!(errors.lines().count(), 1, "{command:?}: {errors}");
-    assert!(output.stdout.is_empty(), "{command:?}");
-    errors.trim_end().to_string()
-}
+use super::bench::{Bench, PASSWORD, processes_with, refusal, signal, succeed, wait_until};
 
 #[test]
 fn wrong_use_is_exit_code_1_and_one_line() {
@@ -180,7 +22,7 @@ fn wrong_use_is_exit_code_1_and_one_line() {
     );
     assert!(refused("port=none").contains("mount option `port`"));
     assert!(refused("username=me").contains("no password for me@127.0.0.1"));
-    assert!(refused("credentials=/nonexistent").contains("cannot read /nonexistent"));
+    assert!(refused("credentials=/proc/nowhere").contains("cannot read /proc/nowhere"));
     let credentials = bench.path("credentials");
     fs::set_permissions(&credentials, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(refused(&options).contains("others may read it"));
@@ -252,6 +94,58 @@ fn a_wrong_password_is_one_line_and_not_shown() {
         line.contains("530") && !line.contains("wrong-guess"),
         "{line}"
     );
+}
+
+#[test]
+fn trust_on_first_use_refuses_another_certificate_later() {
+    let bench = Bench::new();
+    let address = bench.server.local_addr();
+    let credentials = bench.path("credentials");
+    let state = bench.path("state");
+    let options = format!(
+        "implicit,port={},tofu,timeout=5,credentials={},state_dir={}",
+        address.port(),
+        credentials.display(),
+        state.display()
+    );
+    let mount_and_unmount = || {
+        succeed(&mut bench.helper("/", &options));
+        bench.expect_mounted();
+        succeed(Command::new("umount").arg(bench.mount_point()));
+        bench.expect_gone();
+    };
+    mount_and_unmount();
+    let known = state.join("known_hosts");
+    let print = bench.server.fingerprint().to_string();
+    let line = format!("[127.0.0.1]:{} {print}\n", address.port());
+    let text = fs::read_to_string(&known).unwrap();
+    assert!(text.ends_with(&line), "{text}");
+    mount_and_unmount();
+    // The certificate that was there at first was another one.
+    let other = format!("sha256:{}", "07".repeat(32));
+    fs::write(&known, text.replace(&print, &other)).unwrap();
+    let refused = refusal(&mut bench.helper("/", &options), 32);
+    let delete = format!(
+        "delete the line of [127.0.0.1]:{} from {}",
+        address.port(),
+        known.display()
+    );
+    for part in ["IT HAS CHANGED", &other, &print, &delete] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    fs::remove_file(&known).unwrap();
+    mount_and_unmount();
+    let list = succeed(bench.program(&["recover", "--state-dir"]).arg(&state));
+    assert!(String::from_utf8_lossy(&list.stdout).contains("nothing is kept"));
+    assert!(
+        list.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&list.stderr)
+    );
+    for both in ["cafile=/x", &format!("fingerprint={other}")] {
+        let refused = refusal(&mut bench.helper("/", &format!("{options},{both}")), 1);
+        assert!(refused.contains("goes with neither"), "{refused}");
+    }
 }
 
 #[test]
@@ -348,7 +242,7 @@ fn passwords_are_in_no_command_line_and_no_environment() {
     let options = format!("{},username=me,password={PASSWORD}", bench.reaching());
     succeed(&mut bench.helper("/", &options));
     bench.expect_mounted();
-    assert_eq!(processes_with(PASSWORD), []);
+    assert!(processes_with(PASSWORD).is_empty());
     let pid = bench.processes()[0];
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap();
     assert!(!String::from_utf8_lossy(&environment).contains(PASSWORD));
@@ -530,8 +424,8 @@ fn the_demonstration_cleans_up() {
         "{text}"
     );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    assert_eq!(processes_with(folder.path().to_str().unwrap()), []);
-    let failed = demo().arg("/nonexistent").output().unwrap();
+    assert!(processes_with(folder.path().to_str().unwrap()).is_empty());
+    let failed = demo().arg("/proc/nowhere").output().unwrap();
     assert_eq!(failed.status.code(), Some(2));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -556,110 +450,5 @@ fn the_demonstration_ends_by_a_signal() {
     signal(child.id() as i32, 2);
     assert!(child.wait().unwrap().success());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    assert_eq!(processes_with(folder.path().to_str().unwrap()), []);
-}
-
-/// `ftpsfs recover --state-dir DIR ARGUMENTS`.
-fn recover(state: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ftpsfs"));
-    command.arg("recover").arg("--state-dir").arg(state);
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn said(command: &mut Command) -> String {
-    String::from_utf8(succeed(command).stdout).unwrap()
-}
-
-#[test]
-fn recover_shows_what_a_damaged_disk_left() {
-    let home = tempfile::tempdir().unwrap();
-    let state = home.path().join("state");
-    assert!(said(&mut recover(&state, &[])).contains("nothing is kept"));
-    let open = || {
-        let options = spool::Options {
-            limit: 1 << 30,
-            durability: spool::Durability::Process,
-            patience: Duration::from_secs(10),
-        };
-        let opened = spool::Spool::open(&state.join("s"), options, SystemTime::now());
-        opened.unwrap().0
-    };
-    let spool = open();
-    let path = RemotePath::parse(b"/dir/odd\x1b name").unwrap();
-    let file = spool.create(&path, None, SystemTime::now()).unwrap();
-    file.write_at(b"the only copy", 0).unwrap();
-    let id = spool.kept_as(file.id()).to_string();
-    spool.note_source(b"me@host:/");
-    let list = said(&mut recover(&state, &["list"]));
-    let holder = format!("me@host:/, in use by process {}", std::process::id());
-    assert!(list.starts_with(&holder), "{list}");
-    assert!(list.contains(&format!("  {id}  13  ")), "{list}");
-    assert!(
-        list.contains("/dir/odd\\u{1b} name: being written"),
-        "{list}"
-    );
-    let mut discard = recover(&state, &["discard", "--yes", &id]);
-    let in_use = format!("in use by process {}", std::process::id());
-    assert!(refusal(&mut discard, 32).contains(&in_use));
-    let copy = home.path().join("copy");
-    let said_saved = said(&mut recover(&state, &["save", &id, copy.to_str().unwrap()]));
-    assert!(
-        said_saved.contains("a mount has it in hand"),
-        "{said_saved}"
-    );
-    assert_eq!(fs::read(&copy).unwrap(), b"the only copy");
-    let mode = fs::metadata(&copy).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "nobody else's to read");
-    drop((file, spool));
-    let list = said(&mut recover(&state, &[]));
-    assert!(list.contains("never closed"), "{list}");
-    // The disk loses the journal's end, and with it the record.
-    let journal = state.join("s/journal");
-    let whole = fs::read(&journal).unwrap();
-    let named = whole.windows(4).position(|part| part == b"/dir").unwrap();
-    fs::write(&journal, &whole[..named]).unwrap();
-    drop(open());
-    let list = said(&mut recover(&state, &[]));
-    let line = list
-        .lines()
-        .find(|line| line.contains("lost+found/data-"))
-        .unwrap();
-    let id = line.split_whitespace().next().unwrap();
-    let saved = home.path().join("dir");
-    fs::create_dir(&saved).unwrap();
-    succeed(&mut recover(&state, &["save", id, saved.to_str().unwrap()]));
-    let copy = fs::read_dir(&saved).unwrap().next().unwrap().unwrap();
-    assert_eq!(fs::read(copy.path()).unwrap(), b"the only copy");
-    let mut discard = recover(&state, &["discard", id]);
-    assert!(refusal(&mut discard, 1).contains("--yes"));
-    succeed(&mut recover(&state, &["discard", "-y", id]));
-    assert!(said(&mut recover(&state, &[])).contains("nothing is kept"));
-}
-
-#[test]
-fn recover_says_in_one_line_what_is_wrong() {
-    let bench = Bench::new();
-    let state = bench.path("state");
-    let refused = |arguments: &[&str], code| refusal(&mut recover(&state, arguments), code);
-    assert!(refused(&["save", "1-2", "x"], 1).contains("nothing of that name is kept"));
-    assert!(refused(&["discard", "/nothing"], 1).contains("nothing of that name is kept"));
-    assert!(refused(&["send", "-o", "prot=1", "h:/"], 1).contains("unknown mount option"));
-    assert!(refused(&["send", "no source"], 1).contains("the source must be"));
-    let options = bench.options();
-    let nothing = said(&mut recover(
-        &state,
-        &["send", "-o", &options, "127.0.0.1:/"],
-    ));
-    assert!(nothing.contains("nothing is kept"));
-    // A spool of somebody else hides no other.
-    fs::create_dir_all(state.join("theirs")).unwrap();
-    fs::write(
-        state.join("theirs/journal"),
-        "not a journal, whatever it may be",
-    )
-    .unwrap();
-    let output = recover(&state, &[]).output().unwrap();
-    assert!(output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("it is not a spool's journal"));
+    assert!(processes_with(folder.path().to_str().unwrap()).is_empty());
 }
