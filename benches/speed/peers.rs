@@ -82,7 +82,7 @@ impl Peer {
         match self {
             Self::Ftpsfs | Self::Rclone | Self::Sshfs => true,
             Self::WriteBack => row == "small-writes",
-            Self::Curl => matches!(row, "read" | "write" | "small-reads" | "small-writes"),
+            Self::Curl => matches!(row, "read" | "write"),
             Self::Lftp => matches!(row, "read" | "walk" | "small-reads"),
             Self::Memory => matches!(row, "reread" | "cached-stat" | "cached-list"),
         }
