@@ -211,9 +211,24 @@ fn append(remote: &Remote, path: &RemotePath, known: &Attributes, more: &[u8]) -
     found
 }
 
+/// Some bytes in place, read back as the file system does.
+fn patch(remote: &Remote, path: &RemotePath, known: &Attributes, offset: u64, bytes: &[u8]) {
+    let found = remote.stat(path, Some(known), soon()).expect("attributes");
+    let begun = remote.patch(path, offset, found.size, soon());
+    let mut upload = begun.expect("an upload in place");
+    upload.write(bytes, soon()).expect("sent");
+    upload.finish(soon()).expect("received");
+    let end = offset + bytes.len() as u64;
+    let range = remote.download_range(path, offset..end, soon());
+    let mut there = vec![0; bytes.len()];
+    let read = range.expect("a range").read(&mut there, soon());
+    assert_eq!(&there[..read.expect("data")], bytes);
+}
+
 /// What is not the same on every server.
 struct Differs {
-    /// An MLST for one path, where its word on links is good; else its directory's listing.
+    /// An MLST for one path, where its word on links is good; a STAT of its directory where that is
+    /// faithful, with the path's exact time; else its directory's listing.
     cold_stat: u64,
 }
 
@@ -298,6 +313,12 @@ fn costs_what_the_table_says(rig: &Rig, differs: &Differs) {
         assert_eq!(after.size, before.size + 4);
         known.set(Some(after));
     });
+    if remote.patches_in_place(&large, soon()).expect("an answer") {
+        let known = remote.stat(&large, None, soon()).expect("attributes");
+        rig.takes_at_most(9, "change in place", || {
+            patch(&remote, &large, &known, 1 << 20, &content);
+        });
+    }
     rig.takes(1, "mkdir", || {
         remote.mkdir(&fresh("dir"), 0o755, soon()).expect("made");
     });
@@ -314,6 +335,16 @@ fn costs_what_the_table_says(rig: &Rig, differs: &Differs) {
         remote
             .rename(&name.replace(to.clone()), &to, soon())
             .expect("renamed");
+    });
+    let emptied = RefCell::new(Vec::new());
+    for _ in 0..TRIES {
+        let dir = fresh("emptied");
+        remote.mkdir(&dir, 0o755, soon()).expect("made");
+        emptied.borrow_mut().push(dir);
+    }
+    rig.takes(1, "rmdir", || {
+        let dir = emptied.borrow_mut().pop().expect("another");
+        remote.rmdir(&dir, soon()).expect("removed");
     });
     let doomed: Vec<_> = (0..TRIES).map(|_| fresh("doomed")).collect();
     for (n, path) in doomed.iter().enumerate() {
@@ -589,7 +620,7 @@ macro_rules! on_servers {
 on_servers! {
     own: Rig::own(Security::Explicit), 6, 5, 1, 240;
     own_implicit: Rig::own(Security::Implicit), 5, 4, 1, 240;
-    vsftpd: Rig::real(Kind::VsftpdExplicit), 6, 5, 2, 40;
+    vsftpd: Rig::real(Kind::VsftpdExplicit), 6, 5, 1, 40;
     proftpd: Rig::real(Kind::ProftpdExplicit), 6, 5, 2, 240;
     pure_ftpd: Rig::real(Kind::PureFtpd), 7, 5, 1, 240;
     pyftpdlib: Rig::real(Kind::Pyftpdlib), 6, 5, 2, 210;

@@ -24,7 +24,7 @@ pub fn check(data: &[u8]) {
         return;
     };
     let lines: Vec<_> = text
-        .split(|c: char| matches!(c, '\0' | '\r' | '\n'))
+        .split(['\0', '\r', '\n'])
         .map(str::trim_ascii)
         .filter(|line| !line.is_empty())
         .collect();

@@ -44,11 +44,7 @@ impl Endpoint {
             let ahead = Some(age);
             return Ok(Self::Connected { tcp, ahead });
         }
-        if wants_pret(session) {
-            // Whatever it answers: PASV shows whether that was what it wanted.
-            session.execute(&command.announced(), deadline)?;
-        }
-        let tcp = connect(session, window, deadline)?;
+        let tcp = connect(session, command, window, deadline)?;
         Ok(Self::Connected { tcp, ahead: None })
     }
 
@@ -92,10 +88,11 @@ impl Endpoint {
 
 fn connect(
     session: &mut Session,
+    command: &Command,
     window: Option<usize>,
     deadline: Instant,
 ) -> Result<TcpStream, Error> {
-    let address = passive_address(session, deadline)?;
+    let address = passive_address(session, command, deadline)?;
     connect_data(&session.server().config, address, window, deadline).map_err(|e| {
         // A dead data port says nothing about the control connection, but the server may now
         // wait on that port for long: the session is given up.
@@ -103,9 +100,22 @@ fn connect(
     })
 }
 
-fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAddr, Error> {
+fn passive_address(
+    session: &mut Session,
+    command: &Command,
+    deadline: Instant,
+) -> Result<SocketAddr, Error> {
+    if session.profile().wants_pret == Some(true) {
+        session.execute(&command.announced(), deadline)?;
+    }
     let first = passive_command(session);
-    let reply = session.execute(&first, deadline)?;
+    let mut reply = session.execute(&first, deadline)?;
+    if reply.code.is_permanent() && may_want_pret(session) {
+        session.execute(&command.announced(), deadline)?;
+        reply = session.execute(&first, deadline)?;
+        let wants = !reply.code.is_permanent();
+        session.learn(|p| p.wants_pret = Some(wants));
+    }
     if let Some(address) = passive_reply(session, &first, &reply)? {
         return Ok(address);
     }
@@ -114,9 +124,9 @@ fn passive_address(session: &mut Session, deadline: Instant) -> Result<SocketAdd
         .ok_or_else(|| Error::refused(&Command::Pasv, reply))
 }
 
-/// Servers whose data lies elsewhere (DrFTPD) must know what a port is for.
-pub(super) fn wants_pret(session: &Session) -> bool {
-    session.features().has("PRET")
+/// Servers whose data lies elsewhere (DrFTPD) must know what a port is for: a refusal may mean that.
+fn may_want_pret(session: &Session) -> bool {
+    session.profile().wants_pret.is_none() && session.features().has("PRET")
 }
 
 /// How to ask for a port to connect to.
@@ -161,7 +171,7 @@ pub(super) fn passive_reply(
         // 426, 226: a late word on an earlier transfer. The connection is out of step.
         return Err(Error::lost("EPSV", reply));
     }
-    if matches!(reply.code.as_u16(), 500..=504 | 522) {
+    if matches!(reply.code.as_u16(), 500..=504 | 522) && !may_want_pret(session) {
         session.learn(|p| p.epsv_refused = true);
     }
     Ok(None)

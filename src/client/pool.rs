@@ -476,6 +476,16 @@ impl Pool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
+    /// Where another transfer could begin at once, and nobody waits for a session: how long a round
+    /// trip takes.
+    pub fn room(&self) -> Option<Duration> {
+        let mut state = self.state.lock();
+        let places = places(self.limit(&mut state));
+        let room = !self.is_busy() && state.outage.is_none() && state.transfers < places;
+        let trips = state.idle.iter().map(Session::round_trip);
+        trips.min().filter(|_| room)
+    }
+
     /// What was learned about the server.
     pub fn profile(&self) -> Profile {
         self.server.profile.current()

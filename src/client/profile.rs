@@ -44,6 +44,8 @@ pub struct Profile {
     pub early_close: Option<bool>,
     /// EPSV was refused; PASV is used.
     pub epsv_refused: bool,
+    /// Without PRET it refuses EPSV and PASV (DrFTPD). Pure-FTPd lists PRET, and needs none.
+    pub wants_pret: Option<bool>,
     /// EPRT was refused; PORT is used.
     pub eprt_refused: bool,
     /// How long a data connection that was opened ahead of its transfer stays good, where the

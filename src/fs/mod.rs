@@ -156,6 +156,8 @@ const CHANGES: usize = 3;
 /// of a name, it looks the name up once more.
 const SILENCE: Duration = Duration::from_secs(1);
 const UNANSWERED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
+/// Of how many directories it is remembered that something in them was asked for.
+const VISITED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
 pub struct Fs {
@@ -183,6 +185,8 @@ pub struct Fs {
     roots: Arc<Flights<Answer>>,
     /// What the server lately left without an answer. A leaf lock.
     unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
+    /// Directories of which something was asked for, and when. A leaf lock.
+    visited: Mutex<LruCache<RemotePath, Instant>>,
     /// Whether the mount is gone.
     closed: AtomicBool,
     /// What the server last said, and when. A leaf lock.
@@ -217,6 +221,7 @@ impl Fs {
             neighbours: Neighbours::new(config.prefetch),
             roots: Arc::new(Flights::new()),
             unanswered: Mutex::new(LruCache::new(UNANSWERED)),
+            visited: Mutex::new(LruCache::new(VISITED)),
             space: Mutex::new(None),
             root: Mutex::new(None),
             drafts: Drafts::new(config.spool.clone(), config.uploads),
@@ -579,7 +584,7 @@ impl Fs {
         }
         let deadline = patience.deadline()?;
         let before = self.cache.last_known(path);
-        if self.remote.stats_by_listing(path, before.as_ref()) {
+        if self.remote.stats_by_listing(path, before.as_ref()) && !self.is_first_in(path) {
             let listed = self.stat_by_listing(path, deadline);
             if listed != Answer::Unknown {
                 return Ok(listed);
@@ -606,6 +611,17 @@ impl Fs {
                 Err(Error::remote(path, cause))
             }
         }
+    }
+
+    /// Whether nothing else in its directory was asked for lately. The whole directory takes a round
+    /// trip more than the one file does, on a server without MLST; the second question is worth it.
+    fn is_first_in(&self, path: &RemotePath) -> bool {
+        let Some(parent) = path.parent() else {
+            return false;
+        };
+        let now = Instant::now();
+        let before = self.visited.lock().put(parent, now);
+        before.is_none_or(|then| then + self.config.dir_timeout < now)
     }
 
     /// What the listing of the directory says of `path`: it costs no more than asking for the one

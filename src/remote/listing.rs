@@ -110,6 +110,65 @@ pub(super) fn find(
     }))
 }
 
+/// The same in one round trip, with nothing told of its neighbours: the exact time of the one file
+/// is asked along with the listing. `None` where the server's STAT is not known to be good for that.
+pub(super) fn find_at_once(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Outcome<Option<Attributes>> {
+    let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+        return Ok(Ok(None));
+    };
+    if session.profile().stat_faithful != Some(true) {
+        return Ok(Ok(None));
+    }
+    let ask = [
+        Command::Cwd((&parent).into()),
+        here(false),
+        Command::Mdtm(path.into()),
+        Command::Noop,
+    ];
+    let replies = session.pipeline(&ask, deadline)?;
+    let [cwd, stat, mdtm, noop] = &replies[..] else {
+        return Ok(Ok(None));
+    };
+    if !cwd.code.is_completion() || !is_listing(stat) {
+        return Ok(Ok(None));
+    }
+    in_step(session, noop)?;
+    let raw = parse_stat(stat);
+    if !raw.complete || raw.entries.is_empty() {
+        return Ok(Ok(None));
+    }
+    let mut found = raw
+        .entries
+        .into_iter()
+        .filter(|e| e.name == name.as_bytes());
+    let Some(mut entry) = found.next() else {
+        return Ok(Err(Error::NotFound));
+    };
+    let mut offset = session.profile().listing_offset;
+    if entry.facts.kind == Some(Kind::File)
+        && let Some(listed) = entry.facts.modify
+    {
+        let Some(time) = time(mdtm) else {
+            return Ok(Ok(None));
+        };
+        offset = offset.or_else(|| zone(listed, time));
+        entry.facts.modify = Some(Modify {
+            time,
+            precision: Precision::Second,
+        });
+    }
+    let whole = entry.facts.kind.is_some()
+        && (entry.facts.kind != Some(Kind::File) || entry.facts.size.is_some());
+    // What is not a file's has a time in the server's zone, which a file must have shown.
+    Ok(Ok(offset
+        .filter(|_| whole)
+        .map(|offset| Attributes::new(&entry.facts, offset))))
+}
+
 /// The root of a server that says nothing of it.
 fn unknown_root() -> Attributes {
     let facts = Facts {

@@ -12,7 +12,7 @@ mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::client::{self, Lane, Lease, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
@@ -136,6 +136,12 @@ impl Remote {
     ) -> Result<Download, Error> {
         check(path)?;
         Download::open(&self.pool, path, offset, expected, proof, deadline)
+    }
+
+    /// Where another download could begin without anybody having to wait for it: how long a round
+    /// trip to the server takes.
+    pub fn room(&self) -> Option<Duration> {
+        self.pool.room()
     }
 
     /// What a download of the file is compared with: SIZE and MDTM, which do not tell the same as
@@ -484,7 +490,11 @@ fn stat(
             }));
         }
     }
-    let found = listing::find(session, path, deadline)?;
+    let found = match listing::find_at_once(session, path, deadline)? {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => listing::find(session, path, deadline)?,
+        Err(error) => Err(error),
+    };
     // A listing that was cut short, or that is not permitted, leaves the question to MLST.
     if matches!(found, Err(Error::Failed(_) | Error::Denied(_)))
         && let Some(told) = by_mlst(session, path, deadline)?

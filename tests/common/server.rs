@@ -63,6 +63,8 @@ pub struct Options {
     pub max_clients: u32,
     /// Listens on ::1 instead of 127.0.0.1.
     pub ipv6: bool,
+    /// Listens on this IPv4 address instead of 127.0.0.1. The certificate does not name it.
+    pub address: Option<&'static str>,
     /// False: a server without any TLS (vsftpd and pyftpdlib only).
     pub tls: bool,
     /// False: PASV and EPSV are refused (vsftpd only).
@@ -85,6 +87,7 @@ impl Default for Options {
             certificate: "server",
             max_clients: 50,
             ipv6: false,
+            address: None,
             tls: true,
             passive: true,
             verify_client: false,
@@ -175,10 +178,10 @@ impl RealServer {
 
     /// The host as it stands in a source. The name has an IPv6 address too on most machines, where nothing listens.
     pub fn host(&self) -> &'static str {
-        if self.options.ipv6 {
-            "[::1]"
-        } else {
-            "localhost"
+        match self.options.address {
+            Some(address) => address,
+            None if self.options.ipv6 => "[::1]",
+            None => "localhost",
         }
     }
 
@@ -273,10 +276,10 @@ impl RealServer {
     }
 
     fn address(&self) -> &'static str {
-        if self.options.ipv6 {
-            "::1"
-        } else {
-            "127.0.0.1"
+        match self.options.address {
+            Some(address) => address,
+            None if self.options.ipv6 => "::1",
+            None => "127.0.0.1",
         }
     }
 
@@ -325,6 +328,10 @@ impl RealServer {
             "vsftpd.conf",
             &[
                 ("LISTEN4", yes(!self.options.ipv6)),
+                (
+                    "ADDRESS4",
+                    self.options.address.unwrap_or("127.0.0.1").to_owned(),
+                ),
                 ("LISTEN6", yes(self.options.ipv6)),
                 ("TLS", yes(self.options.tls)),
                 ("IMPLICIT", yes(self.kind.is_implicit())),

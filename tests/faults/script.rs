@@ -22,6 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(1);
 /// And beyond it, on a machine that is busy with other things.
 const SLACK: Duration = Duration::from_secs(3);
+/// When nothing arrives at the server for so long, nothing is on its way.
+const CALM: Duration = Duration::from_millis(20);
 /// Attributes and listings are asked for each time.
 const NO_TIME: Duration = Duration::ZERO;
 /// How long a server that is down is waited for, by `hard` and by what was promised.
@@ -275,7 +277,7 @@ impl Session<'_> {
             self.absent("old");
         }
         files.is_renamed = renamed.is_some();
-        (self.rig.faults.counts(), files)
+        (self.counts(), files)
     }
 
     /// The same at once: each needs the session that the others hold.
@@ -325,7 +327,7 @@ impl Session<'_> {
             self.absent("old");
         }
         files.is_renamed = renamed.is_some();
-        (self.rig.faults.counts(), files)
+        (self.counts(), files)
     }
 
     /// The fault is gone: what could not be uploaded is, and nothing is amiss.
@@ -360,6 +362,19 @@ impl Session<'_> {
         self.drain(caller);
         self.on_server("healthy", b"again");
         caller.fs.close();
+    }
+
+    /// What was counted, once what is written ahead of need has arrived.
+    fn counts(&self) -> Counts {
+        let mut counts = self.rig.faults.counts();
+        for _ in 0..20 {
+            thread::sleep(CALM);
+            let before = std::mem::replace(&mut counts, self.rig.faults.counts());
+            if before == counts {
+                break;
+            }
+        }
+        counts
     }
 
     /// With write-back it is sent meanwhile: what comes next waits, so that a position is the same

@@ -413,6 +413,12 @@ impl Round {
         !self.setting.write_back
     }
 
+    /// Whether a rename that nobody knows the outcome of makes a conflict copy of what waits to be sent
+    /// to either name.
+    pub fn may_part(&self) -> bool {
+        self.setting.write_back && !self.setting.hard
+    }
+
     pub fn wrong(&self, what: impl fmt::Display) {
         let rules = self.rules.lock().unwrap().clone();
         let wrong = format!("{} [{rules}] {what}", self.setting);

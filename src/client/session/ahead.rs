@@ -18,7 +18,7 @@ use crate::proto::{Command, Reply};
 use crate::tls::wait;
 
 use super::Session;
-use crate::client::data::{passive_command, passive_reply, wants_pret};
+use crate::client::data::{passive_command, passive_reply};
 use crate::client::profile::Profile;
 use crate::client::{Error, connect};
 
@@ -64,8 +64,10 @@ impl Session {
     pub(in crate::client) fn prepare(&mut self) {
         let now = Instant::now();
         let config = &self.server().config;
-        let alone = config.active || config.special.proxy.is_some() || wants_pret(self);
-        let worth = !alone && may_open(&self.profile(), now);
+        let profile = self.profile();
+        let alone =
+            config.active || config.special.proxy.is_some() || profile.wants_pret == Some(true);
+        let worth = !alone && may_open(&profile, now);
         if self.ahead.is_some() || self.is_broken() || self.is_spent() || !worth {
             return;
         }

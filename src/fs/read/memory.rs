@@ -3,6 +3,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -22,27 +23,31 @@ pub(super) struct Memory {
 struct State {
     out: usize,
     spare: Vec<Box<[u8]>>,
-    /// How many streams share the memory.
-    streams: usize,
+    /// How many parts share the memory.
+    parts: usize,
 }
 
 /// [`BUFFER`] bytes on loan.
 pub(super) struct Buffer {
     bytes: Box<[u8]>,
-    memory: Arc<Memory>,
+    part: Arc<Part>,
 }
 
 /// Why there is no buffer to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// The stream holds its fair share.
+    /// The share is used up.
     Share,
     /// Others hold more than theirs.
     Exhausted,
 }
 
-/// A stream's part in the memory, given back when dropped.
-pub(super) struct Part(Arc<Memory>);
+/// The memory of one stream, or of several that read the same file together.
+pub(super) struct Part {
+    memory: Arc<Memory>,
+    /// Buffers out.
+    held: AtomicUsize,
+}
 
 impl Memory {
     /// At most `limit` bytes are out at a time, but for buffers that a waiting read needs.
@@ -52,25 +57,34 @@ impl Memory {
             state: Mutex::new(State {
                 out: 0,
                 spare: Vec::new(),
-                streams: 0,
+                parts: 0,
             }),
         })
     }
 
-    pub fn join(self: &Arc<Self>) -> Part {
-        self.state.lock().streams += 1;
-        Part(self.clone())
+    /// How many buffers are out.
+    #[cfg(test)]
+    pub fn out(&self) -> usize {
+        self.state.lock().out
+    }
+
+    pub fn join(self: &Arc<Self>) -> Arc<Part> {
+        self.state.lock().parts += 1;
+        Arc::new(Part {
+            memory: self.clone(),
+            held: AtomicUsize::new(0),
+        })
     }
 }
 
 impl Part {
-    /// A buffer for a stream that already holds `held`. Where a read waits for it (`urgent`),
+    /// A buffer, if more than `reserve` are left of the share. Where a read waits for it (`urgent`),
     /// there always is one: it goes out with the reply.
-    pub fn lease(&self, held: usize, urgent: bool) -> Result<Buffer, Refused> {
-        let memory = &self.0;
+    pub fn lease(self: &Arc<Self>, reserve: usize, urgent: bool) -> Result<Buffer, Refused> {
+        let memory = &self.memory;
         let mut state = memory.state.lock();
         if !urgent {
-            if held >= memory.share(&state) {
+            if self.held.load(Ordering::Relaxed) + reserve >= memory.share(&state) {
                 return Err(Refused::Share);
             }
             if state.out >= memory.limit {
@@ -78,29 +92,30 @@ impl Part {
             }
         }
         state.out += 1;
+        self.held.fetch_add(1, Ordering::Relaxed);
         let spare = state.spare.pop();
         drop(state);
         Ok(Buffer {
             bytes: spare.unwrap_or_else(|| vec![0; BUFFER].into()),
-            memory: memory.clone(),
+            part: self.clone(),
         })
     }
 
-    /// How many buffers each stream may hold now.
+    /// How many buffers the part may hold now.
     pub fn share(&self) -> usize {
-        self.0.share(&self.0.state.lock())
+        self.memory.share(&self.memory.state.lock())
     }
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.0.state.lock().streams -= 1;
+        self.memory.state.lock().parts -= 1;
     }
 }
 
 impl Memory {
     fn share(&self, state: &State) -> usize {
-        (self.limit / state.streams.max(1)).max(1)
+        (self.limit / state.parts.max(1)).max(1)
     }
 }
 
@@ -119,7 +134,8 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut state = self.memory.state.lock();
+        self.part.held.fetch_sub(1, Ordering::Relaxed);
+        let mut state = self.part.memory.state.lock();
         state.out -= 1;
         if state.spare.len() < SPARE {
             state.spare.push(std::mem::take(&mut self.bytes));
@@ -135,30 +151,27 @@ mod tests {
     fn the_bound_holds_and_buffers_come_back() {
         let memory = Memory::new(3 * BUFFER);
         let part = memory.join();
-        let mut held: Vec<Buffer> = (0..3).map(|n| part.lease(n, false).ok().unwrap()).collect();
-        assert_eq!(part.lease(2, false).err(), Some(Refused::Exhausted));
-        assert_eq!(part.lease(3, false).err(), Some(Refused::Share));
+        let mut held: Vec<Buffer> = (0..3).map(|_| part.lease(0, false).ok().unwrap()).collect();
+        assert_eq!(part.lease(0, false).err(), Some(Refused::Share));
         held.pop();
-        let buffer = part.lease(2, false).ok().unwrap();
+        assert_eq!(part.lease(1, false).err(), Some(Refused::Share));
+        let buffer = part.lease(0, false).ok().unwrap();
         assert_eq!(buffer.len(), BUFFER);
         drop((buffer, held));
-        assert_eq!(memory.state.lock().out, 0);
+        assert_eq!(memory.out(), 0);
     }
 
     #[test]
     fn memory_is_shared_fairly_and_never_refused_to_a_waiting_read() {
         let memory = Memory::new(4 * BUFFER);
-        let parts = [memory.join(), memory.join()];
-        assert_eq!(parts[0].share(), 2);
-        let held = [
-            parts[0].lease(0, false).ok().unwrap(),
-            parts[0].lease(1, false).ok().unwrap(),
-        ];
-        assert_eq!(parts[0].lease(2, false).err(), Some(Refused::Share));
-        let urgent = parts[0].lease(2, true).ok().unwrap();
-        drop((held, urgent));
-        let [one, two] = parts;
-        drop(two);
+        let [one, two] = [memory.join(), memory.join()];
+        assert_eq!(one.share(), 2);
+        let held = [one.lease(0, false).ok(), one.lease(0, false).ok()];
+        assert_eq!(one.lease(0, false).err(), Some(Refused::Share));
+        let urgent = one.lease(0, true).ok().unwrap();
+        let other = two.lease(0, false).ok().unwrap();
+        assert_eq!(two.lease(0, false).err(), Some(Refused::Exhausted));
+        drop((held, urgent, other, two));
         assert_eq!(one.share(), 4);
     }
 }

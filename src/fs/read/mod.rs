@@ -5,6 +5,7 @@
 
 mod leftovers;
 mod memory;
+mod pace;
 mod stream;
 mod window;
 
@@ -19,9 +20,11 @@ use parking_lot::Mutex;
 use crate::proto::RemotePath;
 use crate::remote::{self, Proof, Remote, Version};
 use leftovers::Leftovers;
-use memory::Memory;
+use memory::{BUFFER, Memory, Part};
+use pace::Pace;
 use stream::{IDLE, Stop, Stream};
 pub use window::Data;
+use window::Window;
 
 /// Streams of one file, where no more handles than that are open.
 const STREAMS_PER_FILE: usize = 3;
@@ -36,6 +39,14 @@ const RECENT: Duration = Duration::from_secs(1);
 /// The first read of a file may be overtaken by the second: so near the beginning it is taken for
 /// the second.
 const OVERTAKEN: u64 = 256 * 1024;
+
+/// Several streams of one sequential reader take turns of at least this length, bytes: breaking a
+/// transfer off and beginning another costs several round trips, and the link is slow at first. It is
+/// also what their window must have room for.
+const STRIPE: u64 = 8 << 20;
+
+/// Reads come out of order by no more than this, bytes: the kernel asks for so much at a time.
+const LATE: u64 = 8 << 20;
 
 /// The streams of all files, and the memory that they share.
 pub(super) struct Reads {
@@ -63,12 +74,29 @@ pub(super) struct Target {
 /// The streams of one open file; dropping it ends them.
 pub(super) struct Reader {
     reads: Arc<Reads>,
-    /// The most recently used last. Held over no wait; streams' locks are taken below it.
-    streams: Mutex<Vec<Arc<Stream>>>,
+    /// Held over no wait; streams' locks are taken below it.
+    streams: Mutex<Streams>,
     /// Whether nobody has the file open any more.
     ended: AtomicBool,
     /// How many [`Pause`]s there are.
     pauses: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Streams {
+    /// The most recently used last.
+    list: Vec<Arc<Stream>>,
+    run: Option<Run>,
+}
+
+/// A sequential reader, for whom several streams may fetch the file stripe by stripe.
+struct Run {
+    pace: Pace,
+    /// Whose streams these are: they share it.
+    part: Weak<Part>,
+    stripe: u64,
+    /// Where the next stripe begins. `None`: one stream goes to the end of the file.
+    next: Option<u64>,
 }
 
 /// While it lasts a file has no streams, and reads that would need one wait.
@@ -126,11 +154,11 @@ impl Reads {
         self.all().iter().filter(|s| s.is_abandoned()).count() >= ABANDONED
     }
 
-    fn start(self: &Arc<Self>, target: &Target, offset: u64) -> Arc<Stream> {
+    fn start(self: &Arc<Self>, target: &Target, window: Window, part: Arc<Part>) -> Arc<Stream> {
         if self.alive().len() >= STREAMS {
             self.reclaim();
         }
-        let stream = Stream::start(self, target, offset);
+        let stream = Stream::start(self, target, window, part);
         let mut streams = self.streams.lock();
         streams.retain(|s| s.strong_count() > 0);
         streams.push(Arc::downgrade(&stream));
@@ -142,7 +170,7 @@ impl Reader {
     pub fn new(reads: &Arc<Reads>) -> Self {
         Self {
             reads: reads.clone(),
-            streams: Mutex::new(Vec::new()),
+            streams: Mutex::default(),
             ended: AtomicBool::new(false),
             pauses: AtomicUsize::new(0),
         }
@@ -178,8 +206,18 @@ impl Reader {
                 }
                 continue;
             };
-            match stream.read(&read, deadline) {
-                Ok(data) => return Ok(data),
+            // What is beyond its limit another stream has.
+            let here = read.start..read.end.min(stream.limit());
+            match stream.read(&here, deadline) {
+                Ok(data) => {
+                    self.spread(target, &stream, here.end, deadline.is_some());
+                    if here.end == read.end {
+                        return Ok(data);
+                    }
+                    let left = (read.end - here.end) as usize;
+                    let rest = self.read(target, here.end, left, handles, deadline)?;
+                    return Ok(data.and(rest));
+                }
                 Err(Stop::WouldWait) => return Err(Failure::WouldWait),
                 Err(Stop::TimedOut) => return Err(Failure::TimedOut),
                 Err(Stop::Failed(error)) => return Err(Failure::Remote(error)),
@@ -195,7 +233,8 @@ impl Reader {
     /// The stream that will have the read's bytes first, or a new one; `None` while there cannot
     /// be a new one.
     fn choose(&self, target: &Target, read: &Range<u64>, handles: usize) -> Option<Arc<Stream>> {
-        let mut streams = self.streams.lock();
+        let mut locked = self.streams.lock();
+        let streams = &mut locked.list;
         streams.retain(|stream| {
             let current = stream.epoch() == target.epoch;
             if !current {
@@ -215,6 +254,14 @@ impl Reader {
             return None;
         }
         streams.retain(|s| !s.is_over());
+        // One for each reader, should it go on there; the others' sessions are needed next.
+        let random = |s: &Arc<Stream>| !s.is_sequential() && s.idle_since().is_some();
+        let surplus = streams.iter().filter(|s| random(s)).count();
+        for _ in handles.max(1)..surplus {
+            if let Some(at) = streams.iter().position(random) {
+                streams.remove(at).close();
+            }
+        }
         if streams.len() >= STREAMS_PER_FILE.max(handles)
             && let Some(at) = streams.iter().position(|s| s.idle_since().is_some())
         {
@@ -224,9 +271,86 @@ impl Reader {
             near if streams.is_empty() && near <= OVERTAKEN => 0,
             offset => offset,
         };
-        let stream = self.reads.start(target, offset);
+        let window = Window::new(offset, target.version.size);
+        let part = self.reads.memory.join();
+        let stream = self.reads.start(target, window, part);
         streams.push(stream.clone());
         Some(stream)
+    }
+
+    /// A read was answered by `stream` up to `position`: has several streams fetch what comes next
+    /// where the reader deserves it, and ends those that it has done with.
+    fn spread(&self, target: &Target, stream: &Arc<Stream>, position: u64, waited: bool) {
+        if stream.epoch() != target.epoch || !stream.is_sequential() {
+            return;
+        }
+        let (now, size) = (Instant::now(), target.version.size);
+        let mut locked = self.streams.lock();
+        let Streams { list, run } = &mut *locked;
+        if !run.as_ref().is_some_and(|run| run.has(stream)) {
+            if let Some(run) = run
+                && list.iter().any(|stream| run.has(stream))
+            {
+                return; // Another reader's, or a stray read.
+            }
+            *run = Some(Run::new(stream, position, now));
+        }
+        let Some(run) = run else { return };
+        let large = size.saturating_sub(position) > 2 * run.stripe && run.stripe >= STRIPE;
+        let room = || self.reads.remote.room();
+        run.pace.note(
+            position,
+            waited,
+            run.stripe,
+            || room().filter(|_| large),
+            now,
+        );
+        // What they hold is their part's, which those that come next need.
+        list.retain(|stream| {
+            let passed = run.has(stream)
+                && stream.limit().saturating_add(LATE) <= position
+                && stream.idle_since().is_some();
+            if passed {
+                stream.close();
+            }
+            !passed
+        });
+        let width = run.pace.width();
+        if width == 1 && run.next.is_none() {
+            return;
+        }
+        if run.next.is_none() && large {
+            let first = (stream.end().max(position) + run.stripe).next_multiple_of(1 << 20);
+            run.next = stream.end_at(first).then_some(first);
+        }
+        while let Some(from) = run.next.filter(|next| *next < size) {
+            let fetching = list.iter().filter(|s| run.has(s) && s.is_fetching());
+            let fetching = fetching.count();
+            let near = from <= position + run.stripe * width as u64;
+            let may_start = self.pauses.load(Ordering::Relaxed) == 0;
+            if fetching >= width || (fetching > 0 && room().is_none()) || !near || !may_start {
+                break;
+            }
+            let mut window = Window::new(from, size);
+            let limit = from + run.stripe;
+            run.next = if width == 1 {
+                window.continue_reading();
+                None
+            } else if limit + run.stripe / 2 < size {
+                window.end_at(limit);
+                Some(limit)
+            } else {
+                window.fetch_all();
+                Some(size)
+            };
+            log::debug!(
+                "{}: stream {} of {width} at {from}",
+                target.path,
+                fetching + 1
+            );
+            let part = stream.part().clone();
+            list.push(self.reads.start(target, window, part));
+        }
     }
 
     /// Ends all streams, and lets none begin.
@@ -234,7 +358,7 @@ impl Reader {
         // Under the lock of those who would begin one.
         let mut streams = self.streams.lock();
         self.pauses.fetch_add(1, Ordering::Relaxed);
-        streams.drain(..).for_each(|stream| stream.close());
+        streams.list.drain(..).for_each(|stream| stream.close());
         Pause(self)
     }
 
@@ -246,9 +370,27 @@ impl Reader {
 
     /// Ends all streams.
     pub fn close(&self) {
-        for stream in self.streams.lock().drain(..) {
+        for stream in self.streams.lock().list.drain(..) {
             stream.close();
         }
+    }
+}
+
+impl Run {
+    fn new(stream: &Stream, position: u64, now: Instant) -> Self {
+        let part = stream.part();
+        // While one stripe is read the next ones are fetched: two of them by half each, on average.
+        let stripe = (part.share() * BUFFER) as u64 / 4 * 3;
+        Self {
+            pace: Pace::new(position, now),
+            part: Arc::downgrade(part),
+            stripe: stripe & !((1 << 20) - 1),
+            next: None,
+        }
+    }
+
+    fn has(&self, stream: &Stream) -> bool {
+        std::ptr::eq(self.part.as_ptr(), Arc::as_ptr(stream.part()))
     }
 }
 
@@ -263,3 +405,6 @@ impl Drop for Reader {
         self.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

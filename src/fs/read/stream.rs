@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::memory::{Buffer, Part, Refused};
+use super::memory::{BUFFER, Buffer, Part, Refused};
 use super::window::{Data, Window};
 use super::{Reads, Target};
 use crate::remote::{self, Download};
@@ -25,6 +25,8 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 const SHORTAGE: Duration = Duration::from_millis(50);
 /// What was fetched is handed over after that, even if nobody waits for it yet.
 const HANDOVER: Duration = Duration::from_millis(200);
+/// Buffers that a stream leaves to the one before it in the file.
+const RESERVE: usize = (4 << 20) / BUFFER;
 /// How long a failure answers reads, also those that come after it: what failed to be read ahead
 /// the kernel asks for once more, and would wait twice. Later reads try again.
 const NEWS: Duration = Duration::from_secs(1);
@@ -38,7 +40,7 @@ pub(super) struct Stream {
     room: Condvar,
     /// [`Window::wanted`], for the pump to see while it reads.
     wanted: AtomicU64,
-    part: Part,
+    part: Arc<Part>,
     /// [`Target::epoch`].
     epoch: u64,
 }
@@ -65,11 +67,17 @@ pub(super) enum Stop {
 }
 
 impl Stream {
-    /// Starts to fetch `target` at `offset`.
-    pub fn start(reads: &Arc<Reads>, target: &Target, offset: u64) -> Arc<Self> {
+    /// Starts to fetch `target` where the window begins, within that part of the memory.
+    pub fn start(
+        reads: &Arc<Reads>,
+        target: &Target,
+        window: Window,
+        part: Arc<Part>,
+    ) -> Arc<Self> {
+        let offset = window.end();
         let stream = Arc::new(Self {
             state: Mutex::new(State {
-                window: Window::new(offset, target.version.size),
+                window,
                 failed: None,
                 closed: false,
                 pumped: true,
@@ -78,7 +86,7 @@ impl Stream {
             arrived: Condvar::new(),
             room: Condvar::new(),
             wanted: AtomicU64::new(u64::MAX),
-            part: reads.memory.join(),
+            part,
             epoch: target.epoch,
         });
         let pump = Pump {
@@ -110,7 +118,8 @@ impl Stream {
             if let Some((error, _)) = &state.failed {
                 break Err(Stop::Failed(error.clone()));
             }
-            if state.closed || state.window.has_passed(read) {
+            let passed = state.window.has_passed(read) || state.window.limit() < read.end;
+            if state.closed || passed {
                 break Err(Stop::Gone);
             }
             let Some(deadline) = deadline else {
@@ -144,6 +153,43 @@ impl Stream {
         let alive = !state.closed && state.failed.as_ref().is_none_or(news);
         let reaches = alive && state.window.reaches(read, size);
         reaches.then(|| state.window.end().abs_diff(read.start))
+    }
+
+    /// Leaves what is beyond `limit` to others; `false` where it has come too far for that.
+    pub fn end_at(&self, limit: u64) -> bool {
+        let early = self.state.lock().window.end_at(limit);
+        self.room.notify_one();
+        early
+    }
+
+    fn is_one_of_several(&self) -> bool {
+        self.state.lock().window.is_eager()
+    }
+
+    /// Where another stream goes on; `u64::MAX` where none does.
+    pub fn limit(&self) -> u64 {
+        self.state.lock().window.limit()
+    }
+
+    /// How far it has come.
+    pub fn end(&self) -> u64 {
+        self.state.lock().window.end()
+    }
+
+    /// Whether it is read in order; `false` for one that only serves single reads.
+    pub fn is_sequential(&self) -> bool {
+        !self.state.lock().window.is_random()
+    }
+
+    /// Whether it fetches, or will.
+    pub fn is_fetching(&self) -> bool {
+        let state = self.state.lock();
+        !(state.closed || state.failed.is_some() || state.window.is_complete())
+    }
+
+    /// The part of the memory that it shares with those that read the same file beside it.
+    pub fn part(&self) -> &Arc<Part> {
+        &self.part
     }
 
     /// Which of the file's contents it reads.
@@ -198,17 +244,23 @@ impl Pump {
     fn run(self, target: &Target, offset: u64) {
         match self.pump(target, offset) {
             Ok(true) => {
+                // Its session is free by now.
                 let leftovers = self.reads.leftovers.clone();
                 let stream = Arc::downgrade(&self.stream);
                 drop(self);
                 leftovers.keep(stream);
             }
             Ok(false) => {}
+            // Perhaps the server bears one transfer only: one that stands alone has to fail, too.
+            Err(error) if self.stream.is_one_of_several() => {
+                log::debug!("{}: {error}", target.path);
+                self.stream.close();
+            }
             Err(error) => self.stream.fail(error),
         }
     }
 
-    /// Whether it came to the end of the file.
+    /// Whether it came to the end of what it was to fetch.
     fn pump(&self, target: &Target, offset: u64) -> Result<bool, remote::Error> {
         let Reads { remote, .. } = &*self.reads;
         if self.stream.state.lock().closed {
@@ -236,7 +288,8 @@ impl Pump {
                 return Ok(true);
             }
         }
-        Ok(false)
+        let state = self.stream.state.lock();
+        Ok(state.window.is_complete() && !state.closed)
     }
 
     /// Waits until there is something to fetch: a buffer, and how much to put into it. `None` ends
@@ -247,14 +300,19 @@ impl Pump {
         let mut parked = false;
         let mut state = stream.state.lock();
         loop {
-            if state.closed {
+            if state.closed || state.window.is_complete() {
                 return None;
             }
             let missing = state.window.missing();
             let mut shortage = false;
             if missing > 0 {
                 let urgent = state.window.wanted() < u64::MAX;
-                match stream.part.lease(state.window.buffers(), urgent) {
+                // Room for the stream that is being read, where this one is ahead of it.
+                let reserve = match state.window.is_unread() {
+                    true => RESERVE.min(stream.part.share() / 4),
+                    false => 0,
+                };
+                match stream.part.lease(reserve, urgent) {
                     Ok(buffer) => {
                         let limit = buffer
                             .len()

@@ -24,8 +24,9 @@ const RANDOM_REACH: u64 = 256 * KIB;
 /// Where no more than this is left of the file, it is fetched to the end: cheaper than to
 /// break off the transfer.
 const REST: u64 = MIB;
-/// What was read stays so long: the kernel's requests come out of order.
-const TAIL: u64 = 2 * MIB;
+/// What was read stays so long: the kernel asks for so much at a time, and its requests come out of
+/// order, the more so on a busy machine.
+const TAIL: u64 = 8 * MIB;
 
 /// See the module.
 pub(super) struct Window {
@@ -43,6 +44,10 @@ pub(super) struct Window {
     /// The furthest end of a read answered.
     served: u64,
     sequential: bool,
+    /// Where another stream goes on; `u64::MAX` where none does.
+    limit: u64,
+    /// Whether what was not asked for yet is fetched, too.
+    eager: bool,
     /// The reads that wait: offset and end.
     waiting: Vec<Range<u64>>,
     /// The end of the file, once the stream has come to it.
@@ -80,14 +85,57 @@ impl Window {
             asked: origin,
             served: origin,
             sequential: origin == 0,
+            limit: u64::MAX,
+            eager: false,
             waiting: Vec::new(),
             end_of_file: false,
         }
     }
 
+    /// Leaves what is at `limit` and beyond to other streams, and fetches what is before it whether
+    /// it was asked for yet or not. `false` where it has come too far already.
+    pub fn end_at(&mut self, limit: u64) -> bool {
+        let early = self.end.max(self.asked) < limit && limit <= self.limit;
+        if early {
+            self.limit = limit;
+            self.fetch_all();
+        }
+        early
+    }
+
+    /// Fetches everything, whether it was asked for yet or not.
+    pub fn fetch_all(&mut self) {
+        self.sequential = true;
+        self.eager = true;
+    }
+
+    pub fn is_eager(&self) -> bool {
+        self.eager
+    }
+
+    /// Where another stream goes on; `u64::MAX` where none does.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Whether everything is there that it was to fetch: nothing is asked of the server any more.
+    pub fn is_complete(&self) -> bool {
+        self.end_of_file || self.end >= self.limit
+    }
+
+    /// Whether nobody has read from it yet.
+    pub fn is_unread(&self) -> bool {
+        self.asked == self.origin
+    }
+
+    /// Goes on where another stream ended, as far ahead of its reader as that would have been.
+    pub fn continue_reading(&mut self) {
+        self.sequential = true;
+    }
+
     /// Whether a read is best served here; `size` is the file's size as it is now known.
     pub fn reaches(&self, read: &Range<u64>, size: u64) -> bool {
-        if read.start < self.start {
+        if read.start < self.start || read.start >= self.limit {
             return false;
         }
         if self.end_of_file {
@@ -171,13 +219,16 @@ impl Window {
 
     /// How many bytes to fetch now.
     pub fn missing(&self) -> u64 {
-        if self.end_of_file {
+        if self.is_complete() {
             return 0;
         }
         let goal = self.goal();
         let missing = goal.saturating_sub(self.end);
         // Ahead of the reader in whole buffers only: half-filled ones waste memory.
-        if missing >= BUFFER as u64 || self.end < self.asked || goal == self.size && missing > 0 {
+        if missing >= BUFFER as u64
+            || self.end < self.asked
+            || (goal == self.size || goal == self.limit) && missing > 0
+        {
             return missing;
         }
         // All is there: see the end too, so that the session is free for others at once.
@@ -208,14 +259,21 @@ impl Window {
         let waiting = self.waiting.iter().map(|r| r.start).min();
         let needed = self.served.min(waiting.unwrap_or(u64::MAX));
         let keep = needed.min(self.served.saturating_sub(TAIL));
+        let mut end = self.start;
+        let ends = self.pieces.iter().map(|piece| {
+            end += piece.filled as u64;
+            end
+        });
+        let mut behind = ends.take_while(|end| *end <= needed).count();
         while let Some(piece) = self.pieces.front() {
             let end = self.start + piece.filled as u64;
-            let crowded = self.pieces.len() > (share / 4).max(1);
+            let crowded = behind > (share / 4).max(1);
             if end > keep && !(crowded && end <= needed) {
                 break;
             }
             self.start = end;
             self.pieces.pop_front();
+            behind = behind.saturating_sub(1);
         }
     }
 
@@ -225,12 +283,10 @@ impl Window {
         self.start = self.end;
     }
 
-    /// How many buffers it holds.
-    pub fn buffers(&self) -> usize {
-        self.pieces.len()
-    }
-
     fn goal(&self) -> u64 {
+        if self.eager {
+            return self.limit.min(self.size);
+        }
         let (goal, rest) = if self.sequential {
             // In proportion to what was read so far: a reader that looks at the beginning only,
             // or reads a large block here and there, does not cause megabytes to be fetched.
@@ -275,6 +331,15 @@ impl Data {
 
     pub(super) fn nothing() -> Self {
         Self(Parts::Nothing)
+    }
+
+    /// What follows on `self` in the file.
+    pub(super) fn and(self, next: Self) -> Self {
+        match (&self.0, &next.0) {
+            (Parts::Nothing, _) => next,
+            (_, Parts::Nothing) => self,
+            _ => Self(Parts::Joined([&*self, &*next].concat())),
+        }
     }
 }
 

@@ -9,12 +9,12 @@ fn byte(at: u64) -> u8 {
     (at.wrapping_mul(0x9e37_79b9) >> 7) as u8
 }
 
-fn part() -> Part {
+fn part() -> Arc<Part> {
     Memory::new(64 << 20).join()
 }
 
 /// Fetches what is missing, in pieces of at most `most` bytes of a file of `size`.
-fn fetch(window: &mut Window, part: &Part, size: u64, most: usize) {
+fn fetch(window: &mut Window, part: &Arc<Part>, size: u64, most: usize) {
     while window.missing() > 0 {
         let mut buffer = part.lease(0, true).ok().unwrap();
         let at = window.end();
@@ -58,10 +58,28 @@ fn who_goes_on_reading_gets_more_ahead_up_to_a_bound() {
         assert_eq!(bytes(&mut window, read.clone()).unwrap(), expected(read));
         assert!(window.end() - at <= 8 * MIB + 128 * KIB);
         window.trim(256);
-        assert!(window.buffers() <= 42);
+        assert!(window.pieces.len() <= 66);
         at += 128 * KIB;
     }
     assert!(window.end() - at > 8 * MIB - BUFFER as u64);
+}
+
+#[test]
+fn one_that_is_far_ahead_keeps_what_late_reads_ask_for() {
+    let part = part();
+    let mut window = Window::new(0, SIZE);
+    window.ask(&(0..MIB));
+    assert!(window.end_at(40 * MIB) && !window.end_at(41 * MIB));
+    fetch(&mut window, &part, SIZE, BUFFER);
+    assert!(window.is_complete() && window.end() == 40 * MIB);
+    // Of reads that are under way together the last may be answered first.
+    for at in [2 * MIB, 0, MIB] {
+        let read = at..at + MIB;
+        window.ask(&read);
+        assert_eq!(bytes(&mut window, read.clone()).unwrap(), expected(read));
+        window.trim(160);
+    }
+    assert!(!window.reaches(&(40 * MIB..41 * MIB), SIZE));
 }
 
 #[test]
