@@ -367,6 +367,7 @@ pub fn libreoffice(kind: Kind) {
     let profile = tempfile::tempdir().expect("make a folder");
     let text = r#"
         umask 022
+        export HOME='PROFILE'
         # The distribution's own Python has LibreOffice's module.
         /usr/bin/python3 - <<'PYTHON'
 import os, subprocess, sys, time, uno
