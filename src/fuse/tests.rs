@@ -790,7 +790,7 @@ fn readers_killed_before_a_silent_server_leave_few_threads_behind() {
         thread::sleep(Duration::from_millis(500));
     }
     let left = pumps().saturating_sub(before);
-    assert!((50..=115).contains(&left), "{left}");
+    assert!((50..=135).contains(&left), "{left}");
     mount.proxy.go_on();
     assert_eq!(fs::read_to_string(mount.here("f149")).unwrap(), "hello");
 }

@@ -178,10 +178,12 @@ impl Fs {
             Err(error) => Err(error),
         };
         if look(&doubt.temporary)?.is_some() {
-            return match self.remote.unlink(&doubt.temporary, deadline) {
-                Ok(()) | Err(remote::Error::NotFound) => Ok(()),
-                Err(error) => Err(error.into()),
-            };
+            match self.remote.unlink(&doubt.temporary, deadline) {
+                Ok(()) => return Ok(()),
+                // A server that was slow has renamed it just now.
+                Err(remote::Error::NotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let path = self.inodes.path(draft.ino).ok_or(Stop::Unwanted)?;
         let base = draft.file.with(|record| record.base)?;
