@@ -32,7 +32,7 @@ pub(super) use self::ahead::{Readiness, pause_ahead};
 
 /// Commands in flight at once: measured safe with every server. They and their replies stay well
 /// within what sockets hold, so that neither end waits for the other to read.
-const WINDOW: usize = 500;
+const WINDOW: usize = 1200;
 /// A listing, at most.
 const MAX_LISTING: usize = ReplyParser::MAX_LISTING;
 /// TLS 1.2 sessions expire at the server an hour after the control connection's handshake at the

@@ -173,7 +173,7 @@ impl Default for Options {
             dir_timeout: Duration::from_secs(10),
             negative_timeout: Duration::from_secs(2),
             cache_entries: 100_000,
-            window: 48 << 20,
+            window: 40 << 20,
             state_dir: None,
             spool_size: 32 << 30,
             direct_upload: false,

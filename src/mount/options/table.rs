@@ -383,7 +383,7 @@ pub static TABLE: &[Spec] = &[
     with_value(
         "window",
         "SIZE",
-        Some("48M"),
+        Some("40M"),
         Group::Memory,
         "Memory for read-ahead",
         |o, v| values::size(v, 1 << 20, 1 << 40).map(|value| o.window = value),
