@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ftpsfs::client::{Config, Error, Lane, Pool, Resumption};
 use ftpsfs::proto::{Command, RemotePath, Secret, Security};
-use ftpsfs::remote::Remote;
+use ftpsfs::remote::{self, Publication, Remote};
 use ftpsfs::server::{self, Server, Users};
 use ftpsfs::tls::{Fingerprint, TrustOptions};
 
@@ -489,6 +489,34 @@ fn a_request_is_sent_again_as_often_as_it_may_be() {
 
 /// What pyftpdlib does when it is told early that we are done: now and then it bears that, and then it
 /// breaks every listing.
+#[test]
+fn a_file_of_which_the_server_has_half_does_not_keep_its_name() {
+    let faults = server::Faults::default();
+    let rig = Rig::new(Security::Explicit, |config| {
+        config.faults = Some(faults.clone())
+    });
+    let remote = Remote::connect(rig.config(), soon()).expect("a connection");
+    // It says 226 all the same.
+    let rule = "STOR 1: full 5000 226".parse::<server::Rules>();
+    faults.set(rule.expect("a rule"));
+    let path = RemotePath::parse(b"/new").expect("a path");
+    let temporary = remote.temporaries().beside(&path);
+    let mut upload = remote.store(temporary.path(), soon()).expect("an upload");
+    upload.write(&[1; 9000], soon()).expect("sent");
+    upload.finish(soon()).expect("a 226");
+    let publication = Publication {
+        size: 9000,
+        modified: None,
+        mode: None,
+        replaces: false,
+        expects: None,
+    };
+    let published = remote.publish(temporary.path(), &path, publication, soon());
+    assert!(matches!(published, Err(remote::Error::Failed(_))));
+    assert_eq!(faults.counts().hits, 1);
+    assert!(!rig.folder.path().join("new").exists());
+}
+
 #[test]
 fn a_listing_that_an_early_close_broke_is_asked_for_without_one() {
     let faults = server::Faults::default();

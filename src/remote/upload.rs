@@ -339,7 +339,14 @@ pub(super) fn publish(
         if !replaces {
             match replies.next() {
                 Some(size) if number(&size) == Some(publication.size) => {}
-                Some(size) => return Ok(Err(wrong(&size))),
+                Some(size) => {
+                    // Half a file must not keep the name: nobody knows of it.
+                    if replies.nth(1).is_some_and(|rnto| rnto.code.is_completion()) {
+                        let back = [Command::Rnfr(path.into()), Command::Rnto(temporary.into())];
+                        session.pipeline(&back, deadline)?;
+                    }
+                    return Ok(Err(wrong(&size)));
+                }
                 None => return Ok(Err(Error::Failed("SIZE: no reply".to_owned()))),
             }
         }
