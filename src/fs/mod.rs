@@ -217,8 +217,9 @@ impl Fs {
             reads: Reads::new(remote.clone(), config.window_bytes, config.timeout),
             stats: Flights::new(),
             lists: Flights::new(),
-            walks: Walks::new(config.prefetch),
-            neighbours: Neighbours::new(config.prefetch),
+            // What is not believed for a while need not be fetched ahead.
+            walks: Walks::new(config.prefetch && !config.dir_timeout.is_zero()),
+            neighbours: Neighbours::new(config.prefetch && !config.attr_timeout.is_zero()),
             roots: Arc::new(Flights::new()),
             unanswered: Mutex::new(LruCache::new(UNANSWERED)),
             visited: Mutex::new(LruCache::new(VISITED)),
