@@ -429,7 +429,8 @@ fn walk(fs: &Arc<file_system::Fs>, ino: Ino) -> usize {
     1 + found.iter().map(|attr| walk(fs, attr.ino)).sum::<usize>()
 }
 
-/// 111 directories, with five files each.
+/// 111 directories, with five files each. A quiet machine counts 25 on vsftpd and 200 where each listing takes a
+/// data connection; without what is listed ahead there are 225 and 338. Busy threads come too late for some.
 fn a_walk_is_listed_ahead(rig: &Rig, most: u64) {
     fs::create_dir(rig.root.join("tree")).expect("a directory");
     let mut above = vec!["tree".to_owned()];
@@ -601,7 +602,7 @@ macro_rules! on_servers {
 
         #[test]
         fn small_files_are_fetched_ahead() {
-            super::small_files_are_fetched_ahead(&$rig, 76);
+            super::small_files_are_fetched_ahead(&$rig, 79);
         }
 
         #[test]
@@ -618,10 +619,10 @@ macro_rules! on_servers {
 
 // Pure-FTPd wants another key exchange than is offered first: one more, once.
 on_servers! {
-    own: Rig::own(Security::Explicit), 6, 5, 1, 240;
-    own_implicit: Rig::own(Security::Implicit), 5, 4, 1, 240;
-    vsftpd: Rig::real(Kind::VsftpdExplicit), 6, 5, 1, 40;
-    proftpd: Rig::real(Kind::ProftpdExplicit), 6, 5, 2, 240;
-    pure_ftpd: Rig::real(Kind::PureFtpd), 7, 5, 1, 240;
-    pyftpdlib: Rig::real(Kind::Pyftpdlib), 6, 5, 2, 210;
+    own: Rig::own(Security::Explicit), 6, 5, 1, 300;
+    own_implicit: Rig::own(Security::Implicit), 5, 4, 1, 300;
+    vsftpd: Rig::real(Kind::VsftpdExplicit), 6, 5, 1, 110;
+    proftpd: Rig::real(Kind::ProftpdExplicit), 6, 5, 2, 300;
+    pure_ftpd: Rig::real(Kind::PureFtpd), 7, 5, 1, 300;
+    pyftpdlib: Rig::real(Kind::Pyftpdlib), 6, 5, 2, 235;
 }
