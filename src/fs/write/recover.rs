@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
-use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, default_state_dir};
+use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, Version, default_state_dir};
 use super::super::{Error, Fs, Ino};
 use super::upload::{Clock, Stop};
 use super::{Doubt, Draft, base_of, version_of};
@@ -143,9 +143,18 @@ impl Fs {
             There::AsLeft => record.uploaded,
             There::Sent => record.version,
         };
-        if let Some(found) = found {
-            draft.file.mark_uploaded(version, base_of(&found))?;
-            draft.settle(&found, None);
+        match found {
+            Some(found) => self.recognize(draft, version, &found),
+            None => Ok(()),
+        }
+    }
+
+    /// What stands under a draft's name is that version of it.
+    fn recognize(&self, draft: &Draft, version: Version, found: &Attributes) -> Result<(), Stop> {
+        draft.file.mark_uploaded(version, base_of(found))?;
+        draft.settle(found, None);
+        if let Some(path) = self.inodes.path(draft.ino) {
+            self.made(draft.ino, &path, found);
         }
         Ok(())
     }
@@ -191,11 +200,10 @@ impl Fs {
             let is_old = base.is_some_and(|base| version_of(base) == found.version());
             found.kind == FileKind::File && found.size == doubt.size && !is_old
         });
-        if let Some(found) = found {
-            draft.file.mark_uploaded(doubt.version, base_of(&found))?;
-            draft.settle(&found, None);
+        match found {
+            Some(found) => self.recognize(draft, doubt.version, &found),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Sends one record, `anyhow` even where others changed the file since or it was never
