@@ -122,9 +122,7 @@ impl Fs {
     /// What an upload that was broken off has made of the file on the server is taken for what
     /// this one begins upon, if it is ours.
     pub(super) fn face(&self, draft: &Draft) -> Result<(), Stop> {
-        if let Some(doubt) = draft.doubt() {
-            self.resolve(draft, &doubt, self.soon())?;
-        }
+        self.resolve_doubt(draft, self.soon())?;
         let record = draft.file.record()?;
         let failed = |why: String| Stop::Remote(remote::Error::Failed(why));
         let found = self.find(&record)?;
@@ -167,13 +165,24 @@ impl Fs {
         deadline: Instant,
     ) -> Result<(), Error> {
         for draft in drafts {
-            let Some(doubt) = draft.doubt() else { continue };
-            match self.resolve(draft, &doubt, deadline) {
-                Ok(()) => *draft.doubt.lock() = None,
-                Err(Stop::Again | Stop::Unwanted) => {}
-                Err(Stop::Remote(cause)) => return Err(Error::remote(&doubt.temporary, cause)),
+            match self.resolve_doubt(draft, deadline) {
+                Ok(()) | Err(Stop::Again | Stop::Unwanted) => {}
+                Err(Stop::Remote(cause)) => {
+                    let path = self.inodes.path(draft.ino);
+                    let path = path.unwrap_or_else(|| self.config.root.clone());
+                    return Err(Error::Remote { path, cause });
+                }
                 Err(Stop::Local(error)) => return Err(error.into()),
             }
+        }
+        Ok(())
+    }
+
+    /// The same for one, whose place is locked.
+    pub(super) fn resolve_doubt(&self, draft: &Draft, deadline: Instant) -> Result<(), Stop> {
+        if let Some(doubt) = draft.doubt() {
+            self.resolve(draft, &doubt, deadline)?;
+            *draft.doubt.lock() = None;
         }
         Ok(())
     }

@@ -205,6 +205,27 @@ fn a_file_is_read_while_it_is_changed_in_place_or_appended_to() {
     }
 }
 
+/// close(2) failed, though the server had done what it could not say: a rename takes that along.
+#[test]
+fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let file = File::create(mount.here("old")).unwrap();
+    file.write_all_at(b"content", 0).unwrap();
+    faults.set("MFMT 1 x100: fin".parse().unwrap());
+    assert_eq!(errno(file.sync_all()), libc::EIO);
+    drop(file);
+    faults.clear();
+    fs::rename(mount.here("old"), mount.here("new")).unwrap();
+    assert_eq!(stored(&mount, "new"), b"content");
+    assert_eq!(names(&mount), ["new"]);
+    let there: Vec<_> = fs::read_dir(mount.served.path()).unwrap().collect();
+    assert_eq!(there.len(), 1, "{there:?}");
+}
+
 #[test]
 fn sparse_files_read_as_zeros() {
     let mount = Mount::writable();
