@@ -226,6 +226,30 @@ fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
     assert_eq!(there.len(), 1, "{there:?}");
 }
 
+#[test]
+fn under_hard_broken_data_connections_are_waited_out() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |config| config.hard = true);
+    fs::write(mount.here("file"), "old").unwrap();
+    let rules = "STOR 1 x10: reply \"425 None\"; APPE 1 x10: reply \"426 Broken\"";
+    faults.set(rules.parse().unwrap());
+    for (name, bytes) in [("new", &b"new"[..]), ("file", b" and more")] {
+        let file = File::options()
+            .append(true)
+            .create(true)
+            .open(mount.here(name));
+        let mut file = file.unwrap();
+        file.write_all(bytes).unwrap();
+        file.sync_all().unwrap();
+    }
+    assert_eq!(faults.counts().hits, 20);
+    assert_eq!(stored(&mount, "new"), b"new");
+    assert_eq!(stored(&mount, "file"), b"old and more");
+}
+
 /// What could not be sent is kept and shown: also by the kernel, which knew the size before.
 #[test]
 fn a_file_whose_truncation_failed_has_one_size() {
