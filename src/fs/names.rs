@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Entry, Error, Fs, Ino, Patience, remaining};
 use crate::cache::{Answer, Directory};
@@ -35,23 +35,15 @@ impl Names {
             return;
         }
         for (next, (name, attributes)) in self.rest() {
-            let Some(ino) = self.fs.inodes.number(self.ino, name, attributes) else {
-                return;
-            };
-            let entry = DirEntry {
-                name: name.as_bytes(),
-                ino,
-                kind: attributes.kind,
-                next,
-            };
-            if add(entry) {
+            let bare = self.bare(name, attributes, next);
+            if bare.is_none_or(&mut add) {
                 return;
             }
         }
     }
 
-    /// Hands out the names with their attributes, until `add` says that it is full. Each but `.`
-    /// and `..`, which come without, counts as looked up.
+    /// Hands out the names with their attributes, until `add` says that it is full. Each counts as
+    /// looked up, but `.`, `..` and those of which only old news is known, which come without.
     pub fn each_plus(&self, mut add: impl FnMut(DirEntry<'_>, Option<Entry>) -> bool) {
         if self.dots(&mut |entry| add(entry, None)) {
             return;
@@ -64,7 +56,14 @@ impl Names {
                 Answer::Present(attributes, until) => (attributes, remaining(until)),
                 // Removed since: a name that does not exist any more need not be shown.
                 Answer::Absent(_) => continue,
-                Answer::Unknown => (listed.clone(), Duration::ZERO),
+                // What was listed is old: the kernel asks where it wants to know.
+                Answer::Unknown => {
+                    let bare = self.bare(name, listed, next);
+                    if bare.is_none_or(|entry| add(entry, None)) {
+                        return;
+                    }
+                    continue;
+                }
             };
             let Ok(entry) = self.fs.enter(self.ino, name, &attributes, ttl) else {
                 return;
@@ -81,6 +80,16 @@ impl Names {
                 return;
             }
         }
+    }
+
+    /// An entry without its attributes.
+    fn bare<'a>(&self, name: &'a Name, attributes: &Attributes, next: u64) -> Option<DirEntry<'a>> {
+        Some(DirEntry {
+            name: name.as_bytes(),
+            ino: self.fs.inodes.number(self.ino, name, attributes)?,
+            kind: attributes.kind,
+            next,
+        })
     }
 
     /// `.` and `..`; whether that filled it.

@@ -250,6 +250,25 @@ fn under_hard_broken_data_connections_are_waited_out() {
     assert_eq!(stored(&mount, "file"), b"old and more");
 }
 
+/// A directory that was opened before a file was replaced tells nothing of what is read now.
+#[test]
+fn an_old_listing_disturbs_no_reader() {
+    let mount = Mount::writable_with(4, |config| {
+        config.attr_timeout = Duration::ZERO;
+        config.dir_timeout = Duration::ZERO;
+    });
+    fs::write(mount.here("file"), "old").unwrap();
+    let listing = fs::read_dir(mount.point.path()).unwrap();
+    let all = content(3 << 20);
+    fs::write(mount.here("file"), &all).unwrap();
+    let file = File::open(mount.here("file")).unwrap();
+    let mut part = vec![0; 4096];
+    file.read_exact_at(&mut part, 0).unwrap();
+    assert_eq!(listing.count(), 1);
+    file.read_exact_at(&mut part, 2_500_000).unwrap();
+    assert!(part == all[2_500_000..][..4096]);
+}
+
 /// What could not be sent is kept and shown: also by the kernel, which knew the size before.
 #[test]
 fn a_file_whose_truncation_failed_has_one_size() {
