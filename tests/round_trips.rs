@@ -241,6 +241,10 @@ fn costs_what_the_table_says(rig: &Rig, differs: &Differs) {
         fs::write(rig.root.join(format!("dir/file{n}")), "content").expect("a file");
     }
     std::os::unix::fs::symlink("small", rig.root.join("link")).expect("a link");
+    // A file that was changed just now teaches nothing of the server's zone.
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    let small = fs::File::open(rig.root.join("small")).expect("a file");
+    small.set_modified(old).expect("an older time");
     // The server's account must be allowed to change them.
     for name in ["", "small", "large", "dir"] {
         let about = fs::metadata(&rig.root).expect("the root");

@@ -243,6 +243,9 @@ pub struct ProfileReport {
     pub tells_space: bool,
     /// What listings' times must be moved by to be UTC, seconds.
     pub listing_offset: Option<i64>,
+    /// What MDTM's must be moved by, likewise.
+    #[serde(default)]
+    pub mdtm_offset: Option<i64>,
 }
 
 impl ProfileReport {
@@ -272,7 +275,8 @@ impl ProfileReport {
             shows_links: profile.mlst_hides_links.map(|hides| !hides),
             copies_files: profile.copies_files,
             tells_space: profile.tells_space,
-            listing_offset: profile.listing_offset,
+            listing_offset: profile.listings_to_utc(),
+            mdtm_offset: profile.mdtm_offset,
         }
     }
 }

@@ -95,7 +95,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Calls a macro with every lesson that is kept: flags, what is yes, no or unknown. Not kept is what
-/// each connection tells anyway, and what passes: pauses, and the zone of listings, which changes twice
+/// each connection tells anyway, and what passes: pauses, and the server's clocks, which change twice
 /// a year.
 macro_rules! lessons {
     ($flags:ident, $answers:ident) => {

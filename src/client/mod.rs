@@ -86,6 +86,8 @@ pub struct Special {
     pub virtual_host: Option<String>,
     /// `charset=`: what names are written in there, if not UTF-8.
     pub charset: Option<Charset>,
+    /// `time_offset=`: how far the server's own time is ahead of UTC, seconds.
+    pub time_offset: Option<i64>,
 }
 
 /// How a session came about.
@@ -124,7 +126,8 @@ impl Server {
         let trust = Trust::new(&config.trust, &config.host)?;
         let kept = config.kept.as_deref();
         let kept = kept.map(|path| Kept::open(path, SystemTime::now()));
-        let (kept, profile) = kept.map_or((None, Profile::default()), |(k, p)| (Some(k), p));
+        let (kept, mut profile) = kept.map_or((None, Profile::default()), |(k, p)| (Some(k), p));
+        profile.time_offset = config.special.time_offset;
         Ok(Arc::new(Self {
             config,
             trust,

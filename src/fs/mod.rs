@@ -423,7 +423,6 @@ impl Fs {
         path: &RemotePath,
         patience: Patience,
     ) -> Result<(), Error> {
-        let deadline = patience.deadline()?;
         let went_over = || file.version().is_some_and(|now| Some(now) != failed);
         if went_over() {
             return Ok(()); // By another read.
@@ -431,16 +430,9 @@ impl Fs {
         self.cache.changed(path);
         if let Answer::Present(now, _) = self.stat(path, patience)?
             && now.kind == FileKind::File
+            && file.adopt(&now)
         {
-            if failed == Some(now.version()) {
-                let told = self.remote.version(path, now.version(), deadline);
-                let told = told.map_err(|cause| Error::remote(path, cause))?;
-                if file.reconcile(&now, told) {
-                    return Ok(());
-                }
-            } else if file.adopt(&now) {
-                return Ok(());
-            }
+            return Ok(());
         }
         if went_over() {
             return Ok(());

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirEntryExt, FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -58,14 +58,8 @@ impl Mount {
 
     fn writable_with(max_sessions: usize, change: impl FnOnce(&mut Config)) -> Self {
         let place = tempfile::tempdir().unwrap();
-        let options = spool::Options {
-            limit: 1 << 40,
-            durability: spool::Durability::Process,
-            patience: Duration::ZERO,
-        };
-        let opened = spool::Spool::open(&place.path().join("s"), options, SystemTime::now());
         let mut mount = Self::with(max_sessions, |config| {
-            config.spool = Some(opened.unwrap().0);
+            config.spool = Some(open_spool(place.path()));
             change(config);
         });
         mount.spool = Some(place);
@@ -195,6 +189,17 @@ impl Mount {
         self.watchdog = None;
         self.server = None;
     }
+}
+
+/// A spool of the synchronous kind.
+fn open_spool(place: &Path) -> spool::Spool {
+    let options = spool::Options {
+        limit: 1 << 40,
+        durability: spool::Durability::Process,
+        patience: Duration::ZERO,
+    };
+    let opened = spool::Spool::open(&place.join("s"), options, SystemTime::now());
+    opened.unwrap().0
 }
 
 /// Cuts the mount off, should it hang: a process that waits for its own mount cannot even be

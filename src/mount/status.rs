@@ -304,6 +304,9 @@ impl Status {
         if let Some(offset) = profile.listing_offset.filter(|offset| *offset != 0) {
             words.push(format!("listings are {offset} s off UTC"));
         }
+        if let Some(offset) = profile.mdtm_offset.filter(|offset| *offset != 0) {
+            words.push(format!("MDTM is {offset} s off UTC"));
+        }
         words.join(", ")
     }
 }

@@ -7,7 +7,7 @@ use crate::client::{self, Lane, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, Site, format_time};
 
 use super::meaning::{self, Error};
-use super::{Attributes, FileKind, listing, number, stat, time};
+use super::{Attributes, FileKind, clock, listing, number, stat, text_of_213};
 
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
 
@@ -262,6 +262,7 @@ fn rename_now(
 /// One way to set a time.
 pub(super) struct TimeWay {
     name: &'static str,
+    /// As MDTM shows it.
     when: SystemTime,
     /// In one write.
     pub(super) commands: Vec<Command>,
@@ -275,14 +276,15 @@ pub(super) fn time_ways(
     time: SystemTime,
 ) -> impl Iterator<Item = TimeWay> + use<> {
     let name = Pathname::from(path);
-    let refused = session.profile().time_ways_refused;
+    let profile = session.profile();
     let has_mfmt = session.features().has("MFMT");
+    let (path, when) = (name.clone(), clock::as_mfmt(time, &profile));
+    let mfmt = Command::Mfmt { time: when, path };
     let path = name.clone();
-    let mfmt = Command::Mfmt { time, path };
-    let path = name.clone();
-    let mdtm = Command::MdtmSet { time, path };
-    let path = name.clone();
-    let utime = Command::Site(Site::Utime { time, path });
+    let utime = Command::Site(Site::Utime { time: when, path });
+    let (path, when) = (name.clone(), clock::as_mdtm(time, &profile));
+    let mdtm = Command::MdtmSet { time: when, path };
+    let refused = profile.time_ways_refused;
     let ways = [
         ("MFMT", vec![mfmt]),
         // Without mdtm_write vsftpd takes it for a question about a file of that odd name.
@@ -293,7 +295,7 @@ pub(super) fn time_ways(
         .filter(move |(way, _)| !refused.contains(way) && (*way != "MFMT" || has_mfmt))
         .map(move |(name, commands)| TimeWay {
             name,
-            when: time,
+            when,
             commands,
         })
 }
@@ -302,8 +304,8 @@ impl TimeWay {
     /// Whether the replies to its commands say that the time is set now.
     pub(super) fn is_done(&self, replies: &[Reply]) -> bool {
         let set = replies.first().is_some_and(|r| r.code.is_completion());
-        let told = replies.get(1).and_then(time);
-        let same = told.is_some_and(|told| format_time(told) == format_time(self.when));
+        let told = replies.get(1).and_then(text_of_213);
+        let same = told.and_then(|told| told.get(..14)) == Some(&format_time(self.when));
         set && (same || self.commands.len() == 1)
     }
 }
@@ -354,13 +356,15 @@ pub(super) fn date(
     let told = replies.split_off(setting);
     let found = match &told[..] {
         [mlst] => listing::parse_mlst(mlst),
-        [size, mdtm] => number(size)
-            .zip(time(mdtm))
-            .map(|(size, mtime)| Attributes {
-                size,
-                mtime,
-                ..known.clone()
-            }),
+        [size, mdtm] => {
+            number(size)
+                .zip(clock::told(mdtm, &session.profile()))
+                .map(|(size, mtime)| Attributes {
+                    size,
+                    mtime,
+                    ..known.clone()
+                })
+        }
         _ => None,
     };
     let set = way.is_some_and(|way| way.is_done(&replies));

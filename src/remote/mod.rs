@@ -3,6 +3,7 @@
 
 mod attributes;
 mod change;
+mod clock;
 mod download;
 mod listing;
 mod meaning;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::client::{self, Lane, Lease, Pool, Session};
-use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
+use crate::proto::{Command, Pathname, RemotePath, Reply};
 
 pub use attributes::{Attributes, FileKind, Listing, Version};
 pub use download::{Download, Proof};
@@ -142,21 +143,6 @@ impl Remote {
     /// trip to the server takes.
     pub fn room(&self) -> Option<Duration> {
         self.pool.room()
-    }
-
-    /// What a download of the file is compared with: SIZE and MDTM, which do not tell the same as
-    /// a listing on every server. `known` stands in for what they do not tell.
-    pub fn version(
-        &self,
-        path: &RemotePath,
-        known: Version,
-        deadline: Instant,
-    ) -> Result<Version, Error> {
-        check(path)?;
-        self.metadata(deadline, |session, deadline| {
-            let replies = session.pipeline(&download::ask_version(path), deadline)?;
-            Ok(Ok(download::told_version(&replies, Some(known))))
-        })
     }
 
     /// Starts reading a range of a file, whatever version that is; beyond it nothing will be read.
@@ -476,12 +462,13 @@ fn stat(
     {
         return Ok(told);
     }
-    if let Some(known) = known.filter(|_| is_file) {
+    let profile = session.profile();
+    if let Some(known) = known.filter(|_| is_file && !clock::is_uncertain(&profile)) {
         let name = Pathname::from(path);
         let ask = [Command::Size(name.clone()), Command::Mdtm(name)];
         let replies = session.pipeline(&ask, deadline)?;
         if let [size, mtime] = &replies[..]
-            && let (Some(size), Some(mtime)) = (number(size), time(mtime))
+            && let (Some(size), Some(mtime)) = (number(size), clock::told(mtime, &profile))
         {
             return Ok(Ok(Attributes {
                 size,
@@ -547,11 +534,7 @@ fn number(reply: &Reply) -> Option<u64> {
     text_of_213(reply)?.parse().ok()
 }
 
-/// The time of a 213 reply (MDTM).
-fn time(reply: &Reply) -> Option<SystemTime> {
-    parse_time(text_of_213(reply)?.as_bytes())
-}
-
+/// What a 213 reply tells.
 fn text_of_213(reply: &Reply) -> Option<&str> {
     let line = (reply.code.as_u16() == 213).then(|| reply.lines.last())??;
     std::str::from_utf8(line).ok().map(str::trim)

@@ -49,7 +49,7 @@ impl<'a> Session<'a> {
             }
             C::Appe(path) => self.store(&path, Place::End),
             C::Nlst(path) => self.list(path.as_ref(), Style::Names, false),
-            C::List { all, path } => self.list(path.as_ref(), Style::List, all),
+            C::List { all, path } => self.list(path.as_ref(), self.long(), all),
             C::Mlsd(path) => self.list(path.as_ref(), Style::Facts(self.state.facts), true),
             command => {
                 let reply = self.reply_about_files(command, rename_from);
@@ -127,7 +127,11 @@ impl<'a> Session<'a> {
                 let time = modified(&tree.stat(&at(&path)?)?);
                 Reply::new(213, format_time(time + self.server.config.mdtm_slip))
             }
-            C::MdtmSet { time, path } | C::Mfmt { time, path } => {
+            C::MdtmSet { time, path } => {
+                tree.set_time(&at(&path)?, time - self.server.config.mdtm_slip)?;
+                facts_set(&format!("Modify={};", format_time(time)), &path)
+            }
+            C::Mfmt { time, path } => {
                 tree.set_time(&at(&path)?, time)?;
                 facts_set(&format!("Modify={};", format_time(time)), &path)
             }
@@ -309,7 +313,7 @@ impl<'a> Session<'a> {
         }
         let verb = match style {
             Style::Names => "NLST",
-            Style::List => "LIST",
+            Style::List { .. } => "LIST",
             Style::Facts(_) => "MLSD",
         };
         self.transfer(verb, move |data, plan| {
@@ -329,6 +333,12 @@ impl<'a> Session<'a> {
                 Ok(())
             })
         })
+    }
+
+    /// What LIST and STAT show.
+    fn long(&self) -> Style {
+        let zone = self.server.config.zone;
+        Style::List { zone }
     }
 
     fn listing(
@@ -358,7 +368,7 @@ impl<'a> Session<'a> {
     /// STAT of a path: LIST's lines over the control connection (RFC 959: 212 for a folder, 213
     /// for a file).
     fn stat_listing(&self, path: &Pathname, all: bool) -> nix::Result<Reply> {
-        let listing = self.listing(Some(path), Style::List, all)?;
+        let listing = self.listing(Some(path), self.long(), all)?;
         let code = if listing.is_folder() { 212 } else { 213 };
         let mut entries = Vec::new();
         let mut size = 0;

@@ -81,9 +81,11 @@ pub struct Config {
     pub without: Vec<String>,
     /// What goes wrong; keep a clone to change and count it while the server runs.
     pub faults: Option<Faults>,
-    /// MDTM tells times so much later than listings do, as servers with their clocks in two
-    /// zones have it.
+    /// MDTM tells and takes times so much later than listings do, as servers with their clocks in
+    /// two zones have it.
     pub mdtm_slip: Duration,
+    /// How far LIST and STAT are ahead of UTC, seconds.
+    pub zone: i64,
 }
 
 /// Who may log in.
@@ -122,6 +124,7 @@ impl Config {
             without: Vec::new(),
             faults: None,
             mdtm_slip: Duration::ZERO,
+            zone: 0,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ftpsfs::proto::Security;
 use ftpsfs::server::Faults;
@@ -239,6 +240,79 @@ fn names_that_are_not_utf_8_are_shown_and_written_as_such() {
     bench.expect_gone();
     let nonsense = bench.options() + ",charset=utf-16";
     assert!(refusal(&mut bench.helper("/", &nonsense), 1).contains("no character set"));
+}
+
+/// Mounts a server whose LIST is 5:30 ahead of UTC, and MDTM where `local`; how many seconds
+/// times shown, set and shown then are off.
+fn times_shown(local: bool, hidden: &[&str], option: &str) -> Vec<String> {
+    const AHEAD: i64 = 19_800;
+    let bench = Bench::with(|config| {
+        config.without = hidden.iter().map(|&verb| verb.to_owned()).collect();
+        config.zone = AHEAD;
+        if local {
+            config.mdtm_slip = Duration::from_secs(AHEAD as u64);
+        }
+    });
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_secs();
+    // LIST tells no seconds.
+    let minute = (seconds(SystemTime::now()) - 2 * 86_400) / 60 * 60;
+    let old = UNIX_EPOCH + Duration::from_secs(minute);
+    fs::create_dir(bench.path("served/dir")).unwrap();
+    for name in ["dir", "hello"] {
+        let file = fs::File::open(bench.path("served").join(name)).unwrap();
+        file.set_modified(old).unwrap();
+    }
+    succeed(&mut bench.helper("/", &(bench.options() + option)));
+    let difference = |name: &str| {
+        let shown = fs::metadata(bench.mount_point().join(name))
+            .unwrap()
+            .modified();
+        format!("{name} {}", seconds(shown.unwrap()).abs_diff(minute))
+    };
+    fs::read_dir(bench.mount_point()).unwrap().for_each(drop);
+    let mut shown = vec![difference("dir"), difference("hello")];
+    // What is given a time has it on the server as well.
+    if !hidden.contains(&"MFMT") || !hidden.contains(&"SITE UTIME") {
+        let given = bench.mount_point().join("hello");
+        let mut touch = Command::new("touch");
+        succeed(touch.args(["-d", "2020-02-02 02:02:02 UTC"]).arg(&given));
+        let there = fs::metadata(bench.path("served/hello")).unwrap().modified();
+        let wanted = 1_580_608_922_u64;
+        shown.push(format!("set {}", seconds(there.unwrap()).abs_diff(wanted)));
+        let here = fs::metadata(given).unwrap().modified().unwrap();
+        shown.push(format!("told {}", seconds(here).abs_diff(wanted)));
+    }
+    bench.unmount();
+    bench.expect_gone();
+    shown
+}
+
+#[test]
+fn times_are_right_wherever_the_server_is() {
+    let mlsx = ["MLST", "MLSD"];
+    let right = ["dir 0", "hello 0", "set 0", "told 0"];
+    // Listings in the server's zone, MDTM in UTC: found out.
+    assert_eq!(times_shown(false, &mlsx, ""), right);
+    assert_eq!(times_shown(false, &mlsx, ",time_offset=auto"), right);
+    assert_eq!(times_shown(false, &mlsx, ",time_offset=+05:30"), right);
+    // Facts are in UTC, whatever else is said.
+    assert_eq!(times_shown(true, &[], ""), right);
+    assert_eq!(times_shown(true, &[], ",time_offset=+05:30"), right);
+    // MDTM in the server's zone as well: nobody can tell but the user. (MFMT of this server is UTC.)
+    let local = ["MLST", "MLSD", "MFMT"];
+    let fooled = times_shown(true, &local, "");
+    assert_eq!(fooled[..2], ["dir 19800", "hello 19800"]);
+    assert_eq!(times_shown(true, &local, ",time_offset=19800"), right);
+    // No MDTM at all.
+    let none = ["MLST", "MLSD", "MDTM", "MFMT", "SITE UTIME"];
+    assert_eq!(times_shown(false, &none, ""), ["dir 19800", "hello 19800"]);
+    assert_eq!(
+        times_shown(false, &none, ",time_offset=+05:30"),
+        ["dir 0", "hello 0"]
+    );
+    let bench = Bench::new();
+    let nonsense = bench.options() + ",time_offset=CET";
+    assert!(refusal(&mut bench.helper("/", &nonsense), 1).contains("such as +02:00"));
 }
 
 #[test]

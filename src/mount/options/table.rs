@@ -232,6 +232,14 @@ pub static TABLE: &[Spec] = &[
         |o, v| values::charset(v).map(|value| o.special.charset = Some(value)),
     ),
     with_value(
+        "time_offset",
+        "auto|+HH:MM",
+        Some("auto"),
+        Group::Server,
+        "How far the server's own time is ahead of UTC (or seconds)",
+        |o, v| values::time_offset(v).map(|value| o.special.time_offset = value),
+    ),
+    with_value(
         "max_sessions",
         "N",
         Some("4"),
