@@ -241,6 +241,8 @@ pub struct ProfileReport {
     pub shows_links: Option<bool>,
     pub copies_files: bool,
     pub tells_space: bool,
+    #[serde(default)]
+    pub ignores_case: Option<bool>,
     /// What listings' times must be moved by to be UTC, seconds.
     pub listing_offset: Option<i64>,
     /// What MDTM's must be moved by, likewise.
@@ -275,6 +277,7 @@ impl ProfileReport {
             shows_links: profile.mlst_hides_links.map(|hides| !hides),
             copies_files: profile.copies_files,
             tells_space: profile.tells_space,
+            ignores_case: profile.ignores_case,
             listing_offset: profile.listings_to_utc(),
             mdtm_offset: profile.mdtm_offset,
         }

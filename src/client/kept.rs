@@ -118,7 +118,8 @@ macro_rules! lessons {
             mlst_hides_links,
             keeps_last_space,
             patches_in_place,
-            renames_over
+            renames_over,
+            ignores_case
         );
     };
 }

@@ -86,6 +86,8 @@ pub struct Special {
     pub virtual_host: Option<String>,
     /// `charset=`: what names are written in there, if not UTF-8.
     pub charset: Option<Charset>,
+    /// `case=`: whether names that differ in case only are one there; `None`: the server says.
+    pub ignores_case: Option<bool>,
     /// `time_offset=`: how far the server's own time is ahead of UTC, seconds.
     pub time_offset: Option<i64>,
 }

@@ -80,6 +80,8 @@ pub struct Profile {
     pub patches_in_place: Option<bool>,
     /// RNTO replaces what stands under the new name (not on IIS and FileZilla).
     pub renames_over: Option<bool>,
+    /// Names that differ in case only are one (Windows): by SYST.
+    pub ignores_case: Option<bool>,
     /// Verbs that set no time here.
     pub time_ways_refused: Vec<&'static str>,
     /// How far the server's zone is ahead of UTC, where the user says so, seconds.

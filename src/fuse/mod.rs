@@ -115,7 +115,7 @@ impl Door {
                 name: Some(name.clone().into()),
             },
             tid: req.pid(),
-            run: Box::new(move |fs, patience| run(fs, parent, &name, patience)),
+            run: Box::new(move |fs, patience| run(fs, fs.actual(parent), &name, patience)),
             answer,
             undo,
             is_transfer: false,
@@ -255,7 +255,11 @@ impl Filesystem for Door {
         let answer = |reply: ReplyAttr, (attr, ttl): (Attr, Duration)| {
             reply.attr(&ttl, &file_attr(&attr));
         };
-        let run = |fs: &Arc<Fs>, ino, patience| fs.getattr(ino, patience);
+        let asked = Ino(ino.0);
+        let run = move |fs: &Arc<Fs>, ino, patience| {
+            let (attr, ttl) = fs.getattr(ino, patience)?;
+            Ok((Attr { ino: asked, ..attr }, ttl))
+        };
         self.serve(on_inode("stat", req, ino, run, answer), reply);
     }
 
@@ -267,15 +271,19 @@ impl Filesystem for Door {
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let access = access_of(flags.0, flags.acc_mode());
-        let answer = |reply: ReplyOpen, (opened, access): (Opened, Access)| {
-            reply.opened(FileHandle(opened.handle), open_flags(&opened, access));
+        let answer = |reply: ReplyOpen, (opened, flags): (Opened, FopenFlags)| {
+            reply.opened(FileHandle(opened.handle), flags);
         };
+        let asked = Ino(ino.0);
         let run = move |fs: &Arc<Fs>, ino, patience| {
             let opened = fs.open(ino, access, patience)?;
-            Ok((opened, access))
+            let mut flags = open_flags(&opened, access);
+            // The kernel must not have its pages twice.
+            flags.set(FopenFlags::FOPEN_DIRECT_IO, ino != asked);
+            Ok((opened, flags))
         };
         let request = Request {
-            undo: |fs, (opened, _): (Opened, Access)| fs.close_at_once(opened.handle),
+            undo: |fs, (opened, _): (Opened, FopenFlags)| fs.close_at_once(opened.handle),
             ..on_inode("open", req, ino, run, answer)
         };
         self.serve(request, reply);
@@ -451,7 +459,11 @@ impl Filesystem for Door {
         let answer = |reply: ReplyAttr, (attr, ttl): (Attr, Duration)| {
             reply.attr(&ttl, &file_attr(&attr));
         };
-        let run = move |fs: &Arc<Fs>, ino, patience| fs.setattr(ino, changes, patience);
+        let asked = Ino(ino.0);
+        let run = move |fs: &Arc<Fs>, ino, patience| {
+            let (attr, ttl) = fs.setattr(ino, changes, patience)?;
+            Ok((Attr { ino: asked, ..attr }, ttl))
+        };
         let request = Request {
             is_transfer: size.is_some(),
             ..on_inode("setattr", req, ino, run, answer)
@@ -543,7 +555,7 @@ impl Filesystem for Door {
         let keep = flags.contains(RenameFlags::RENAME_NOREPLACE);
         let (to, to_name) = (Ino(newparent.0), newname.as_bytes().to_vec());
         let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
-            fs.rename((parent, name), (to, &to_name), keep, patience)
+            fs.rename((parent, name), (fs.actual(to), &to_name), keep, patience)
         };
         self.serve_name(("rename", req), (parent, name), run, DONE, reply);
     }
@@ -789,7 +801,7 @@ fn on_inode<R, T>(
             name: None,
         },
         tid: req.pid(),
-        run: Box::new(move |fs, patience| run(fs, ino, patience)),
+        run: Box::new(move |fs, patience| run(fs, fs.actual(ino), patience)),
         answer,
         undo: |_, _| {},
         is_transfer: false,

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 mod ahead;
 mod leftovers;
 mod model;
+mod spelling;
 mod write_back;
 mod writes;
 

@@ -298,6 +298,7 @@ impl Status {
             (profile.shows_links == Some(false), "hides symbolic links"),
             (profile.copies_files, "copies files itself"),
             (profile.tells_space, "tells free space"),
+            (profile.ignores_case == Some(true), "ignores case"),
         ];
         let true_ones = lessons.iter().filter(|(learned, _)| *learned);
         words.extend(true_ones.map(|(_, words)| words.to_string()));

@@ -215,6 +215,47 @@ pub(super) fn rename(
     }
 }
 
+/// A rename of which the server may think that it replaces the file itself: then it goes by a name
+/// in between.
+pub(super) fn respell(
+    session: &mut Session,
+    from: &RemotePath,
+    to: &RemotePath,
+    between: &RemotePath,
+    again: bool,
+    deadline: Instant,
+) -> Outcome<()> {
+    let [rnfr, rnto] = rename_now(session, from.into(), to.into(), deadline)?;
+    if rnto.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    if !rnfr.code.is_intermediate() {
+        return match look(session, from, deadline)? {
+            // The first attempt may have left it in between.
+            Err(Error::NotFound) if again => {
+                let [_, back] = rename_now(session, between.into(), to.into(), deadline)?;
+                let there = back.code.is_completion() || look(session, to, deadline)?.is_ok();
+                Ok(there.then_some(()).ok_or(Error::NotFound))
+            }
+            Err(error) => Ok(Err(error)),
+            Ok(_) => Ok(Err(Error::Denied(format!("RNFR: {rnfr}")))),
+        };
+    }
+    let [_, away] = rename_now(session, from.into(), between.into(), deadline)?;
+    if !away.code.is_completion() {
+        return Ok(Err(Error::Denied(format!("RNTO: {rnto}"))));
+    }
+    let [_, back] = rename_now(session, between.into(), to.into(), deadline)?;
+    if back.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    let [_, undone] = rename_now(session, between.into(), from.into(), deadline)?;
+    if !undone.code.is_completion() {
+        log::error!("{from} could not be put back, it is now {between}: {undone}");
+    }
+    Ok(Err(Error::Denied(format!("RNTO: {back}"))))
+}
+
 /// IIS and FileZilla refuse RNTO onto an existing name: the old one is renamed, and renamed back
 /// where the rename fails.
 fn replace_by_setting_aside(

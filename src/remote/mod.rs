@@ -31,6 +31,7 @@ pub struct Remote {
     pool: Arc<Pool>,
     temporaries: Temporaries,
     open: Open,
+    ignores_case: bool,
 }
 
 /// So many listings are asked for in one write: what they hold is in memory at once.
@@ -45,12 +46,23 @@ pub struct Space {
 impl Remote {
     /// Connects the first session, so that a wrong password, certificate or host shows now.
     pub fn connect(config: client::Config, deadline: Instant) -> Result<Self, client::Error> {
+        let told = config.special.ignores_case;
         let pool = Pool::connect(config, deadline)?;
+        let ignores_case = match told {
+            Some(told) => told,
+            None => ignores_case(&pool, deadline)?,
+        };
         Ok(Self {
             pool,
             temporaries: Temporaries::new(),
             open: Open::new(),
+            ignores_case,
         })
+    }
+
+    /// Whether names that differ in case only are one to the server.
+    pub fn ignores_case(&self) -> bool {
+        self.ignores_case
     }
 
     /// Whether [`Remote::stat`] would fetch a whole listing to tell of `path`: this server has no
@@ -212,6 +224,21 @@ impl Remote {
         let change = Change::Rename(from.clone(), to.clone());
         self.change(change, deadline, |session, again, deadline| {
             change::rename(session, from, to, aside.path(), again, deadline)
+        })
+    }
+
+    /// Gives a file or directory another spelling of its own name, where the server ignores case.
+    pub fn respell(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        check(to)?;
+        let between = self.temporaries.beside(to);
+        let change = Change::Rename(from.clone(), to.clone());
+        self.change(change, deadline, |session, again, deadline| {
+            change::respell(session, from, to, between.path(), again, deadline)
         })
     }
 
@@ -446,6 +473,19 @@ impl Spare {
             None
         })
     }
+}
+
+/// What SYST says of it, which is asked once: Windows ignores the case of names.
+fn ignores_case(pool: &Arc<Pool>, deadline: Instant) -> Result<bool, client::Error> {
+    if let Some(known) = pool.profile().ignores_case {
+        return Ok(known);
+    }
+    let reply = pool.run(Lane::Metadata, deadline, |session, deadline| {
+        session.execute(&Command::Syst, deadline)
+    })?;
+    let ignores = reply.code.as_u16() == 215 && meaning::says(&reply, &["windows"]);
+    pool.learn(|p| p.ignores_case = Some(ignores));
+    Ok(ignores)
 }
 
 /// By MLST; without it, a known file by SIZE and MDTM, and anything else by its directory.

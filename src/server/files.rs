@@ -107,7 +107,7 @@ impl<'a> Session<'a> {
                 Reply::new(350, "RNTO, please")
             }
             C::Rnto(path) => match rename_from {
-                Some(from) => done(tree.rename(&from, &at(&path)?))?,
+                Some(from) => done(self.rename(&from, &path))?,
                 None => Reply::new(503, "RNFR comes first"),
             },
             C::Size(path) => {
@@ -313,7 +313,7 @@ impl<'a> Session<'a> {
         }
         let verb = match style {
             Style::Names => "NLST",
-            Style::List { .. } => "LIST",
+            Style::List { .. } | Style::Dir { .. } => "LIST",
             Style::Facts(_) => "MLSD",
         };
         self.transfer(verb, move |data, plan| {
@@ -338,7 +338,28 @@ impl<'a> Session<'a> {
     /// What LIST and STAT show.
     fn long(&self) -> Style {
         let zone = self.server.config.zone;
-        Style::List { zone }
+        match self.server.config.windows {
+            true => Style::Dir { zone },
+            false => Style::List { zone },
+        }
+    }
+
+    /// Windows replaces nothing; that only the case changes is fine with it.
+    fn rename(&self, from: &RemotePath, to: &Pathname) -> nix::Result<()> {
+        let tree = &self.server.tree;
+        let mut target = self.resolve(to)?;
+        if self.server.config.windows {
+            let name = to.as_bytes().rsplit(|&b| b == b'/').next();
+            if target == *from
+                && let Some(folder) = target.parent()
+                && let Some(name) = name.and_then(|name| Name::parse(name).ok())
+            {
+                target = folder.join(&name);
+            } else if tree.item(&target, b"").is_ok() {
+                return Err(Errno::EEXIST);
+            }
+        }
+        tree.rename(from, &target)
     }
 
     fn listing(
@@ -413,7 +434,13 @@ impl<'a> Session<'a> {
             at = match component {
                 b"" | b"." => at,
                 b".." => at.parent().unwrap_or_else(RemotePath::root),
-                name => at.join(&Name::parse(name).map_err(|_| Errno::EINVAL)?),
+                name => {
+                    let name = Name::parse(name).map_err(|_| Errno::EINVAL)?;
+                    match self.server.config.windows {
+                        true => self.server.tree.spelt(&at, &name),
+                        false => at.join(&name),
+                    }
+                }
             };
         }
         Ok(at)

@@ -76,6 +76,10 @@ pub(super) enum Style {
     List {
         zone: i64,
     },
+    /// `dir`, likewise.
+    Dir {
+        zone: i64,
+    },
     /// MLSD.
     Facts(Selected),
 }
@@ -86,6 +90,7 @@ impl Style {
         match self {
             Self::Names => format!("file-{n}"),
             Self::List { .. } => format!("-rw-r--r-- 1 0 0 1 Jan  1  2020 file-{n}"),
+            Self::Dir { .. } => format!("01-01-20  12:00AM                    1 file-{n}"),
             Self::Facts(_) => format!("type=file;size=1;modify=20200101000000; file-{n}"),
         }
     }
@@ -184,6 +189,7 @@ impl<'a> Listing<'a> {
         match self.style {
             Style::Names => item.name.clone(),
             Style::List { zone } => list_line(item, zone, now),
+            Style::Dir { zone } => dir_line(item, zone),
             Style::Facts(selected) => mlsx_line(item, selected, itself, &self.access),
         }
     }
@@ -251,6 +257,20 @@ fn list_line(item: &Item, zone: i64, now: SystemTime) -> Vec<u8> {
         line.extend_from_slice(b" -> ");
         line.extend_from_slice(target);
     }
+    line
+}
+
+/// One line of `dir`, as IIS sends it, without line end.
+fn dir_line(item: &Item, zone: i64) -> Vec<u8> {
+    let time = jiff::Timestamp::from_second(item.stat.st_mtime.saturating_add(zone));
+    let time = jiff::tz::Offset::UTC.to_datetime(time.unwrap_or_default());
+    let time = time.strftime("%m-%d-%y  %I:%M%p");
+    let column = match item.is(SFlag::S_IFDIR) {
+        true => "<DIR>         ".to_owned(),
+        false => item.stat.st_size.to_string(),
+    };
+    let mut line = format!("{time} {column:>20} ").into_bytes();
+    line.extend_from_slice(&item.name);
     line
 }
 

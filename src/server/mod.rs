@@ -86,6 +86,9 @@ pub struct Config {
     pub mdtm_slip: Duration,
     /// How far LIST and STAT are ahead of UTC, seconds.
     pub zone: i64,
+    /// As IIS does it: names keep their case and ignore it, RNTO replaces nothing, and LIST looks
+    /// like `dir`.
+    pub windows: bool,
 }
 
 /// Who may log in.
@@ -125,6 +128,7 @@ impl Config {
             faults: None,
             mdtm_slip: Duration::ZERO,
             zone: 0,
+            windows: false,
         }
     }
 }

@@ -355,6 +355,7 @@ impl<'a> Session<'a> {
                 }
                 Err(error) => self.reply(501, error.to_string()),
             },
+            C::Syst if self.server.config.windows => self.reply(215, "Windows_NT"),
             C::Syst => self.reply(215, "UNIX Type: L8"),
             C::Help => self.reply(214, "See RFC 959, 4217, 3659, 2428, and FEAT"),
             command => self.perform_on_files(command, rename_from),

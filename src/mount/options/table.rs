@@ -232,6 +232,21 @@ pub static TABLE: &[Spec] = &[
         |o, v| values::charset(v).map(|value| o.special.charset = Some(value)),
     ),
     with_value(
+        "case",
+        "auto|sensitive|insensitive",
+        Some("auto"),
+        Group::Server,
+        "Whether Name and NAME are two files there, or one (Windows)",
+        |o, v| {
+            let choices = [
+                ("auto", None),
+                ("sensitive", Some(false)),
+                ("insensitive", Some(true)),
+            ];
+            values::choice(v, &choices).map(|value| o.special.ignores_case = value)
+        },
+    ),
+    with_value(
         "time_offset",
         "auto|+HH:MM",
         Some("auto"),
