@@ -36,7 +36,7 @@ pub use download::{Download, Progress, Started};
 pub use error::Error;
 pub use pool::{Lane, Lease, Parked, Pool};
 pub use profile::{Profile, Resumption};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, ProxyLogin};
 pub use session::{Begun, Listed, Session, Transfer};
 pub use upload::{StartedUpload, Upload};
 

@@ -434,6 +434,9 @@ impl<'a> Session<'a> {
             at = match component {
                 b"" | b"." => at,
                 b".." => at.parent().unwrap_or_else(RemotePath::root),
+                name if self.server.config.wants_clnt && !self.state.utf8 && !name.is_ascii() => {
+                    return Err(Errno::EILSEQ);
+                }
                 name => {
                     let name = Name::parse(name).map_err(|_| Errno::EINVAL)?;
                     match self.server.config.windows {

@@ -31,8 +31,12 @@ pub fn login(value: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// `socks5://HOST:PORT` or `http://HOST:PORT`.
+/// `socks5://HOST:PORT` or `http://HOST:PORT`. The message keeps silent about a login.
 pub fn proxy(value: &[u8]) -> Result<Proxy, String> {
+    if value.contains(&b'@') {
+        let line = "others may see options: the proxy's login is proxy_username= and proxy_password= in the credentials file";
+        return Err(line.to_string());
+    }
     let proxy = text(value).ok().and_then(Proxy::parse);
     proxy.ok_or_else(|| {
         format!(
