@@ -47,32 +47,34 @@ pub(super) fn is_uncertain(profile: &Profile) -> bool {
 
 /// What files' times in a listing, and by MDTM as [`told`] gives it, teach.
 pub(super) fn learn(profile: &mut Profile, pairs: &[(Modify, SystemTime)], now: SystemTime) {
-    let differences = pairs.iter().filter(|(listed, told)| {
-        listed.precision == Precision::Minute
-            && now.duration_since(*told).is_ok_and(|age| age > YOUNG)
-    });
-    match profile.time_offset {
-        None => {
-            let zones = differences.filter_map(|(listed, told)| quarters(listed.time, *told));
-            if let Some(zone) = most(zones, profile.listing_offset) {
-                profile.listing_offset = Some(zone);
-            }
+    let pairs = pairs
+        .iter()
+        .filter(|(listed, _)| listed.precision == Precision::Minute);
+    let Some(ahead) = profile.time_offset else {
+        let is_old = |told| now.duration_since(told).is_ok_and(|age| age > YOUNG);
+        let zones = pairs
+            .filter(|(_, told)| is_old(*told))
+            .filter_map(|(listed, told)| quarters(listed.time, *told));
+        if let Some(zone) = most(zones, profile.listing_offset) {
+            profile.listing_offset = Some(zone);
         }
-        Some(ahead) => {
-            let so_far = profile.mdtm_offset.unwrap_or(0);
-            let slips = differences
-                .filter_map(|(listed, told)| quarters(*told, shifted(listed.time, -ahead)));
-            if let Some(slip) = most(slips, profile.mdtm_offset.map(|_| 0)) {
-                profile.mdtm_offset = Some(so_far + slip);
-            }
-        }
+        return;
+    };
+    // It is in UTC or in that zone. A file that was changed in between hardly ever seems to say so.
+    let so_far = profile.mdtm_offset.unwrap_or(0);
+    let offsets = pairs
+        .filter_map(|(listed, told)| quarters(*told, shifted(listed.time, -ahead)))
+        .map(|slip| so_far + slip)
+        .filter(|offset| [0, -ahead].contains(offset));
+    if let Some(offset) = most(offsets, profile.mdtm_offset) {
+        profile.mdtm_offset = Some(offset);
     }
 }
 
 /// MDTM tells `told` of a file of which MLSx has told `true_time` before it and since.
 pub(super) fn learn_slip(profile: &mut Profile, told: SystemTime, true_time: SystemTime) -> bool {
     let slip = seconds(true_time) - seconds(told);
-    let believable = slip != 0 && slip.abs() <= SLIP_MOST;
+    let believable = !profile.mlst_missing && slip != 0 && slip.abs() <= SLIP_MOST;
     if believable {
         profile.mdtm_offset = Some(profile.mdtm_offset.unwrap_or(0) + slip);
     }
@@ -199,9 +201,27 @@ mod tests {
         // From now on its MDTM is corrected, and teaches nothing else.
         let again = learned(local.clone(), &[file(old, 2 * HOUR, 0)]);
         assert_eq!(again.mdtm_offset, local.mdtm_offset);
-        let utc = learned(told, &[file(old, 2 * HOUR, 0)]);
+        let utc = learned(told.clone(), &[file(old, 2 * HOUR, 0)]);
         assert_eq!(utc.mdtm_offset, Some(0));
         assert_eq!(utc.listings_to_utc(), Some(-2 * HOUR));
+        // New files do as well, and those that were changed in between say nothing.
+        let young = [file(NOW - 5, 2 * HOUR, 2 * HOUR)];
+        assert_eq!(learned(told.clone(), &young).mdtm_offset, Some(-2 * HOUR));
+        let changed = [file(NOW - 5, 2 * HOUR, HOUR)];
+        assert_eq!(learned(told, &changed).mdtm_offset, None);
+    }
+
+    #[test]
+    fn mdtm_that_differs_from_facts_is_corrected() {
+        let mut profile = Profile::default();
+        assert!(learn_slip(&mut profile, at(NOW + HOUR), at(NOW)));
+        assert_eq!(profile.mdtm_offset, Some(-HOUR));
+        assert_eq!(as_mdtm(at(NOW), &profile), at(NOW + HOUR));
+        assert_eq!(as_mfmt(at(NOW), &profile), at(NOW));
+        assert!(!learn_slip(&mut profile, at(NOW), at(NOW)));
+        assert!(!learn_slip(&mut profile, at(NOW), at(NOW + 30 * HOUR)));
+        profile.mlst_missing = true;
+        assert!(!learn_slip(&mut profile, at(NOW), at(NOW + HOUR)));
     }
 
     #[test]
