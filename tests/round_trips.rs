@@ -131,24 +131,12 @@ impl Rig {
 
 fn config(link: &Link, security: Security, trust: TrustOptions) -> Config {
     Config {
-        host: "localhost".to_owned(),
-        port: link.address().port(),
-        security,
-        user: USER.into(),
-        password: Secret::new(PASSWORD),
-        account: None,
         trust,
-        max_sessions: 4,
-        active: false,
-        trust_pasv_address: false,
-        retries: 2,
-        connect_timeout: Duration::from_secs(10),
+        // Nothing that nobody asked for may be counted.
         keepalive: Duration::from_secs(600),
         idle_close: Duration::from_secs(600),
-        min_rate: 1024,
-        kept: None,
         addresses: vec![link.address()],
-        special: Default::default(),
+        ..Config::new("localhost", link.address().port(), security, USER, PASSWORD)
     }
 }
 

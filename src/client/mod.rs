@@ -75,6 +75,38 @@ pub struct Config {
     pub special: Special,
 }
 
+impl Config {
+    /// With the usual bounds, and nothing special.
+    pub fn new(
+        host: impl Into<String>,
+        port: u16,
+        security: Security,
+        user: impl Into<Vec<u8>>,
+        password: impl Into<Vec<u8>>,
+    ) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            security,
+            user: user.into(),
+            password: Secret::new(password),
+            account: None,
+            trust: TrustOptions::default(),
+            max_sessions: 4,
+            active: false,
+            trust_pasv_address: false,
+            retries: 2,
+            connect_timeout: Duration::from_secs(10),
+            keepalive: Duration::from_secs(60),
+            idle_close: Duration::from_secs(60),
+            min_rate: 1024,
+            kept: None,
+            addresses: Vec::new(),
+            special: Special::default(),
+        }
+    }
+}
+
 /// What only some servers and networks need.
 #[derive(Clone, Debug, Default)]
 pub struct Special {
