@@ -178,6 +178,19 @@ pub struct Report {
     pub outage: Option<String>,
     pub traffic: Traffic,
     pub profile: ProfileReport,
+    /// What the next mount will know from the start.
+    #[serde(default)]
+    pub kept: Option<KeptReport>,
+}
+
+/// What is kept of what was learned, from one mount to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptReport {
+    pub file: String,
+    /// Since when the lessons in it are gathered, seconds since 1970.
+    pub since: u64,
+    /// `name=value` each; none while nothing has been written.
+    pub lessons: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -30,7 +30,7 @@ use crate::tls::{CertificateFacts, Trust, TrustError, TrustOptions};
 
 use kept::Kept;
 
-pub use activity::{ProfileReport, Report, SessionReport, Traffic, TransferReport};
+pub use activity::{KeptReport, ProfileReport, Report, SessionReport, Traffic, TransferReport};
 pub use charset::Charset;
 pub use download::{Download, Progress, Started};
 pub use error::Error;

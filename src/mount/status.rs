@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::SessionReport;
+use crate::client::{KeptReport, SessionReport};
 use crate::fs::{self, Fs, PendingState};
 use crate::fuse;
 
@@ -300,6 +300,18 @@ impl Status {
             (profile.tells_space, "tells free space"),
             (profile.ignores_case == Some(true), "ignores case"),
         ];
+        if let Some(kept) = &server.kept {
+            let age = human::span(Duration::from_secs(now.saturating_sub(kept.since)));
+            let KeptReport { file, lessons, .. } = kept;
+            match lessons.is_empty() {
+                true => writeln!(out, "kept for the next mount: nothing yet, in {file}")?,
+                false => writeln!(
+                    out,
+                    "kept for the next mount: {}, learned {age} ago, in {file}",
+                    lessons.join(", ")
+                )?,
+            }
+        }
         let true_ones = lessons.iter().filter(|(learned, _)| *learned);
         words.extend(true_ones.map(|(_, words)| words.to_string()));
         if let Some(offset) = profile.listing_offset.filter(|offset| *offset != 0) {

@@ -259,3 +259,43 @@ fn what_is_no_question_gets_no_answer() {
     assert_eq!(answer, b"");
     bench.expect_mounted();
 }
+
+#[test]
+fn what_is_kept_for_the_next_mount_is_told() {
+    let bench = Bench::new();
+    bench.mount();
+    fs::read_dir(bench.mount_point()).unwrap().for_each(drop);
+    let told = json(&bench);
+    let file = bench.path("state/servers");
+    let kept = &told["server"]["kept"];
+    assert!(
+        kept["file"]
+            .as_str()
+            .unwrap()
+            .starts_with(file.to_str().unwrap()),
+        "{kept}"
+    );
+    bench.unmount();
+    bench.expect_gone();
+    bench.mount();
+    let told = json(&bench);
+    let kept = &told["server"]["kept"];
+    let lessons = kept["lessons"].as_array().unwrap();
+    assert!(
+        lessons.contains(&Value::from("mlsd_shows_itself=yes")),
+        "{kept}"
+    );
+    let since = kept["since"].as_u64().unwrap();
+    let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(since);
+    assert!(since.elapsed().unwrap() < std::time::Duration::from_secs(600));
+    let text = said(&mut status(&bench, &[]));
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("kept for the next mount: "));
+    let line = line.unwrap_or_else(|| panic!("{text}"));
+    assert!(
+        line.contains("mlsd_shows_itself=yes") && line.contains(" ago, in "),
+        "{line}"
+    );
+    assert!(!line.contains("identity"), "{line}");
+}
