@@ -10,6 +10,7 @@ mod killed;
 mod record;
 mod request;
 mod workers;
+mod xattr;
 
 use std::ffi::OsStr;
 use std::io;
@@ -36,6 +37,8 @@ use killed::Watch;
 pub use record::{Failure, Record, Report};
 use request::{Refuse, Request, What};
 use workers::Workers;
+pub use xattr::Attributes;
+use xattr::Shown;
 
 /// Threads that wait for metadata, for reads, and for uploads, at most.
 const METADATA_THREADS: usize = 16;
@@ -62,6 +65,8 @@ pub struct Door {
     reads: Workers,
     uploads: Workers,
     office: Office,
+    /// What the root has of extended attributes; `None`: nothing has any.
+    shown: Option<Shown>,
 }
 
 /// What all requests need.
@@ -86,6 +91,7 @@ impl Door {
             reads: Workers::new("read", READ_THREADS),
             uploads: Workers::new("upload", UPLOAD_THREADS),
             office,
+            shown: None,
         }
     }
 
@@ -714,16 +720,16 @@ impl Filesystem for Door {
     fn getxattr(
         &self,
         _req: &fuser::Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _size: u32,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
         reply: ReplyXattr,
     ) {
-        reply.error(Errno::ENOSYS);
+        self.answer_getxattr(ino, name, size, reply);
     }
 
-    fn listxattr(&self, _req: &fuser::Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn listxattr(&self, _req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.answer_listxattr(ino, size, reply);
     }
 
     fn removexattr(&self, _req: &fuser::Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {

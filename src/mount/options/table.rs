@@ -625,6 +625,12 @@ pub static TABLE: &[Spec] = &[
         "Log what goes over the wire: log_level=trace",
         |o| o.log_level = log::LevelFilter::Trace,
     ),
+    flag(
+        "xattr",
+        Group::Log,
+        "Show the status as extended attributes of the mount point",
+        |o| o.xattr = true,
+    ),
 ];
 
 /// The row of that name.
