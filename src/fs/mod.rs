@@ -442,6 +442,7 @@ impl Fs {
         path: &RemotePath,
         patience: Patience,
     ) -> Result<(), Error> {
+        patience.deadline()?;
         let went_over = || file.version().is_some_and(|now| Some(now) != failed);
         if went_over() {
             return Ok(()); // By another read.
