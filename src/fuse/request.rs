@@ -58,7 +58,10 @@ impl<R: Refuse, T: 'static> Request<R, T> {
         // says EIO.
         let tried = catch_unwind(AssertUnwindSafe(|| {
             let outcome = (self.run)(&office.fs, Patience::MemoryOnly);
-            let waits = matches!(outcome, Err(Error::WouldWait));
+            // What was remembered of a server that is down is no answer where it is waited for.
+            let waits = outcome.as_ref().err().is_some_and(|error| {
+                matches!(error, Error::WouldWait) || office.fs.waits_out(error)
+            });
             office.record.answered(!waits);
             match waits {
                 true => self.hand_over(office.clone(), workers, reply),

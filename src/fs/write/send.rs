@@ -128,7 +128,7 @@ impl Fs {
                 return Ok((theirs, place));
             }
             Err(error) => {
-                if self.config.write_back && error.is_open() {
+                if error.is_open() {
                     *draft.doubt.lock() = Some(Doubt {
                         version: task.version,
                         size: task.size,

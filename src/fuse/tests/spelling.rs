@@ -2,8 +2,6 @@
 
 use std::io::Write;
 
-use crate::server::Faults;
-
 use super::writes::names;
 use super::*;
 
@@ -16,11 +14,7 @@ fn windows(mlsd: bool, faults: &str) -> Mount {
     if !mlsd {
         config.without = ["MLST", "MLSD"].map(str::to_owned).into();
     }
-    let place = tempfile::tempdir().unwrap();
-    let spool = open_spool(place.path());
-    let mut mount = Mount::serving(served, config, 4, |config| config.spool = Some(spool));
-    mount.spool = Some(place);
-    mount
+    Mount::writable_serving(served, config, 4, |_| {})
 }
 
 /// What the mount lists.

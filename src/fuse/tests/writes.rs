@@ -52,9 +52,7 @@ fn a_file_is_overwritten_in_part_where_mdtm_and_listings_differ_by_a_zone() {
         let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
         config.mdtm_slip = Duration::from_secs(5 * 3600);
         config.without = hidden.iter().map(|&verb| verb.to_owned()).collect();
-        let place = tempfile::tempdir().unwrap();
-        let spool = open_spool(place.path());
-        let mount = Mount::serving(served, config, 4, |config| config.spool = Some(spool));
+        let mount = Mount::writable_serving(served, config, 4, |_| {});
         let mut all = content(3 << 20);
         fs::write(mount.there("file"), &all).unwrap();
         // Nothing of it has been read before: the rest has to be fetched from there.
@@ -193,6 +191,65 @@ fn small_changes_of_large_files() {
     assert!(stored(&mount, "file") == all);
     assert!(fs::read(mount.here("file")).unwrap() == all);
     assert_eq!(names(&mount), ["file"]);
+}
+
+/// What only the server has can be read while something else in the file is being sent there.
+#[test]
+fn a_file_is_read_while_it_is_changed_in_place_or_appended_to() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let mut all = content(5 << 20);
+    fs::write(mount.there("file"), &all).unwrap();
+    let minute_ago = SystemTime::now() - Duration::from_secs(60);
+    let times = fs::FileTimes::new().set_modified(minute_ago);
+    let there = File::options().write(true).open(mount.there("file"));
+    there.unwrap().set_times(times).unwrap();
+    for at in [2_000_000, all.len()] {
+        let file = read_write(mount.here("file"));
+        file.write_all_at(b"changed", at as u64).unwrap();
+        all.resize(all.len().max(at + 7), 0);
+        all[at..][..7].copy_from_slice(b"changed");
+        faults.set("MFMT 1: stall 2s".parse().unwrap());
+        thread::scope(|scope| {
+            let sent = scope.spawn(|| file.sync_all());
+            let begun = Instant::now();
+            while fs::read(mount.there("file")).unwrap() != all {
+                assert!(begun.elapsed() < PATIENCE);
+                thread::sleep(Duration::from_millis(10));
+            }
+            let mut read = vec![0; 100_000];
+            file.read_exact_at(&mut read, 4_000_000).unwrap();
+            assert!(read == all[4_000_000..][..100_000]);
+            sent.join().unwrap().unwrap();
+        });
+        faults.clear();
+        drop(file);
+        assert!(fs::read(mount.here("file")).unwrap() == all);
+    }
+}
+
+/// close(2) failed, though the server had done what it could not say: a rename takes that along.
+#[test]
+fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let file = File::create(mount.here("old")).unwrap();
+    file.write_all_at(b"content", 0).unwrap();
+    faults.set("MFMT 1 x100: fin".parse().unwrap());
+    assert_eq!(errno(file.sync_all()), libc::EIO);
+    drop(file);
+    faults.clear();
+    fs::rename(mount.here("old"), mount.here("new")).unwrap();
+    assert_eq!(stored(&mount, "new"), b"content");
+    assert_eq!(names(&mount), ["new"]);
+    let there: Vec<_> = fs::read_dir(mount.served.path()).unwrap().collect();
+    assert_eq!(there.len(), 1, "{there:?}");
 }
 
 #[test]
