@@ -235,7 +235,8 @@ impl Remote {
         deadline: Instant,
     ) -> Result<(), Error> {
         check(to)?;
-        let between = self.temporaries.beside(to);
+        // Should it be left there, it is put back by that name.
+        let between = self.temporaries.in_place_of(to);
         let change = Change::Rename(from.clone(), to.clone());
         self.change(change, deadline, |session, again, deadline| {
             change::respell(session, from, to, between.path(), again, deadline)
