@@ -8,12 +8,11 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::inodes::{Ino, Inodes};
+use super::inodes::{Ino, Inodes, hash};
 use super::{Error, Fs, Patience};
 use crate::proto::Name;
 
@@ -31,9 +30,8 @@ impl Aliases {
     /// The number of a file under another spelling. Counts as a lookup.
     fn enter(&self, of: Ino, name: &Name, inodes: &Inodes) -> Ino {
         let mut aliases = self.0.lock();
-        let mut hasher = DefaultHasher::new();
-        (of, name.as_bytes()).hash(&mut hasher);
-        let mut number = Ino(hasher.finish().max(Ino::ROOT.0 + 1));
+        let seed = [&of.0.to_ne_bytes(), name.as_bytes()].concat();
+        let mut number = Ino(hash(&seed).max(Ino::ROOT.0 + 1));
         loop {
             match aliases.entry(number) {
                 Entry::Occupied(mut alias) if alias.get().of == of => {

@@ -50,7 +50,7 @@ impl Remote {
         let pool = Pool::connect(config, deadline)?;
         let ignores_case = match told {
             Some(told) => told,
-            None => ignores_case(&pool, deadline)?,
+            None => ignores_case(&pool, deadline),
         };
         Ok(Self {
             pool,
@@ -477,16 +477,24 @@ impl Spare {
 }
 
 /// What SYST says of it, which is asked once: Windows ignores the case of names.
-fn ignores_case(pool: &Arc<Pool>, deadline: Instant) -> Result<bool, client::Error> {
+fn ignores_case(pool: &Arc<Pool>, deadline: Instant) -> bool {
     if let Some(known) = pool.profile().ignores_case {
-        return Ok(known);
+        return known;
     }
-    let reply = pool.run(Lane::Metadata, deadline, |session, deadline| {
+    let told = pool.run(Lane::Metadata, deadline, |session, deadline| {
         session.execute(&Command::Syst, deadline)
-    })?;
-    let ignores = reply.code.as_u16() == 215 && meaning::says(&reply, &["windows"]);
-    pool.learn(|p| p.ignores_case = Some(ignores));
-    Ok(ignores)
+    });
+    match told {
+        Ok(reply) => {
+            let ignores = reply.code.as_u16() == 215 && meaning::says(&reply, &["windows"]);
+            pool.learn(|p| p.ignores_case = Some(ignores));
+            ignores
+        }
+        Err(error) => {
+            log::debug!("SYST: {error}");
+            false
+        }
+    }
 }
 
 /// By MLST; without it, a known file by SIZE and MDTM, and anything else by its directory.

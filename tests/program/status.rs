@@ -285,7 +285,7 @@ except OSError as error:
 fn the_mount_point_shows_the_status_where_that_is_asked_for() {
     let bench = Bench::new();
     bench.mount();
-    assert_eq!(attributes(&bench, "."), Err("EOPNOTSUPP".to_owned()));
+    assert_eq!(attributes(&bench, "."), Err("ENOTSUP".to_owned()));
     bench.unmount();
     bench.expect_gone();
     succeed(&mut bench.helper("/", &(bench.options() + ",xattr")));
