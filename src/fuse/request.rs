@@ -36,6 +36,8 @@ pub(super) struct Request<R, T> {
     pub answer: fn(R, T),
     /// Takes back what was done for a caller who no longer wants it.
     pub undo: fn(&Fs, T),
+    /// What the kernel is told of a failure.
+    pub errno: fn(&Error) -> Errno,
     /// It may take as long as a transfer goes on, and sees to its own deadlines.
     pub is_transfer: bool,
 }
@@ -91,7 +93,7 @@ impl<R: Refuse, T: 'static> Request<R, T> {
         match outcome {
             Ok(done) => (self.answer)(reply, done),
             Err(error) => {
-                let errno = errno(&error);
+                let errno = (self.errno)(&error);
                 self.what.log(office, &error, errno);
                 reply.refuse(errno);
             }

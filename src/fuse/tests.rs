@@ -734,6 +734,23 @@ fn a_silent_server_costs_one_timeout_and_its_recovery_nothing() {
 }
 
 #[test]
+fn truncate_on_a_silent_server_fails_in_time() {
+    let timeout = Duration::from_secs(2);
+    let mount = Mount::writable_with(4, |config| config.timeout = timeout);
+    fs::write(mount.there("file"), "hello").unwrap();
+    let path = mount.here("file");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+    // By a handle the kernel does not look the name up again.
+    let file = File::options().write(true).open(&path).unwrap();
+    thread::sleep(2 * BELIEF);
+    mount.proxy.hold();
+    let begun = Instant::now();
+    assert_eq!(errno(file.set_len(2)), libc::ETIMEDOUT);
+    let took = begun.elapsed();
+    assert!(took < 2 * timeout, "{took:?}");
+}
+
+#[test]
 fn under_hard_no_call_fails_by_what_another_learned_of_a_silent_server() {
     let mount = Mount::with(4, |config| {
         config.timeout = Duration::from_secs(1);

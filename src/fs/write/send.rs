@@ -42,6 +42,12 @@ pub(super) struct Beside {
     _reserved: Option<Reserved>,
 }
 
+impl Beside {
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+}
+
 impl Fs {
     /// Whole: under a temporary name, then renamed; where the server does not let us, directly.
     pub(super) fn send_whole<'a>(

@@ -252,6 +252,22 @@ fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
     assert_eq!(there.len(), 1, "{there:?}");
 }
 
+/// The kernel still believes in a file that others have removed.
+#[test]
+fn a_file_is_made_where_others_have_removed_one_just_now() {
+    let belief = Duration::from_secs(60);
+    let mount = Mount::writable_with(4, |config| config.attr_timeout = belief);
+    let path = mount.here("file");
+    fs::write(&path, "old").unwrap();
+    assert_eq!(stored(&mount, "file"), b"old");
+    fs::remove_file(mount.there("file")).unwrap();
+    // This looks at the server.
+    let found = File::options().append(true).open(&path);
+    assert_eq!(errno(found), libc::ENOENT);
+    fs::write(&path, "new").unwrap();
+    assert_eq!(stored(&mount, "file"), b"new");
+}
+
 #[test]
 fn sparse_files_read_as_zeros() {
     let mount = Mount::writable();
