@@ -191,6 +191,7 @@ fn serve(
         Err(_) => "read-only",
     };
     let mut door = Door::new(Arc::clone(&fs));
+    let notifier = door.notifier();
     let mounting = Arc::new(Mounting {
         fs: Arc::clone(&fs),
         record: door.record(),
@@ -205,6 +206,7 @@ fn serve(
     let session = fuser::Session::new(door, point, config)
         .and_then(fuser::Session::spawn)
         .map_err(|error| cannot_mount(point, &error))?;
+    let _ = notifier.set(session.notifier());
     let session_end = keep_mounted(session);
     let device = device_at(point);
     speed_up(device.as_deref());
