@@ -20,6 +20,7 @@ mod neighbours;
 mod overlay;
 mod read;
 mod report;
+mod spelling;
 pub mod spool;
 mod tidy;
 mod walk;
@@ -53,6 +54,7 @@ use overlay::Overlay;
 pub use read::Data;
 use read::{Failure, Reads};
 pub use report::{Pending, PendingState, Report};
+use spelling::Aliases;
 use spool::Spool;
 use tidy::Tidying;
 use walk::Walks;
@@ -167,6 +169,8 @@ pub struct Fs {
     remote: Arc<Remote>,
     cache: Cache,
     inodes: Inodes,
+    /// Where the server ignores case.
+    aliases: Option<Aliases>,
     files: Files,
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
@@ -213,6 +217,7 @@ impl Fs {
             this: this.clone(),
             cache: Cache::new(limits),
             inodes: Inodes::new(config.root.clone()),
+            aliases: remote.ignores_case().then(Aliases::default),
             files: Files::new(),
             reads: Reads::new(remote.clone(), config.window_bytes, config.timeout),
             stats: Flights::new(),
@@ -259,31 +264,44 @@ impl Fs {
 
     /// The path of a live inode, for messages.
     pub fn path(&self, ino: Ino) -> Option<RemotePath> {
-        self.inodes.path(ino)
+        self.inodes.path(self.actual(ino))
     }
 
     /// Finds `name` in a directory.
     pub fn lookup(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<Lookup, Error> {
-        let name = parse_name(name)?;
-        let path = self.live_path(parent)?.join(&name);
-        let draft = self.inodes.child(parent, &name);
+        let asked = parse_name(name)?;
+        let name = self.spelling(parent, asked.clone(), patience)?;
+        let mut found = self.find_spelt(parent, &name, patience)?;
+        if let Lookup::Found(entry) = &mut found {
+            entry.attr.ino = self.known_as(entry.attr.ino, &asked, &name);
+        }
+        Ok(found)
+    }
+
+    /// The same for a name that is spelt as the directory has it.
+    fn find_spelt(&self, parent: Ino, name: &Name, patience: Patience) -> Result<Lookup, Error> {
+        let path = self.live_path(parent)?.join(name);
+        let draft = self.inodes.child(parent, name);
         let draft = draft.and_then(|ino| self.drafts.of(ino));
         if let Some(attributes) = draft.and_then(|draft| draft.attributes().ok()) {
-            let entry = self.enter(parent, &name, &attributes, self.config.attr_timeout)?;
+            let entry = self.enter(parent, name, &attributes, self.config.attr_timeout)?;
             return Ok(Lookup::Found(entry));
         }
         let (attributes, until) = match self.stat(&path, patience)? {
             Answer::Present(attributes, until) => (attributes, until),
-            Answer::Absent(until) => return Ok(Lookup::Absent(remaining(until))),
+            Answer::Absent(until) => {
+                let ttl = self.kernel_may_believe(remaining(until));
+                return Ok(Lookup::Absent(ttl));
+            }
             Answer::Unknown => return Err(Error::WouldWait),
         };
-        let entry = self.enter(parent, &name, &attributes, remaining(until))?;
+        let entry = self.enter(parent, name, &attributes, remaining(until))?;
         Ok(Lookup::Found(entry))
     }
 
     /// Takes back `count` lookups of an inode.
     pub fn forget(&self, ino: Ino, count: u64) {
-        self.inodes.forget(ino, count);
+        self.inodes.forget(self.forgotten(ino, count), count);
     }
 
     /// An inode's attributes, and how long they may be believed.
@@ -292,7 +310,8 @@ impl Fs {
         if self.drafts.of(ino).is_none() {
             self.files.observe(ino, &attributes);
         }
-        Ok((self.show(ino, &attributes), remaining(until)))
+        let ttl = self.kernel_may_believe(remaining(until));
+        Ok((self.show(ino, &attributes), ttl))
     }
 
     /// A symbolic link's target.
@@ -423,7 +442,7 @@ impl Fs {
         path: &RemotePath,
         patience: Patience,
     ) -> Result<(), Error> {
-        let deadline = patience.deadline()?;
+        patience.deadline()?;
         let went_over = || file.version().is_some_and(|now| Some(now) != failed);
         if went_over() {
             return Ok(()); // By another read.
@@ -431,16 +450,9 @@ impl Fs {
         self.cache.changed(path);
         if let Answer::Present(now, _) = self.stat(path, patience)?
             && now.kind == FileKind::File
+            && file.adopt(&now)
         {
-            if failed == Some(now.version()) {
-                let told = self.remote.version(path, now.version(), deadline);
-                let told = told.map_err(|cause| Error::remote(path, cause))?;
-                if file.reconcile(&now, told) {
-                    return Ok(());
-                }
-            } else if file.adopt(&now) {
-                return Ok(());
-            }
+            return Ok(());
         }
         if went_over() {
             return Ok(());
@@ -723,6 +735,7 @@ impl Fs {
                 self.show(ino, attributes)
             }
         };
+        let ttl = self.kernel_may_believe(ttl);
         Ok(Entry { attr, ttl })
     }
 

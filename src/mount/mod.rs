@@ -155,6 +155,7 @@ fn settings(
         session: plan::session(&source, options),
         directory: arguments.directory.clone(),
         namespace: arguments.namespace.clone(),
+        xattr: options.xattr,
         label: source.label,
     })
 }

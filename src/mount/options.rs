@@ -71,6 +71,7 @@ pub struct Options {
     /// mount(8) wants what is mounted already to be changed.
     pub remount: bool,
     pub log_level: log::LevelFilter,
+    pub xattr: bool,
     /// Unknown options that were passed over because of `-s`.
     pub tolerated: Vec<String>,
 }
@@ -195,6 +196,7 @@ impl Default for Options {
             kernel: KernelFlags::default(),
             remount: false,
             log_level: log::LevelFilter::Info,
+            xattr: false,
             tolerated: Vec::new(),
         }
     }

@@ -83,6 +83,10 @@ pub fn client(
         let file = state_dir(options)?.join(KNOWN_HOSTS);
         trust.known_hosts = Some(KnownHosts::new(file, &source.host, port));
     }
+    let mut special = options.special.clone();
+    if let Some(proxy) = &mut special.proxy {
+        proxy.login = credentials.proxy;
+    }
     Ok(client::Config {
         host: source.host.clone(),
         port,
@@ -101,7 +105,7 @@ pub fn client(
         min_rate: options.min_rate,
         kept: lessons(&source.host, port, options),
         addresses: Vec::new(),
-        special: options.special.clone(),
+        special,
     })
 }
 

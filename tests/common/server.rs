@@ -77,6 +77,8 @@ pub struct Options {
     pub disk: Option<u64>,
     /// False: neither permission bits nor times can be set (vsftpd only).
     pub attributes: bool,
+    /// True: all times, MDTM's too, are in the server's zone, which is Asia/Kolkata (vsftpd only).
+    pub local_time: bool,
     /// Seconds after which a client that says nothing is sent away (vsftpd only).
     pub idle: u32,
 }
@@ -94,6 +96,7 @@ impl Default for Options {
             listing_limit: 200_000,
             disk: None,
             attributes: true,
+            local_time: false,
             idle: 300,
         }
     }
@@ -338,6 +341,7 @@ impl RealServer {
                 ("PASSIVE", yes(self.options.passive)),
                 ("EMPTY", empty.display().to_string()),
                 ("ATTRIBUTES", yes(self.options.attributes)),
+                ("LOCALTIME", yes(self.options.local_time)),
                 ("IDLE", self.options.idle.to_string()),
             ],
         );

@@ -102,3 +102,24 @@ fn every_package_has_the_same_version() {
     let changes = fs::read_to_string(root.join("CHANGELOG.md")).unwrap();
     assert!(changes.contains(&format!("\n## {version}\n")));
 }
+
+#[test]
+fn the_packages_name_the_maintainers_whom_cargo_names() {
+    let authors = env!("CARGO_PKG_AUTHORS");
+    assert!(
+        authors.ends_with('>') && !authors.contains(':'),
+        "{authors}"
+    );
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let cargo = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    assert!(cargo.contains(&format!("\nmaintainer = \"{authors}\"\n")));
+    let debian = fs::read_to_string(root.join("packaging/debian/changelog")).unwrap();
+    let signed: Vec<_> = debian
+        .lines()
+        .filter(|line| line.starts_with(" -- "))
+        .collect();
+    assert!(!signed.is_empty());
+    for line in signed {
+        assert!(line.starts_with(&format!(" -- {authors}  ")), "{line}");
+    }
+}

@@ -46,6 +46,32 @@ fn what_was_written_is_on_the_server_after_close() {
 }
 
 #[test]
+fn a_file_is_overwritten_in_part_where_mdtm_and_listings_differ_by_a_zone() {
+    for hidden in [&[][..], &["MLST", "MLSD"]] {
+        let served = tempfile::tempdir().unwrap();
+        let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+        config.mdtm_slip = Duration::from_secs(5 * 3600);
+        config.without = hidden.iter().map(|&verb| verb.to_owned()).collect();
+        let mount = Mount::writable_serving(served, config, 4, |_| {});
+        let mut all = content(3 << 20);
+        fs::write(mount.there("file"), &all).unwrap();
+        // Nothing of it has been read before: the rest has to be fetched from there.
+        let file = File::options()
+            .write(true)
+            .open(mount.here("file"))
+            .unwrap();
+        file.write_all_at(b"overwritten", 1_000_000).unwrap();
+        drop(file);
+        all[1_000_000..1_000_011].copy_from_slice(b"overwritten");
+        assert!(stored(&mount, "file") == all, "{hidden:?}");
+        append(mount.here("file")).write_all(b"more").unwrap();
+        all.extend(b"more");
+        assert!(stored(&mount, "file") == all, "{hidden:?}");
+        assert!(fs::read(mount.here("file")).unwrap() == all, "{hidden:?}");
+    }
+}
+
+#[test]
 fn existing_files_are_overwritten_and_cut() {
     let mount = Mount::writable();
     fs::write(mount.there("file"), content(300_000)).unwrap();
