@@ -14,6 +14,7 @@ const INSTALLED: &[&str] = &[
     "usr/sbin/mount.ftps",
     "usr/sbin/mount.fuse.ftps",
     "usr/sbin/umount.fuse.ftps",
+    "usr/share/applications/ftpsfs.desktop",
     "usr/share/bash-completion/completions/ftpsfs",
     "usr/share/doc/ftpsfs/README.md",
     "usr/share/doc/ftpsfs/examples/ftpsfs-example.service",
