@@ -79,6 +79,8 @@ pub struct Options {
     pub attributes: bool,
     /// Seconds after which a client that says nothing is sent away (vsftpd only).
     pub idle: u32,
+    /// Bytes per second that a transfer may take at most, 0 for as many as there are (vsftpd only).
+    pub rate: u32,
 }
 
 impl Default for Options {
@@ -95,6 +97,7 @@ impl Default for Options {
             disk: None,
             attributes: true,
             idle: 300,
+            rate: 0,
         }
     }
 }
@@ -339,6 +342,7 @@ impl RealServer {
                 ("EMPTY", empty.display().to_string()),
                 ("ATTRIBUTES", yes(self.options.attributes)),
                 ("IDLE", self.options.idle.to_string()),
+                ("RATE", self.options.rate.to_string()),
             ],
         );
         let mut command = program("vsftpd", "usr/sbin/vsftpd");
