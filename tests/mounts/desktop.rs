@@ -56,8 +56,9 @@ fn at_a_screen(kind: Kind, script: &str, arguments: &[&str]) -> String {
         chown(&login, Some(0), Some(0)).expect("root mounts");
         fs::create_dir(dir.join("etc")).expect("make a folder");
         let line = format!(
-            "{} /mnt/company ftps allow_other,uid={GUEST},gid={GUEST},x-gvfs-show,x-gvfs-name=Company%20Files,{options} 0 0\n",
+            "{} /mnt/company ftps allow_other,uid={GUEST},gid={GUEST},x-gvfs-show,x-gvfs-name=Company%20Files,state_dir={},{options} 0 0\n",
             server.source(),
+            dir.join("etc/state").display()
         );
         fs::write(dir.join("etc/fstab"), line).expect("write fstab");
     }
