@@ -35,7 +35,9 @@ impl Fs {
         patience: Patience,
     ) -> Result<(Attr, Duration), Error> {
         self.drafts.spool()?;
-        let (before, _) = self.attributes(ino, patience)?;
+        // Where bytes are to be sent the caller has all the time in the world, but not for a reply.
+        let soon = || patience.within(self.config.timeout);
+        let (before, _) = self.attributes(ino, soon())?;
         let draft = self.drafts.of(ino).filter(|draft| !draft.is_over());
         let local = match changes.size {
             Some(_) => changes.through_handle,
@@ -55,15 +57,15 @@ impl Fs {
             self.resize(ino, size, &before, changes.through_handle)?;
         }
         if let Some(mode) = changes.mode {
-            self.change_mode(ino, mode, &before, patience)?;
+            self.change_mode(ino, mode, &before, soon())?;
         }
         if let Some(modified) = changes.modified {
-            self.change_time(ino, modified, &before, patience)?;
+            self.change_time(ino, modified, &before, soon())?;
         }
         if is_promised {
             self.drafts.spool()?.sync()?;
         }
-        self.getattr(ino, patience)
+        self.getattr(ino, soon())
     }
 
     fn resize(

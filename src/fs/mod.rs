@@ -743,6 +743,14 @@ impl Patience {
             Self::Until(deadline) => Ok(deadline),
         }
     }
+
+    /// No more than `bound` from now on.
+    fn within(self, bound: Duration) -> Self {
+        match self {
+            Self::MemoryOnly => Self::MemoryOnly,
+            Self::Until(deadline) => Self::Until(deadline.min(Instant::now() + bound)),
+        }
+    }
 }
 
 fn parse_name(name: &[u8]) -> Result<Name, Error> {

@@ -118,6 +118,7 @@ impl Door {
             run: Box::new(move |fs, patience| run(fs, parent, &name, patience)),
             answer,
             undo,
+            errno: errno::errno,
             is_transfer: false,
         };
         self.serve(request, reply);
@@ -256,13 +257,13 @@ impl Filesystem for Door {
             reply.attr(&ttl, &file_attr(&attr));
         };
         let run = |fs: &Arc<Fs>, ino, patience| fs.getattr(ino, patience);
-        self.serve(on_inode("stat", req, ino, run, answer), reply);
+        self.serve(by_name("stat", req, ino, run, answer), reply);
     }
 
     fn readlink(&self, req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
         let answer = |reply: ReplyData, target: Box<[u8]>| reply.data(&target);
         let run = |fs: &Arc<Fs>, ino, patience| fs.readlink(ino, patience);
-        self.serve(on_inode("readlink", req, ino, run, answer), reply);
+        self.serve(by_name("readlink", req, ino, run, answer), reply);
     }
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -276,7 +277,7 @@ impl Filesystem for Door {
         };
         let request = Request {
             undo: |fs, (opened, _): (Opened, Access)| fs.close_at_once(opened.handle),
-            ..on_inode("open", req, ino, run, answer)
+            ..by_name("open", req, ino, run, answer)
         };
         self.serve(request, reply);
     }
@@ -343,7 +344,7 @@ impl Filesystem for Door {
         let run = |fs: &Arc<Fs>, ino, patience| fs.opendir(ino, patience);
         let request = Request {
             undo: |fs, handle: u64| fs.releasedir(handle),
-            ..on_inode("opendir", req, ino, run, answer)
+            ..by_name("opendir", req, ino, run, answer)
         };
         self.serve(request, reply);
     }
@@ -454,7 +455,7 @@ impl Filesystem for Door {
         let run = move |fs: &Arc<Fs>, ino, patience| fs.setattr(ino, changes, patience);
         let request = Request {
             is_transfer: size.is_some(),
-            ..on_inode("setattr", req, ino, run, answer)
+            ..by_name("setattr", req, ino, run, answer)
         };
         match size {
             Some(_) => request.serve(&self.office, &self.uploads, reply),
@@ -792,7 +793,23 @@ fn on_inode<R, T>(
         run: Box::new(move |fs, patience| run(fs, ino, patience)),
         answer,
         undo: |_, _| {},
+        errno: errno::errno,
         is_transfer: false,
+    }
+}
+
+/// The same for one whose inode was found by its name: should it be gone, the kernel is to look the
+/// name up once more.
+fn by_name<R, T>(
+    operation: &'static str,
+    req: &fuser::Request,
+    ino: INodeNo,
+    run: impl Fn(&Arc<Fs>, Ino, Patience) -> Result<T, Error> + Send + 'static,
+    answer: fn(R, T),
+) -> Request<R, T> {
+    Request {
+        errno: errno::by_name,
+        ..on_inode(operation, req, ino, run, answer)
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Request<R, T> {
     pub answer: fn(R, T),
     /// Takes back what was done for a caller who no longer wants it.
     pub undo: fn(&Fs, T),
+    /// What the kernel is told of a failure.
+    pub errno: fn(&Error) -> Errno,
     /// It may take as long as a transfer goes on, and sees to its own deadlines.
     pub is_transfer: bool,
 }
@@ -58,7 +60,10 @@ impl<R: Refuse, T: 'static> Request<R, T> {
         // says EIO.
         let tried = catch_unwind(AssertUnwindSafe(|| {
             let outcome = (self.run)(&office.fs, Patience::MemoryOnly);
-            let waits = matches!(outcome, Err(Error::WouldWait));
+            // What was remembered of a server that is down is no answer where it is waited for.
+            let waits = outcome.as_ref().err().is_some_and(|error| {
+                matches!(error, Error::WouldWait) || office.fs.waits_out(error)
+            });
             office.record.answered(!waits);
             match waits {
                 true => self.hand_over(office.clone(), workers, reply),
@@ -88,7 +93,7 @@ impl<R: Refuse, T: 'static> Request<R, T> {
         match outcome {
             Ok(done) => (self.answer)(reply, done),
             Err(error) => {
-                let errno = errno(&error);
+                let errno = (self.errno)(&error);
                 self.what.log(office, &error, errno);
                 reply.refuse(errno);
             }

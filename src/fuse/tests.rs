@@ -30,7 +30,7 @@ use crate::client;
 use crate::fs::{Config, spool};
 use crate::proto::{RemotePath, Secret, Security};
 use crate::remote::Remote;
-use crate::server::{self, Server, Users};
+use crate::server::{self, Faults, Server, Users};
 use crate::tls::TrustOptions;
 
 /// How long the mounts of these tests believe anything.
@@ -57,6 +57,17 @@ impl Mount {
     }
 
     fn writable_with(max_sessions: usize, change: impl FnOnce(&mut Config)) -> Self {
+        let served = tempfile::tempdir().unwrap();
+        let config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+        Self::writable_serving(served, config, max_sessions, change)
+    }
+
+    fn writable_serving(
+        served: TempDir,
+        server: server::Config,
+        max_sessions: usize,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let place = tempfile::tempdir().unwrap();
         let options = spool::Options {
             limit: 1 << 40,
@@ -64,7 +75,7 @@ impl Mount {
             patience: Duration::ZERO,
         };
         let opened = spool::Spool::open(&place.path().join("s"), options, SystemTime::now());
-        let mut mount = Self::with(max_sessions, |config| {
+        let mut mount = Self::serving(served, server, max_sessions, |config| {
             config.spool = Some(opened.unwrap().0);
             change(config);
         });
@@ -726,6 +737,53 @@ fn a_silent_server_costs_one_timeout_and_its_recovery_nothing() {
     mount.proxy.go_on();
     thread::sleep(Duration::from_secs(2));
     assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+}
+
+#[test]
+fn truncate_on_a_silent_server_fails_in_time() {
+    let timeout = Duration::from_secs(2);
+    let mount = Mount::writable_with(4, |config| config.timeout = timeout);
+    fs::write(mount.there("file"), "hello").unwrap();
+    let path = mount.here("file");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+    // By a handle the kernel does not look the name up again.
+    let file = File::options().write(true).open(&path).unwrap();
+    thread::sleep(2 * BELIEF);
+    mount.proxy.hold();
+    let begun = Instant::now();
+    assert_eq!(errno(file.set_len(2)), libc::ETIMEDOUT);
+    let took = begun.elapsed();
+    assert!(took < 2 * timeout, "{took:?}");
+}
+
+#[test]
+fn under_hard_no_call_fails_by_what_another_learned_of_a_silent_server() {
+    let mount = Mount::with(4, |config| {
+        config.timeout = Duration::from_secs(1);
+        config.hard = true;
+    });
+    fs::create_dir(mount.there("dir")).unwrap();
+    fs::write(mount.there("dir/file"), "hello").unwrap();
+    let path = mount.here("dir/file");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "hello");
+    thread::sleep(2 * BELIEF);
+    mount.proxy.hold();
+    thread::scope(|scope| {
+        let look = || fs::metadata(&path).map(|found| found.len());
+        let first = scope.spawn(look);
+        thread::sleep(Duration::from_millis(1200));
+        // The first has had no answer by now, and asks again.
+        let others: Vec<_> = (0..8)
+            .map(|_| {
+                thread::sleep(Duration::from_millis(200));
+                scope.spawn(look)
+            })
+            .collect();
+        mount.proxy.go_on();
+        for look in others.into_iter().chain([first]) {
+            assert_eq!(look.join().unwrap().unwrap(), 5);
+        }
+    });
 }
 
 #[test]

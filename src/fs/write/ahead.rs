@@ -206,7 +206,7 @@ impl Fs {
             let mut clock = Clock::new(fs.config.timeout, fs.config.min_rate);
             let outcome = fs.pump(&file, &ahead, Some(turn), &mut clock);
             if let Err(stop) = &outcome {
-                log::debug!("{:?}: sent ahead in vain: {stop:?}", ahead.beside);
+                log::debug!("{}: sent ahead in vain: {stop:?}", ahead.beside.name());
                 fs.clean_up(&ahead.beside, stop);
             }
             ended.with(&outcome);
@@ -297,7 +297,7 @@ impl Fs {
                         (failures, farthest) = (0, course.at);
                     }
                     failures += 1;
-                    log::debug!("{:?}: {why}", ahead.beside);
+                    log::debug!("{}: {why}", ahead.beside.name());
                     if failures > self.config.retries || Instant::now() + PAUSE >= clock.deadline()
                     {
                         return Err(Stop::Remote(why));

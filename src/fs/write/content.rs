@@ -3,15 +3,20 @@
 //! Must not know the kernel.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::files::OpenFile;
 use super::super::read::{Data, Failure, Reader, Target};
-use super::super::spool::SpoolError;
+use super::super::spool::{Method, SpoolError};
 use super::super::{Entry, Error, Fs, Ino, Opened, Patience, parse_name};
 use super::upload::Extent;
 use super::{Draft, blank, now};
-use crate::remote::{self, Attributes, FileKind, Temporary};
+use crate::remote::{self, Attributes, FileKind, Temporary, Version};
+
+/// How often, and after which pause, a read looks again where the server has another file than the
+/// one that the draft is based on.
+const LOOKS: usize = 20;
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -277,6 +282,7 @@ impl Fs {
         len: usize,
         patience: Patience,
     ) -> Result<Data, Error> {
+        let (mut there, mut looks) = (None, 0);
         loop {
             let mut bytes = vec![0; len];
             match draft.file.read_at(&mut bytes, offset) {
@@ -288,11 +294,15 @@ impl Fs {
                 Err(error) => return Err(error.into()),
             }
             let epoch = file.epoch();
-            match self.read_around(file, draft, offset, len, epoch, patience) {
+            match self.read_around(file, draft, offset, len, (epoch, there), patience) {
                 Err(Failure::WouldWait) => return Err(Error::WouldWait),
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
                 // It was uploaded or renamed meanwhile.
                 Err(Failure::Remote(_)) if file.epoch() != epoch => {}
+                Err(Failure::Remote(remote::Error::Changed)) if looks < LOOKS => {
+                    looks += 1;
+                    there = self.halfway(file, draft, patience)?;
+                }
                 Err(Failure::Remote(cause)) => {
                     let path = self.live_path(file.ino)?;
                     return Err(Error::remote(&path, cause));
@@ -303,14 +313,41 @@ impl Fs {
         }
     }
 
-    /// A read of which the spool has only a part; `None` where that changed meanwhile.
+    /// What the server has is not what the draft is based on: perhaps because the draft is being
+    /// sent just now, or was. The version that the server has halfway, in which what only it has is
+    /// still as it was.
+    fn halfway(
+        &self,
+        file: &OpenFile,
+        draft: &Draft,
+        patience: Patience,
+    ) -> Result<Option<Version>, Error> {
+        let deadline = patience.deadline()?;
+        std::thread::sleep(LOOK);
+        file.reader.close();
+        let (base, torn) = draft
+            .file
+            .with(|record| (record.base, record.torn.clone()))?;
+        let Some(base) = base else { return Ok(None) };
+        let path = self.live_path(file.ino)?;
+        let look = || self.remote.stat(&path, Some(&draft.server()), deadline);
+        let found = match torn {
+            Some(Method::InPlace) => look().ok().filter(|found| found.size == base.size),
+            Some(Method::Append(_)) => look().ok().filter(|found| found.size >= base.size),
+            _ => None,
+        };
+        Ok(found.map(|found| found.version()))
+    }
+
+    /// A read of which the spool has only a part; `None` where that changed meanwhile. `there`: the
+    /// version that the server has, where that is not the one that the draft is based on.
     fn read_around(
         &self,
         file: &OpenFile,
         draft: &Draft,
         offset: u64,
         len: usize,
-        epoch: u64,
+        (epoch, there): (u64, Option<Version>),
         patience: Patience,
     ) -> Result<Option<Vec<u8>>, Failure> {
         let lost = |error: SpoolError| Failure::Remote(remote::Error::Failed(error.to_string()));
@@ -318,10 +355,10 @@ impl Fs {
         let size = draft.file.size().map_err(lost)?;
         let end = size.min(offset.saturating_add(len as u64));
         let mut bytes = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or(0)];
-        let (missing, version) = draft.missing(offset..end).map_err(lost)?;
+        let (missing, base) = draft.missing(offset..end).map_err(lost)?;
         let target = Target {
             path: self.inodes.path(file.ino).ok_or_else(gone)?,
-            version,
+            version: there.unwrap_or(base),
             epoch,
             proof: None,
         };

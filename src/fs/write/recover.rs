@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
-use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, default_state_dir};
+use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, Version, default_state_dir};
 use super::super::{Error, Fs, Ino};
 use super::upload::{Clock, Stop};
 use super::{Doubt, Draft, base_of, version_of};
@@ -122,9 +122,7 @@ impl Fs {
     /// What an upload that was broken off has made of the file on the server is taken for what
     /// this one begins upon, if it is ours.
     pub(super) fn face(&self, draft: &Draft) -> Result<(), Stop> {
-        if let Some(doubt) = draft.doubt() {
-            self.resolve(draft, &doubt, self.soon())?;
-        }
+        self.resolve_doubt(draft, self.soon())?;
         let record = draft.file.record()?;
         let failed = |why: String| Stop::Remote(remote::Error::Failed(why));
         let found = self.find(&record)?;
@@ -143,9 +141,18 @@ impl Fs {
             There::AsLeft => record.uploaded,
             There::Sent => record.version,
         };
-        if let Some(found) = found {
-            draft.file.mark_uploaded(version, base_of(&found))?;
-            draft.settle(&found, None);
+        match found {
+            Some(found) => self.recognize(draft, version, &found),
+            None => Ok(()),
+        }
+    }
+
+    /// What stands under a draft's name is that version of it.
+    fn recognize(&self, draft: &Draft, version: Version, found: &Attributes) -> Result<(), Stop> {
+        draft.file.mark_uploaded(version, base_of(found))?;
+        draft.settle(found, None);
+        if let Some(path) = self.inodes.path(draft.ino) {
+            self.made(draft.ino, &path, found);
         }
         Ok(())
     }
@@ -158,13 +165,24 @@ impl Fs {
         deadline: Instant,
     ) -> Result<(), Error> {
         for draft in drafts {
-            let Some(doubt) = draft.doubt() else { continue };
-            match self.resolve(draft, &doubt, deadline) {
-                Ok(()) => *draft.doubt.lock() = None,
-                Err(Stop::Again | Stop::Unwanted) => {}
-                Err(Stop::Remote(cause)) => return Err(Error::remote(&doubt.temporary, cause)),
+            match self.resolve_doubt(draft, deadline) {
+                Ok(()) | Err(Stop::Again | Stop::Unwanted) => {}
+                Err(Stop::Remote(cause)) => {
+                    let path = self.inodes.path(draft.ino);
+                    let path = path.unwrap_or_else(|| self.config.root.clone());
+                    return Err(Error::Remote { path, cause });
+                }
                 Err(Stop::Local(error)) => return Err(error.into()),
             }
+        }
+        Ok(())
+    }
+
+    /// The same for one, whose place is locked.
+    pub(super) fn resolve_doubt(&self, draft: &Draft, deadline: Instant) -> Result<(), Stop> {
+        if let Some(doubt) = draft.doubt() {
+            self.resolve(draft, &doubt, deadline)?;
+            *draft.doubt.lock() = None;
         }
         Ok(())
     }
@@ -191,11 +209,10 @@ impl Fs {
             let is_old = base.is_some_and(|base| version_of(base) == found.version());
             found.kind == FileKind::File && found.size == doubt.size && !is_old
         });
-        if let Some(found) = found {
-            draft.file.mark_uploaded(doubt.version, base_of(&found))?;
-            draft.settle(&found, None);
+        match found {
+            Some(found) => self.recognize(draft, doubt.version, &found),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Sends one record, `anyhow` even where others changed the file since or it was never

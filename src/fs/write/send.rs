@@ -42,6 +42,12 @@ pub(super) struct Beside {
     _reserved: Option<Reserved>,
 }
 
+impl Beside {
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+}
+
 impl Fs {
     /// Whole: under a temporary name, then renamed; where the server does not let us, directly.
     pub(super) fn send_whole<'a>(
@@ -128,7 +134,7 @@ impl Fs {
                 return Ok((theirs, place));
             }
             Err(error) => {
-                if self.config.write_back && error.is_open() {
+                if error.is_open() {
                     *draft.doubt.lock() = Some(Doubt {
                         version: task.version,
                         size: task.size,

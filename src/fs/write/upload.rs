@@ -133,6 +133,9 @@ impl Fs {
         if self.config.write_back && draft.is_in_doubt() {
             self.face(draft)?;
             draft.faced();
+        } else if draft.doubt().is_some() {
+            let _place = self.place(draft, clock)?;
+            self.resolve_doubt(draft, clock.deadline())?;
         }
         let Some(task) = self.task(draft, extent)? else {
             return Ok(());

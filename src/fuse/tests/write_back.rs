@@ -112,6 +112,34 @@ fn what_is_uploaded_while_its_directory_is_listed_is_shown() {
     }
 }
 
+/// The server renamed it and could not say so: what was known of the file before is not shown again.
+#[test]
+fn what_was_uploaded_unheard_is_read_as_it_is() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |config| {
+        config.write_back = true;
+        config.attr_timeout = Duration::from_secs(60);
+    });
+    let file = File::create(mount.here("file")).unwrap();
+    file.write_all_at(b"old", 0).unwrap();
+    file.sync_all().unwrap();
+    faults.set("MFMT 1 x3: fin".parse().unwrap());
+    file.set_len(0).unwrap();
+    file.write_all_at(b"new content", 0).unwrap();
+    drop(file);
+    expect(&mount, &[("file", b"new content")]);
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        let read = fs::read(mount.here("file")).unwrap();
+        assert_eq!(read, b"new content");
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(faults.counts().hits, 3);
+}
+
 #[test]
 fn renames_and_removals_of_what_waits_are_folded_in() {
     let mount = mounted();

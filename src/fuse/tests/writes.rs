@@ -167,6 +167,81 @@ fn small_changes_of_large_files() {
     assert_eq!(names(&mount), ["file"]);
 }
 
+/// What only the server has can be read while something else in the file is being sent there.
+#[test]
+fn a_file_is_read_while_it_is_changed_in_place_or_appended_to() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let mut all = content(5 << 20);
+    fs::write(mount.there("file"), &all).unwrap();
+    let minute_ago = SystemTime::now() - Duration::from_secs(60);
+    let times = fs::FileTimes::new().set_modified(minute_ago);
+    let there = File::options().write(true).open(mount.there("file"));
+    there.unwrap().set_times(times).unwrap();
+    for at in [2_000_000, all.len()] {
+        let file = read_write(mount.here("file"));
+        file.write_all_at(b"changed", at as u64).unwrap();
+        all.resize(all.len().max(at + 7), 0);
+        all[at..][..7].copy_from_slice(b"changed");
+        faults.set("MFMT 1: stall 2s".parse().unwrap());
+        thread::scope(|scope| {
+            let sent = scope.spawn(|| file.sync_all());
+            let begun = Instant::now();
+            while fs::read(mount.there("file")).unwrap() != all {
+                assert!(begun.elapsed() < PATIENCE);
+                thread::sleep(Duration::from_millis(10));
+            }
+            let mut read = vec![0; 100_000];
+            file.read_exact_at(&mut read, 4_000_000).unwrap();
+            assert!(read == all[4_000_000..][..100_000]);
+            sent.join().unwrap().unwrap();
+        });
+        faults.clear();
+        drop(file);
+        assert!(fs::read(mount.here("file")).unwrap() == all);
+    }
+}
+
+/// close(2) failed, though the server had done what it could not say: a rename takes that along.
+#[test]
+fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let file = File::create(mount.here("old")).unwrap();
+    file.write_all_at(b"content", 0).unwrap();
+    faults.set("MFMT 1 x100: fin".parse().unwrap());
+    assert_eq!(errno(file.sync_all()), libc::EIO);
+    drop(file);
+    faults.clear();
+    fs::rename(mount.here("old"), mount.here("new")).unwrap();
+    assert_eq!(stored(&mount, "new"), b"content");
+    assert_eq!(names(&mount), ["new"]);
+    let there: Vec<_> = fs::read_dir(mount.served.path()).unwrap().collect();
+    assert_eq!(there.len(), 1, "{there:?}");
+}
+
+/// The kernel still believes in a file that others have removed.
+#[test]
+fn a_file_is_made_where_others_have_removed_one_just_now() {
+    let belief = Duration::from_secs(60);
+    let mount = Mount::writable_with(4, |config| config.attr_timeout = belief);
+    let path = mount.here("file");
+    fs::write(&path, "old").unwrap();
+    assert_eq!(stored(&mount, "file"), b"old");
+    fs::remove_file(mount.there("file")).unwrap();
+    // This looks at the server.
+    let found = File::options().append(true).open(&path);
+    assert_eq!(errno(found), libc::ENOENT);
+    fs::write(&path, "new").unwrap();
+    assert_eq!(stored(&mount, "file"), b"new");
+}
+
 #[test]
 fn sparse_files_read_as_zeros() {
     let mount = Mount::writable();
