@@ -37,6 +37,9 @@ use keyring::Keyring;
 /// So often a password is asked for: some servers lock out who guesses on.
 const ATTEMPTS: u32 = 3;
 
+/// What xdg-open has called is there after so long.
+const HANDED_OVER: Duration = Duration::from_secs(10);
+
 /// What stands in a user's name as it is; everything else is percent-encoded.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
@@ -81,6 +84,7 @@ pub fn run(arguments: &OpenArguments) -> Result<(), Failure> {
         }
         let opening = Opening {
             source: &source,
+            user: source.user.clone().or(options.username.clone()),
             options,
             arguments: &arguments.options,
             endpoint: (port, security),
@@ -114,34 +118,34 @@ struct Opening<'a> {
     /// All `-o`, for the mount.
     arguments: &'a [OsString],
     endpoint: (u16, Security),
+    /// Whom the link names, or an option.
+    user: Option<Vec<u8>>,
     desk: &'a Desk,
 }
 
 impl Opening<'_> {
     fn open(mut self) -> Result<(), Stop> {
         let folder = runtime_folder()?;
-        let user = self.source.user.as_ref().or(self.options.username.as_ref());
-        let user = user.cloned();
-        if let Some(point) = self.mounted(&folder, user.as_deref())? {
+        if let Some(point) = self.mounted(&folder)? {
             return self.show(&point, &mut || {});
         }
         // Whoever is asked twice at the same moment asks once.
-        let lock = folder.join(format!(".{}.lock", self.name(user.as_deref())));
+        let lock = folder.join(format!(".{}.lock", self.name(self.user.as_deref())));
         let lock = File::create(&lock).map_err(|error| cannot_use(&lock, &error))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::Error(error)) => return Err(cannot_use(&folder, &error).into()),
             Err(TryLockError::WouldBlock) => {
                 lock.lock().map_err(|error| cannot_use(&folder, &error))?;
-                return match self.mounted(&folder, user.as_deref())? {
+                return match self.mounted(&folder)? {
                     Some(point) => self.show(&point, &mut || {}),
                     // The other one has said why.
                     None => Err(Stop::Cancelled),
                 };
             }
         }
-        let login = self.log_in(user)?;
-        let point = folder.join(self.name(login.named()));
+        let login = self.log_in()?;
+        let point = folder.join(self.name(Some(&login.credentials.user)));
         self.mount(&point, &login.credentials)?;
         drop(lock);
         let shown = self.show(&point, &mut || self.offer_to_keep(&login));
@@ -171,14 +175,14 @@ impl Opening<'_> {
 
     /// Where the server is mounted already: for that user, or where the link names none for
     /// anybody.
-    fn mounted(&self, folder: &Path, user: Option<&[u8]>) -> Result<Option<PathBuf>, Failure> {
-        let name = self.name(user);
+    fn mounted(&self, folder: &Path) -> Result<Option<PathBuf>, Failure> {
+        let name = self.name(self.user.as_deref());
         let behind_at = format!("@{name}");
         let mounts = mountpoint::all().map_err(|error| cannot_use(folder, &error))?;
         let found = mounts.into_iter().find(|mounted| {
             let its = mounted.point.file_name().unwrap_or_default();
             let its = its.to_string_lossy();
-            let fits = *its == name || (user.is_none() && its.ends_with(&behind_at));
+            let fits = *its == name || (self.user.is_none() && its.ends_with(&behind_at));
             fits && mounted.is_ours() && mounted.point.parent() == Some(folder)
         });
         Ok(found
@@ -187,16 +191,17 @@ impl Opening<'_> {
     }
 
     /// Finds out who logs in, asking for what is not known, until the server is content.
-    fn log_in(&mut self, user: Option<Vec<u8>>) -> Result<Login, Stop> {
+    fn log_in(&mut self) -> Result<Login, Stop> {
         let known = plan::known_hosts(self.source, &self.options)?;
         let is_told = self.options.tofu
             || !self.options.trust.fingerprints.is_empty()
             || self.options.trust.cafile.is_some();
         self.options.tofu |= !is_told && known.find().is_ok_and(|known| known.is_some());
-        let mut login = self.first_login(user)?;
+        let mut login = self.first_login()?;
         let mut attempts = 0;
         loop {
-            let refusal = match self.try_login(&login.credentials) {
+            let config = plan::client(self.source, &self.options, login.credentials.clone())?;
+            let refusal = match try_login(config, self.options.timeout) {
                 Ok(()) => return Ok(login),
                 Err(client::Error::Certificate(refused)) if !is_told && !self.options.tofu => {
                     self.trust(&refused, &known)?;
@@ -214,27 +219,22 @@ impl Opening<'_> {
                 }
             };
             attempts += 1;
-            let user = match login.named() {
-                Some(user) => user.to_vec(),
+            login = match login.named() {
+                Some(user) => self.ask(user.to_vec(), Some(&refusal))?,
                 None => {
                     let question = format!(
                         "{} lets nobody in without a name: {refusal}\nUser name:",
                         self.source.host
                     );
                     let user = self.desk.ask(&question)?.ok_or(Stop::Cancelled)?;
-                    if let Some(kept) = self.keyring(&user).find() {
-                        login = Login::kept(user, kept);
-                        continue;
-                    }
-                    user
+                    self.kept_or_asked(user)?
                 }
             };
-            login = self.ask(user, Some(&refusal))?;
         }
     }
 
     /// What is known of the login without the server.
-    fn first_login(&self, user: Option<Vec<u8>>) -> Result<Login, Stop> {
+    fn first_login(&self) -> Result<Login, Stop> {
         let places = Places {
             terminal: false,
             ..Places::of_process()
@@ -245,13 +245,16 @@ impl Opening<'_> {
                 asked: false,
             }),
             Err(CredentialsError::NoPassword(_)) => {
-                let user = user.unwrap_or_default();
-                match self.keyring(&user).find() {
-                    Some(kept) => Ok(Login::kept(user, kept)),
-                    None => self.ask(user, None),
-                }
+                self.kept_or_asked(self.user.clone().unwrap_or_default())
             }
             Err(error) => Err(Failure::Usage(error.to_string()).into()),
+        }
+    }
+
+    fn kept_or_asked(&self, user: Vec<u8>) -> Result<Login, Stop> {
+        match self.keyring(&user).find() {
+            Some(kept) => Ok(Login::kept(user, kept)),
+            None => self.ask(user, None),
         }
     }
 
@@ -287,18 +290,6 @@ impl Opening<'_> {
         {
             self.desk.tell(&line);
         }
-    }
-
-    /// Logs in and out again.
-    fn try_login(&self, credentials: &Credentials) -> Result<(), client::Error> {
-        let config = plan::client(self.source, &self.options, credentials.clone());
-        let config = config.map_err(|failure| client::Error::Connect {
-            target: self.source.host.clone(),
-            why: failure.to_string(),
-        })?;
-        let remote = Remote::connect(config, Instant::now() + self.options.timeout)?;
-        live::shut_down(Arc::new(remote));
-        Ok(())
     }
 
     /// Whether a certificate that nobody vouches for is trusted from now on: exactly the one that
@@ -341,8 +332,8 @@ impl Opening<'_> {
             true => format!("[{}]", self.source.host),
             false => self.source.host.clone(),
         };
-        let user = Some(&*credentials.user).filter(|user| !credentials::is_anonymous(user));
-        let label = format!("{scheme}://{}{host}:{port}/", with_at(user));
+        let user = with_at(Some(&credentials.user));
+        let label = format!("{scheme}://{user}{host}:{port}/");
         let mut options = self.arguments.to_vec();
         options.extend(self.options.tofu.then(|| OsString::from("tofu")));
         let arguments = MountArguments {
@@ -376,8 +367,10 @@ impl Opening<'_> {
         let _ = writeln!(io::stdout(), "{}", path.display());
         let mut child = show_folder(&path)?;
         aside();
+        let began = Instant::now();
         match child.wait() {
-            Ok(status) if status.success() => Ok(()),
+            // On some desktops it is the file manager's end that it waits for.
+            Ok(status) if status.success() || began.elapsed() > HANDED_OVER => Ok(()),
             Ok(_) => Err(Failure::System(format!(
                 "xdg-open has found no program that shows {}",
                 path.display()
@@ -386,6 +379,13 @@ impl Opening<'_> {
             Err(error) => Err(cannot_use(&path, &error).into()),
         }
     }
+}
+
+/// Logs in and out again.
+fn try_login(config: client::Config, timeout: Duration) -> Result<(), client::Error> {
+    let remote = Remote::connect(config, Instant::now() + timeout)?;
+    live::shut_down(Arc::new(remote));
+    Ok(())
 }
 
 /// Who logs in, and whether the password was asked for.
@@ -413,8 +413,9 @@ impl Login {
     }
 }
 
-/// `user@`, percent-encoded.
+/// `user@`, percent-encoded, unless anybody may be that.
 fn with_at(user: Option<&[u8]>) -> String {
+    let user = user.filter(|user| !credentials::is_anonymous(user));
     user.map_or(String::new(), |user| {
         format!("{}@", percent_encode(user, PLAIN))
     })

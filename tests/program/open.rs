@@ -329,7 +329,7 @@ fn a_password_in_the_link_is_seen_by_nobody_and_anonymous_users_are_asked_for_no
     let users = || Users::Listed(vec![(b"anonymous".to_vec(), Secret::new("anonymous@"))]);
     let open_to_all = Desktop::new(Bench::with(|config| config.users = users()));
     let script = "
-        ftpsfs open ftps://127.0.0.1:@PORT/ && ftpsfs open ftps://127.0.0.1:@PORT && mounts
+        ftpsfs open ftps://127.0.0.1:@PORT/ && ftpsfs open ftps://anonymous@127.0.0.1:@PORT && mounts
         done_with 127.0.0.1:@PORT";
     let text = open_to_all.said(&["0"], script);
     assert!(text.ends_with("\n1\n"), "{text}");
