@@ -29,12 +29,14 @@ def until(what, found, patience=30.0):
 
 
 def widgets(node=None, depth=0):
-    """Every widget of every window."""
+    """Every widget of every window, but for what goes away meanwhile."""
     if node is None:
         node = pyatspi.Registry.getDesktop(0)
-    for child in node:
-        if child is None or depth > 40:
-            continue
+    try:
+        children = [child for child in node if child is not None]
+    except GLib.Error:
+        return
+    for child in children if depth < 40 else ():
         yield child
         yield from widgets(child, depth + 1)
 
@@ -57,6 +59,11 @@ def sees(*wanted):
     """Whether all of that stands somewhere on the screen, as a text or a part of one."""
     everything = "\n".join(texts())
     return all(text in everything for text in wanted)
+
+
+def sees_in_thunar(folder):
+    """Whether Thunar shows a folder's content: its status line tells of all of it, or of what is under the pointer."""
+    return sees(f"{folder} - Thunar") and (sees(" bytes") or sees("|  folder"))
 
 
 def picture(name):
@@ -123,7 +130,10 @@ def answers_within():
     timed("stat", lambda: os.stat(f"{place}/readme.txt"))
     timed("ls", lambda: os.listdir(f"{place}/documents"))
     timed("df", lambda: os.statvfs(place))
-    for application in pyatspi.Registry.getDesktop(0):
-        for frame in application or ():
-            timed("window", lambda: frame.queryComponent().getExtents(pyatspi.DESKTOP_COORDS))
+    try:
+        for application in pyatspi.Registry.getDesktop(0):
+            for frame in application or ():
+                timed("window", lambda: frame.queryComponent().getExtents(pyatspi.DESKTOP_COORDS))
+    except GLib.Error:
+        pass  # A window has just been closed.
     return max(waits)

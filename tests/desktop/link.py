@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from desk import keys, picture, press, sees, types, until, window
+from desk import keys, picture, press, sees, sees_in_thunar, types, until, window
 
 HOME, PORT = Path(os.environ["HOME"]), os.environ["PORT"]
 PASSWORD = os.environ["PASSWORD"]
@@ -36,12 +36,12 @@ def main():
     window("--name", "^ftpsfs$")
     types(PASSWORD)
     keys("Return")
-    until("the folder", lambda: sees("21 files"))
+    until("the folder", lambda: sees_in_thunar("documents"))
     window("--name", "^documents ")
     picture("4-folder")
     # Here xdg-open ends with the file manager.
     again = subprocess.Popen(["xdg-open", LINK.replace("/documents", "")])
-    until("the server's root", lambda: sees("archive.tar") or sees("1 folder  |  5 files"))
+    until("the server's root", lambda: sees_in_thunar(f"ftpsfs@localhost:{PORT}"))
     assert opening.poll() in (None, 0) and again.poll() in (None, 0)
     assert not sees("Password for")
     mounts = [line for line in open("/proc/mounts") if " fuse.ftps " in line]

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from gi.repository import GLib
+
 import desk
 from desk import call, keys, picture, press, sees, types, until, window
 
@@ -138,19 +140,16 @@ def received():
     return json.loads(status)["server"]["traffic"]["bytes_received"]
 
 
-def arrived(name):
-    """How much of an upload is on the server, under whatever name."""
-    found = [SERVED / name, *SERVED.glob(".ftpsfs-*")]
-    return max((path.stat().st_size for path in found if path.exists()), default=0)
-
-
 def progress():
     """What the progress bars on the screen say, 0 to 1."""
     shown = []
-    for widget in desk.widgets():
-        if "progress" in (widget.getRoleName() or ""):
-            value = widget.queryValue()
-            shown.append(value.currentValue / max(value.maximumValue, 1e-9))
+    try:
+        for widget in desk.widgets():
+            if "progress" in (widget.getRoleName() or ""):
+                value = widget.queryValue()
+                shown.append(value.currentValue / max(value.maximumValue, 1e-9))
+    except GLib.Error:
+        pass  # It has just been closed.
     return max(shown, default=None)
 
 
@@ -171,7 +170,8 @@ def look_around(manager):
     until("the names", lambda: sees("readme.txt", "documents", "archive.tar", "photo.jpg"))
     until("the sizes", lambda: any(sees(size) for size in SIZES))
     # Kinds of files are found out by their beginnings, and pictures are shown small.
-    time.sleep(5)
+    until("a small copy of the photo", lambda: list((HOME / ".cache/thumbnails").glob("[lnx]*/*.png")))
+    time.sleep(3)
     picture("1-folder")
     fetched = received() - before
     whole = sum(path.stat().st_size for path in SERVED.iterdir() if path.is_file())
@@ -243,7 +243,10 @@ def prepare():
     (HOME / "local/folder/big.bin").write_bytes(os.urandom(MIB) * 60)
     for number in range(10):
         (HOME / f"local/folder/inner/{number}.txt").write_text(f"{number}\n" * 500)
-    (HOME / ".config").mkdir(exist_ok=True)
+    (HOME / ".config/tumbler").mkdir(parents=True, exist_ok=True)
+    # Thunar's other ways to a small copy of a photo, by gdk-pixbuf, read everything, as Nautilus does.
+    others = "".join(f"[{name}Thumbnailer]\nDisabled=true\n" for name in ("Pixbuf", "Desktop"))
+    (HOME / ".config/tumbler/tumbler.rc").write_text(others)
     (HOME / ".config/mimeapps.list").write_text("[Default Applications]\ntext/plain=org.xfce.mousepad.desktop\n")
 
 

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from desk import keys, picture, sees, types, until, window
+from desk import keys, picture, sees, sees_in_thunar, types, until, window
 
 
 def main():
@@ -15,7 +15,7 @@ def main():
     keys("ctrl+l")
     types("/mnt/company")
     keys("Return")
-    until("what the server has", lambda: sees("1 folder  |  5 files"))
+    until("what the server has", lambda: sees_in_thunar("company"))
     picture("2-inside")
 
 
