@@ -15,15 +15,15 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
-    PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode,
+    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow, WriteFlags,
 };
 
 use crate::fs::{
@@ -70,6 +70,7 @@ struct Office {
     fs: Arc<Fs>,
     watch: Arc<Watch>,
     record: Arc<Record>,
+    notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Door {
@@ -79,6 +80,7 @@ impl Door {
             fs: fs.clone(),
             watch: Arc::new(Watch::new()),
             record: Arc::default(),
+            notifier: Arc::default(),
         };
         Self {
             fs,
@@ -92,6 +94,11 @@ impl Door {
     /// What becomes of its requests.
     pub fn record(&self) -> Arc<Record> {
         self.office.record.clone()
+    }
+
+    /// For its session's notifier, once there is one.
+    pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
+        self.office.notifier.clone()
     }
 
     fn serve<R: Refuse, T: 'static>(&self, request: Request<R, T>, reply: R) {
@@ -118,6 +125,7 @@ impl Door {
             run: Box::new(move |fs, patience| run(fs, parent, &name, patience)),
             answer,
             undo,
+            failed: |_, _| {},
             errno: errno::errno,
             is_transfer: false,
         };
@@ -194,6 +202,17 @@ impl Door {
         }));
         if answered.is_err() {
             log::error!("a request panicked: this is a defect of ftpsfs");
+        }
+    }
+}
+
+impl Office {
+    /// A change failed halfway: the kernel is to ask anew what the file is like.
+    fn forget_attributes(&self, ino: Ino) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(INodeNo(ino.0), -1, 0)
+        {
+            log::debug!("the kernel was not told of a change: {error}");
         }
     }
 }
@@ -455,6 +474,7 @@ impl Filesystem for Door {
         let run = move |fs: &Arc<Fs>, ino, patience| fs.setattr(ino, changes, patience);
         let request = Request {
             is_transfer: size.is_some(),
+            failed: Office::forget_attributes,
             ..by_name("setattr", req, ino, run, answer)
         };
         match size {
@@ -793,6 +813,7 @@ fn on_inode<R, T>(
         run: Box::new(move |fs, patience| run(fs, ino, patience)),
         answer,
         undo: |_, _| {},
+        failed: |_, _| {},
         errno: errno::errno,
         is_transfer: false,
     }

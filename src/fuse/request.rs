@@ -36,6 +36,8 @@ pub(super) struct Request<R, T> {
     pub answer: fn(R, T),
     /// Takes back what was done for a caller who no longer wants it.
     pub undo: fn(&Fs, T),
+    /// Called before it is answered that it failed.
+    pub failed: fn(&Office, Ino),
     /// What the kernel is told of a failure.
     pub errno: fn(&Error) -> Errno,
     /// It may take as long as a transfer goes on, and sees to its own deadlines.
@@ -95,6 +97,7 @@ impl<R: Refuse, T: 'static> Request<R, T> {
             Err(error) => {
                 let errno = (self.errno)(&error);
                 self.what.log(office, &error, errno);
+                (self.failed)(office, self.what.ino);
                 reply.refuse(errno);
             }
         }

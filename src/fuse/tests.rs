@@ -161,7 +161,9 @@ impl Mount {
         let mut options = fuser::Config::default();
         options.mount_options = vec![MountOption::FSName("test".to_owned())];
         options.n_threads = Some(2);
+        let notifier = door.notifier();
         let session = fuser::spawn_mount(door, point.path(), &options).unwrap();
+        assert!(notifier.set(session.notifier()).is_ok());
         Self {
             watchdog: Some(watchdog(point.path().to_owned())),
             spool: None,

@@ -178,10 +178,11 @@ fn serve(
         Err(_) => "read-only",
     };
     let door = Door::new(Arc::clone(&fs));
-    let record = door.record();
+    let (record, notifier) = (door.record(), door.notifier());
     let session = fuser::Session::new(door, point, config)
         .and_then(fuser::Session::spawn)
         .map_err(|error| cannot_mount(point, &error))?;
+    let _ = notifier.set(session.notifier());
     let session_end = keep_mounted(session);
     let device = device_at(point);
     speed_up(device.as_deref());

@@ -226,6 +226,36 @@ fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
     assert_eq!(there.len(), 1, "{there:?}");
 }
 
+/// What could not be sent is kept and shown: also by the kernel, which knew the size before.
+#[test]
+fn a_file_whose_truncation_failed_has_one_size() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |config| {
+        config.attr_timeout = Duration::from_secs(60);
+    });
+    fs::write(mount.there("file"), "content").unwrap();
+    // Without fstat(2), which would ask for more.
+    let read = || {
+        let mut read = vec![0; 100];
+        let file = File::open(mount.here("file")).unwrap();
+        let len = file.read_at(&mut read, 0).unwrap();
+        read.truncate(len);
+        read
+    };
+    assert_eq!(read(), b"content");
+    let down = "STOR 1 x100: reply \"421 Going down\"; APPE 1 x100: reply \"421 Going down\"";
+    for size in [3, 10] {
+        faults.set(down.parse().unwrap());
+        let cut = nix::unistd::truncate(&mount.here("file"), size);
+        assert_eq!(cut, Err(nix::Error::EIO));
+        faults.clear();
+        assert_eq!(read(), &b"con\0\0\0\0\0\0\0"[..size as usize]);
+    }
+}
+
 /// The kernel still believes in a file that others have removed.
 #[test]
 fn a_file_is_made_where_others_have_removed_one_just_now() {
