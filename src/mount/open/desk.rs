@@ -105,12 +105,7 @@ impl Desk {
         let agreed = match self {
             Desk::Zenity => {
                 let mut dialog = zenity("--question");
-                dialog.args([
-                    "--no-markup",
-                    "--default-cancel",
-                    "--width=520",
-                    "--icon-name=dialog-warning",
-                ]);
+                dialog.args(["--no-markup", "--default-cancel", "--width=520"]);
                 dialog
                     .arg(format!("--ok-label={yes}"))
                     .arg(format!("--cancel-label={no}"));
