@@ -404,7 +404,7 @@ fn anonymous() -> Vec<u8> {
     b"anonymous".to_vec()
 }
 
-fn is_anonymous(user: &[u8]) -> bool {
+pub fn is_anonymous(user: &[u8]) -> bool {
     matches!(user, b"anonymous" | b"ftp")
 }
 

@@ -25,19 +25,21 @@ use super::credentials::Credentials;
 use super::failure::{Failure, shown};
 use super::options;
 
-/// Puts a process in the place of this one that has no password in its command line. Comes back
-/// only where that fails.
+/// Puts a process in the place of this one that has no password in its command line: `line` makes
+/// that of the options that are fit to be seen. Comes back only where that fails.
 pub fn replace_without_password(
-    arguments: &MountArguments,
-    label: &[u8],
+    options: &[OsString],
     password: &Secret,
+    line: impl FnOnce(&OsStr) -> Vec<OsString>,
 ) -> Failure {
     let replace = || {
-        let options = options::without_password(&arguments.all_options(), None)
+        let options = options::without_password(options, None)
             .map_err(|error| Failure::Usage(error.to_string()))?;
-        let line = arguments.command_line(OsStr::from_bytes(label), &options);
         let input = pipe_of(&[password.expose()])?;
-        Err(cannot_start(own_program().args(line).stdin(input).exec()))
+        let mut program = own_program();
+        Err(cannot_start(
+            program.args(line(&options)).stdin(input).exec(),
+        ))
     };
     match replace() {
         Ok(never) => never,
@@ -237,10 +239,15 @@ fn pipe_of(secrets: &[&[u8]]) -> Result<PipeReader, Failure> {
     write().map_err(cannot_start)
 }
 
-/// This program, by its name where it still has one, so that it is `ftpsfs` in process lists.
-fn own_program() -> Command {
+/// This program, by its name where it still has one.
+pub fn own_path() -> PathBuf {
     let path = std::env::current_exe().ok().filter(|path| path.exists());
-    let mut command = Command::new(path.unwrap_or_else(|| PathBuf::from("/proc/self/exe")));
+    path.unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
+
+/// Called so that it is `ftpsfs` in process lists.
+fn own_program() -> Command {
+    let mut command = Command::new(own_path());
     command.arg0(OsString::from("ftpsfs"));
     command
 }

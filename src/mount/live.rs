@@ -361,7 +361,7 @@ fn heed_signals(mut signals: Signals, device: Option<String>, mounting: Arc<Moun
 }
 
 /// A server that does not listen must not keep the process.
-fn shut_down(remote: Arc<Remote>) {
+pub fn shut_down(remote: Arc<Remote>) {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
         remote.shutdown();

@@ -80,8 +80,7 @@ pub fn client(
                 "tofu trusts what is there at first: it goes with neither fingerprint= nor cafile=";
             return Err(Failure::Usage(line.to_string()));
         }
-        let file = state_dir(options)?.join(KNOWN_HOSTS);
-        trust.known_hosts = Some(KnownHosts::new(file, &source.host, port));
+        trust.known_hosts = Some(known_hosts(source, options)?);
     }
     let mut special = options.special.clone();
     if let Some(proxy) = &mut special.proxy {
@@ -107,6 +106,13 @@ pub fn client(
         addresses: Vec::new(),
         special,
     })
+}
+
+/// Where the certificate is kept that the server had at first (`tofu`).
+pub fn known_hosts(source: &Source, options: &Options) -> Result<KnownHosts, Failure> {
+    let (port, _) = endpoint(source, options)?;
+    let file = state_dir(options)?.join(KNOWN_HOSTS);
+    Ok(KnownHosts::new(file, &source.host, port))
 }
 
 /// Where what was learned about a server is kept; `None` where there is no home for it.

@@ -81,6 +81,8 @@ pub struct Options {
     pub local_time: bool,
     /// Seconds after which a client that says nothing is sent away (vsftpd only).
     pub idle: u32,
+    /// Bytes per second that a transfer may take at most, 0 for as many as there are (vsftpd only).
+    pub rate: u32,
 }
 
 impl Default for Options {
@@ -98,6 +100,7 @@ impl Default for Options {
             attributes: true,
             local_time: false,
             idle: 300,
+            rate: 0,
         }
     }
 }
@@ -343,6 +346,7 @@ impl RealServer {
                 ("ATTRIBUTES", yes(self.options.attributes)),
                 ("LOCALTIME", yes(self.options.local_time)),
                 ("IDLE", self.options.idle.to_string()),
+                ("RATE", self.options.rate.to_string()),
             ],
         );
         let mut command = program("vsftpd", "usr/sbin/vsftpd");

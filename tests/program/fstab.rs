@@ -235,6 +235,24 @@ fn remount_makes_it_read_only_and_writable_again() {
     bench.expect_gone();
 }
 
+/// What file managers look for: tests/desktop/run has them look.
+#[test]
+fn mount_keeps_what_file_managers_want_to_know() {
+    let bench = Bench::new();
+    let o = reaching(&bench);
+    let own = "x-gvfs-show,x-gvfs-name=My%20Files,x-gvfs-icon=folder-remote";
+    let line = format!("127.0.0.1:/ @DIR/mnt ftps _netdev,port=@PORT,{own},{o} 0 0\n");
+    let script = "
+        mount @DIR/mnt
+        cat @DIR/mnt/hello
+        grep TARGET=@DIR/mnt /run/mount/utab | grep -o x-gvfs.*
+        umount @DIR/mnt
+        grep TARGET=@DIR/mnt /run/mount/utab || echo gone";
+    let text = said(&with_fstab(&bench, &line, script));
+    assert_eq!(text, format!("hello over FTPS\n{own}\ngone\n"));
+    bench.expect_gone();
+}
+
 #[test]
 fn a_systemd_credential_logs_in() {
     let bench = Bench::new();

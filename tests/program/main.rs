@@ -7,6 +7,7 @@ mod doctor;
 mod fstab;
 mod install;
 mod life;
+mod open;
 mod recover;
 mod special;
 mod status;
