@@ -727,16 +727,19 @@ impl Fs {
     ) -> Result<Entry, Error> {
         let ino = self.inodes.enter(parent, name, attributes);
         let ino = ino.ok_or(Error::Stale)?;
+        if self.drafts.of(ino).is_none() {
+            self.files.observe(ino, attributes);
+        }
+        Ok(self.entry(ino, attributes, ttl))
+    }
+
+    fn entry(&self, ino: Ino, attributes: &Attributes, ttl: Duration) -> Entry {
         let draft = self.drafts.of(ino);
-        let attr = match draft.and_then(|draft| draft.attributes().ok()) {
-            Some(ours) => self.show(ino, &ours),
-            None => {
-                self.files.observe(ino, attributes);
-                self.show(ino, attributes)
-            }
-        };
-        let ttl = self.kernel_may_believe(ttl);
-        Ok(Entry { attr, ttl })
+        let ours = draft.and_then(|draft| draft.attributes().ok());
+        Entry {
+            attr: self.show(ino, ours.as_ref().unwrap_or(attributes)),
+            ttl: self.kernel_may_believe(ttl),
+        }
     }
 
     fn live_path(&self, ino: Ino) -> Result<RemotePath, Error> {

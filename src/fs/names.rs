@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Entry, Error, Fs, Ino, Patience, remaining};
 use crate::cache::{Answer, Directory};
@@ -35,39 +35,51 @@ impl Names {
             return;
         }
         for (next, (name, attributes)) in self.rest() {
-            let bare = self.bare(name, attributes, next);
-            if bare.is_none_or(&mut add) {
+            let Some(ino) = self.fs.inodes.number(self.ino, name, attributes) else {
+                return;
+            };
+            let entry = DirEntry {
+                name: name.as_bytes(),
+                ino,
+                kind: attributes.kind,
+                next,
+            };
+            if add(entry) {
                 return;
             }
         }
     }
 
-    /// Hands out the names with their attributes, until `add` says that it is full. Each counts as
-    /// looked up, but `.`, `..` and those of which only old news is known, which come without.
+    /// Hands out the names with their attributes, until `add` says that it is full. Each but `.`
+    /// and `..`, which come without, counts as looked up.
     pub fn each_plus(&self, mut add: impl FnMut(DirEntry<'_>, Option<Entry>) -> bool) {
         if self.dots(&mut |entry| add(entry, None)) {
             return;
         }
         let now = Instant::now();
         for (next, (name, listed)) in self.rest() {
-            let cache = &self.fs.cache;
-            let known = cache.attributes_in(&self.directory, &self.path, name, now);
-            let (attributes, ttl) = match known {
-                Answer::Present(attributes, until) => (attributes, remaining(until)),
+            let (fs, directory) = (&self.fs, &self.directory);
+            let fresh = fs.cache.attributes_in(directory, &self.path, name, now);
+            let (attributes, entry) = match fresh {
+                Answer::Present(attributes, until) => {
+                    let entry = fs.enter(self.ino, name, &attributes, remaining(until));
+                    (attributes, entry.ok())
+                }
                 // Removed since: a name that does not exist any more need not be shown.
                 Answer::Absent(_) => continue,
-                // What was listed is old: the kernel asks where it wants to know.
+                // Old news, of which nobody who reads the file is to hear.
                 Answer::Unknown => {
-                    let bare = self.bare(name, listed, next);
-                    if bare.is_none_or(|entry| add(entry, None)) {
-                        return;
-                    }
-                    continue;
+                    let attributes = match fs.cache.told_in(directory, &self.path, name) {
+                        Answer::Present(attributes, _) => attributes,
+                        Answer::Absent(_) => continue,
+                        Answer::Unknown => listed.clone(),
+                    };
+                    let ino = fs.inodes.enter(self.ino, name, &attributes);
+                    let entry = ino.map(|ino| fs.entry(ino, &attributes, Duration::ZERO));
+                    (attributes, entry)
                 }
             };
-            let Ok(entry) = self.fs.enter(self.ino, name, &attributes, ttl) else {
-                return;
-            };
+            let Some(entry) = entry else { return };
             let ino = entry.attr.ino;
             let listed = DirEntry {
                 name: name.as_bytes(),
@@ -80,16 +92,6 @@ impl Names {
                 return;
             }
         }
-    }
-
-    /// An entry without its attributes.
-    fn bare<'a>(&self, name: &'a Name, attributes: &Attributes, next: u64) -> Option<DirEntry<'a>> {
-        Some(DirEntry {
-            name: name.as_bytes(),
-            ino: self.fs.inodes.number(self.ino, name, attributes)?,
-            kind: attributes.kind,
-            next,
-        })
     }
 
     /// `.` and `..`; whether that filled it.

@@ -285,6 +285,7 @@ fn an_old_listing_disturbs_no_reader() {
     });
     fs::write(mount.here("file"), "old").unwrap();
     let listing = fs::read_dir(mount.point.path()).unwrap();
+    let sizes = fs::read_dir(mount.point.path()).unwrap();
     let all = content(3 << 20);
     fs::write(mount.here("file"), &all).unwrap();
     let file = File::open(mount.here("file")).unwrap();
@@ -293,6 +294,9 @@ fn an_old_listing_disturbs_no_reader() {
     assert_eq!(listing.count(), 1);
     file.read_exact_at(&mut part, 2_500_000).unwrap();
     assert!(part == all[2_500_000..][..4096]);
+    let size = |entry: io::Result<fs::DirEntry>| entry.unwrap().metadata().unwrap().len();
+    assert_eq!(sizes.map(size).collect::<Vec<_>>(), [3 << 20]);
+    assert_eq!(fs::read(mount.here("file")).unwrap().len(), 3 << 20);
 }
 
 /// What could not be sent is kept and shown: also by the kernel, which knew the size before.
