@@ -300,7 +300,11 @@ pub(super) fn publish(
                     && number(&session.execute(&size, deadline)?).is_none();
                 return match is_ours {
                     true => Dress::new(session, path, publication).put_on(session, deadline),
-                    false => Ok(Err(Error::Changed)),
+                    false => {
+                        let found = other.version();
+                        log::debug!("{path}: expected {expected:?}, found {found:?}");
+                        Ok(Err(Error::Changed))
+                    }
                 };
             }
         }

@@ -148,7 +148,12 @@ impl Fs {
     }
 
     /// What stands under a draft's name is that version of it.
-    fn recognize(&self, draft: &Draft, version: Version, found: &Attributes) -> Result<(), Stop> {
+    pub(super) fn recognize(
+        &self,
+        draft: &Draft,
+        version: Version,
+        found: &Attributes,
+    ) -> Result<(), Stop> {
         draft.file.mark_uploaded(version, base_of(found))?;
         draft.settle(found, None);
         if let Some(path) = self.inodes.path(draft.ino) {

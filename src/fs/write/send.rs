@@ -181,6 +181,13 @@ impl Fs {
         let theirs = self
             .remote
             .stat(&path, Some(&draft.server()), clock.deadline())?;
+        let (base, uploaded) = draft.file.with(|record| (record.base, record.uploaded))?;
+        let reach = draft.reach.load(Ordering::Relaxed);
+        if base.is_some_and(|base| base.size < theirs.size && theirs.size <= reach) {
+            // A server that was slow has appended just now what we had given up to send.
+            self.recognize(draft, uploaded, &theirs)?;
+            return Err(Stop::Again);
+        }
         // It may be ours, if only the server's word was lost.
         let is_as_long = theirs.size == task.size;
         if is_as_long

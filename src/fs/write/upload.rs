@@ -4,6 +4,7 @@
 //! Must not know handles or the kernel.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::super::Fs;
@@ -217,6 +218,7 @@ impl Fs {
     /// The server has the task's version, as `server`.
     fn settled(&self, draft: &Draft, task: &Task, server: &Attributes) -> Result<(), Stop> {
         draft.file.mark_uploaded(task.version, base_of(server))?;
+        draft.reach.store(0, Ordering::Relaxed);
         let mut given = draft.file.with(|record| record.wanted)?;
         if !task.dress.given || given.mtime != Some(task.dress.modified) {
             given.mtime = None;

@@ -140,6 +140,39 @@ fn what_was_uploaded_unheard_is_read_as_it_is() {
     assert_eq!(faults.counts().hits, 3);
 }
 
+/// What the server appends after we gave that up is no change by others.
+#[test]
+fn an_append_that_arrives_late_makes_no_conflict() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |config| config.write_back = true);
+    let hit = || {
+        let deadline = Instant::now() + PATIENCE;
+        while faults.counts().hits == 0 {
+            assert!(Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(10));
+        }
+    };
+    fs::write(mount.here("file"), "0123").unwrap();
+    expect(&mount, &[("file", b"0123")]);
+    let mut log = File::options()
+        .append(true)
+        .open(mount.here("file"))
+        .unwrap();
+    log.write_all(b"45678").unwrap();
+    faults.set("APPE 1 x100: reply \"425 No\"".parse().unwrap());
+    drop(log);
+    hit();
+    fs::write(mount.here("file"), "new").unwrap();
+    faults.set("STOR 1: stall 2s".parse().unwrap());
+    hit();
+    let late = File::options().append(true).open(mount.there("file"));
+    late.unwrap().write_all(b"45678").unwrap();
+    expect(&mount, &[("file", b"new")]);
+}
+
 #[test]
 fn renames_and_removals_of_what_waits_are_folded_in() {
     let mount = mounted();
