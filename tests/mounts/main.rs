@@ -6,6 +6,7 @@ mod common;
 mod doctor;
 mod every_server;
 mod hardship;
+mod kept;
 mod life;
 mod recover;
 mod refusals;

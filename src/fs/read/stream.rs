@@ -262,10 +262,14 @@ impl Pump {
 
     /// Whether it came to the end of what it was to fetch.
     fn pump(&self, target: &Target, offset: u64) -> Result<bool, remote::Error> {
-        let Reads { remote, .. } = &*self.reads;
+        let Reads { remote, shelf, .. } = &*self.reads;
         if self.stream.state.lock().closed {
             return Ok(false);
         }
+        let mut keeping = target
+            .edition
+            .zip(shelf.as_ref())
+            .and_then(|(edition, shelf)| shelf.keep(&target.path, edition));
         let deadline = self.deadline();
         let mut download = remote.download(
             &target.path,
@@ -275,7 +279,13 @@ impl Pump {
             deadline,
         )?;
         while let Some((mut buffer, limit)) = self.next_buffer(&mut download) {
+            let offset = download.offset();
             let (filled, end) = self.fill(&mut download, &mut buffer[..limit])?;
+            // It may have grown by the time it was begun, or where it went on after a lost connection.
+            keeping = keeping.filter(|_| download.version() == target.version);
+            if let Some(keeping) = &mut keeping {
+                keeping.push(offset, &buffer[..filled]);
+            }
             let mut state = self.stream.state.lock();
             state.window.push(buffer, filled);
             if end {
