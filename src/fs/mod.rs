@@ -435,7 +435,10 @@ impl Fs {
         let (shelf, edition) = self.config.shelf.as_ref().zip(target.edition)?;
         let end = target.version.size.min(offset.saturating_add(len as u64));
         let range = offset..end;
-        if range.is_empty() || !shelf.may_hold(&target.path, &edition, &range) {
+        if range.is_empty()
+            || file.reader.holds(target, &range)
+            || !shelf.may_hold(&target.path, &edition, &range)
+        {
             return None;
         }
         if let Patience::MemoryOnly = patience {
@@ -452,6 +455,7 @@ impl Fs {
             return None;
         }
         let kept = shelf.read(&target.path, &edition, &range)?;
+        file.reader.skip(target, &range);
         Some(Ok(kept.into()))
     }
 

@@ -241,6 +241,26 @@ impl Reader {
         }
     }
 
+    /// Whether a stream has all of a read's bytes in memory: that it was read is what keeps it going.
+    pub fn holds(&self, target: &Target, read: &Range<u64>) -> bool {
+        let streams = self.streams.lock();
+        let mut current = streams.list.iter().filter(|s| s.epoch() == target.epoch);
+        current.any(|stream| stream.holds(read))
+    }
+
+    /// A read was answered from elsewhere: a stream that is on its way past it keeps nothing for it, for
+    /// others may need the memory.
+    pub fn skip(&self, target: &Target, read: &Range<u64>) {
+        let streams = self.streams.lock();
+        for stream in &streams.list {
+            if stream.epoch() == target.epoch
+                && stream.distance(read, target.version.size).is_some()
+            {
+                stream.skip(read);
+            }
+        }
+    }
+
     /// The stream that will have the read's bytes first, or a new one; `None` while there cannot
     /// be a new one.
     fn choose(&self, target: &Target, read: &Range<u64>, handles: usize) -> Option<Arc<Stream>> {

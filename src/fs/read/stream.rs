@@ -155,6 +155,20 @@ impl Stream {
         reaches.then(|| state.window.end().abs_diff(read.start))
     }
 
+    /// Whether all of a read's bytes are there.
+    pub fn holds(&self, read: &Range<u64>) -> bool {
+        let state = self.state.lock();
+        !state.closed && state.window.holds(read)
+    }
+
+    /// A read that could have come was answered from elsewhere.
+    pub fn skip(&self, read: &Range<u64>) {
+        let mut state = self.state.lock();
+        state.window.skip(read);
+        state.window.trim(self.part.share());
+        self.room.notify_one();
+    }
+
     /// Leaves what is beyond `limit` to others; `false` where it has come too far for that.
     pub fn end_at(&self, limit: u64) -> bool {
         let early = self.state.lock().window.end_at(limit);
