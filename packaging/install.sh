@@ -37,6 +37,7 @@ bash=$share/bash-completion/completions/ftpsfs
 fish=$share/fish/vendor_completions.d/ftpsfs.fish
 # Debian's zsh looks in one folder, all others in the other.
 zsh="$share/zsh/vendor-completions/_ftpsfs $share/zsh/site-functions/_ftpsfs"
+entry=$share/applications/ftpsfs.desktop
 etc=$destdir/etc/ftpsfs
 sbin=$destdir/sbin
 # Where /sbin is a link to usr/sbin, as on all current distributions, this is the same folder.
@@ -44,7 +45,7 @@ sbin=$destdir/sbin
 
 if [ "$uninstall" = yes ]; then
     # shellcheck disable=SC2086
-    rm -f "$bin/ftpsfs" "$sbin/mount.ftps" "$sbin/mount.fuse.ftps" "$sbin/umount.fuse.ftps" "$bash" "$fish" $zsh
+    rm -f "$bin/ftpsfs" "$sbin/mount.ftps" "$sbin/mount.fuse.ftps" "$sbin/umount.fuse.ftps" "$bash" "$fish" $zsh "$entry"
     for page in man1/ftpsfs.1 man8/mount.ftps.8 man8/mount.fuse.ftps.8 man8/umount.fuse.ftps.8; do
         rm -f "$man/$page" "$man/$page.gz"
     done
@@ -75,17 +76,22 @@ ln -sf mount.ftps.8.gz "$man/man8/mount.fuse.ftps.8.gz"
 ln -sf mount.ftps.8.gz "$man/man8/umount.fuse.ftps.8.gz"
 
 # shellcheck disable=SC2086
-for file in "$bash" "$fish" $zsh; do mkdir -p "${file%/*}"; done
+for file in "$bash" "$fish" $zsh "$entry"; do mkdir -p "${file%/*}"; done
 "$binary" completions bash >"$bash"
 "$binary" completions fish >"$fish"
 for file in $zsh; do "$binary" completions zsh >"$file"; done
 
+install -m 644 "$here/packaging/desktop/ftpsfs.desktop" "$entry"
 install -m 644 "$here/README.md" "$doc/README.md"
 install -m 644 "$here"/packaging/systemd/* "$doc/examples/"
 chmod 755 "$etc"
 # It may have been written to already.
 [ -e "$etc/example.cred" ] || install -m 600 "$here/packaging/etc/example.cred" "$etc/example.cred"
 
+# Packages leave this to the package manager.
+if [ -z "$destdir" ] && command -v update-desktop-database >/dev/null 2>&1; then
+    update-desktop-database -q "$share/applications" || true
+fi
 if [ -z "$destdir" ] && ! command -v fusermount3 >/dev/null 2>&1; then
     echo "Ordinary users need fusermount3 to mount: install the package fuse3." >&2
 fi

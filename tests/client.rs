@@ -39,27 +39,18 @@ impl Rig {
     fn config(&self) -> Config {
         let address = self.server.local_addr();
         Config {
-            host: address.ip().to_string(),
-            port: address.port(),
-            security: self.security,
-            user: b"me".to_vec(),
-            password: Secret::new("secret"),
-            account: None,
             trust: TrustOptions {
                 fingerprints: vec![self.server.fingerprint()],
                 ..TrustOptions::default()
             },
-            max_sessions: 4,
-            active: false,
-            trust_pasv_address: false,
-            retries: 2,
             connect_timeout: Duration::from_secs(5),
-            keepalive: Duration::from_secs(60),
-            idle_close: Duration::from_secs(60),
-            min_rate: 1024,
-            kept: None,
-            addresses: Vec::new(),
-            special: Default::default(),
+            ..Config::new(
+                address.ip().to_string(),
+                address.port(),
+                self.security,
+                "me",
+                "secret",
+            )
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ftpsfs::client::{self, Error, Lane, Pool};
-use ftpsfs::proto::{self, Secret, Security};
+use ftpsfs::proto::{self, Security};
 use ftpsfs::server::{Config, Server, Users};
 use ftpsfs::tls::{Fingerprint, TrustOptions};
 
@@ -188,27 +188,12 @@ fn play_scenario(identity: &Identity, name: &str, security: Security) {
 /// Lists and reads, and where asked to reinitializes in between.
 fn use_client(port: u16, security: Security, identity: &Identity, rein: bool) -> Result<(), Error> {
     let config = client::Config {
-        host: "127.0.0.1".to_owned(),
-        port,
-        security,
-        user: b"me".to_vec(),
-        password: Secret::new("any"),
-        account: None,
         trust: TrustOptions {
             fingerprints: vec![identity.fingerprint],
             ..TrustOptions::default()
         },
         max_sessions: 2,
-        active: false,
-        trust_pasv_address: false,
-        retries: 2,
-        connect_timeout: Duration::from_secs(5),
-        keepalive: Duration::from_secs(60),
-        idle_close: Duration::from_secs(60),
-        min_rate: 1024,
-        kept: None,
-        addresses: Vec::new(),
-        special: Default::default(),
+        ..client::Config::new("127.0.0.1", port, security, "me", "any")
     };
     let soon = || Instant::now() + Duration::from_secs(10);
     let pool = Pool::connect(config, soon())?;

@@ -131,24 +131,12 @@ impl Rig {
 
 fn config(link: &Link, security: Security, trust: TrustOptions) -> Config {
     Config {
-        host: "localhost".to_owned(),
-        port: link.address().port(),
-        security,
-        user: USER.into(),
-        password: Secret::new(PASSWORD),
-        account: None,
         trust,
-        max_sessions: 4,
-        active: false,
-        trust_pasv_address: false,
-        retries: 2,
-        connect_timeout: Duration::from_secs(10),
+        // Nothing that nobody asked for may be counted.
         keepalive: Duration::from_secs(600),
         idle_close: Duration::from_secs(600),
-        min_rate: 1024,
-        kept: None,
         addresses: vec![link.address()],
-        special: Default::default(),
+        ..Config::new("localhost", link.address().port(), security, USER, PASSWORD)
     }
 }
 
@@ -241,6 +229,10 @@ fn costs_what_the_table_says(rig: &Rig, differs: &Differs) {
         fs::write(rig.root.join(format!("dir/file{n}")), "content").expect("a file");
     }
     std::os::unix::fs::symlink("small", rig.root.join("link")).expect("a link");
+    // A file that was changed just now teaches nothing of the server's zone.
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    let small = fs::File::open(rig.root.join("small")).expect("a file");
+    small.set_modified(old).expect("an older time");
     // The server's account must be allowed to change them.
     for name in ["", "small", "large", "dir"] {
         let about = fs::metadata(&rig.root).expect("the root");

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use ftpsfs::client;
-use ftpsfs::proto::{RemotePath, Secret, Security};
+use ftpsfs::proto::{RemotePath, Security};
 use ftpsfs::remote::{Error, FileKind, Listing, Remote};
 use ftpsfs::server::{Config, Faults, Rules, Server, Users};
 use ftpsfs::tls::TrustOptions;
@@ -128,27 +128,20 @@ impl Rig {
     fn connect(&self, max_sessions: usize) -> Option<Remote> {
         let address = self.server.local_addr();
         let config = client::Config {
-            host: address.ip().to_string(),
-            port: address.port(),
-            security: self.security,
-            user: b"me".to_vec(),
-            password: Secret::new("secret"),
-            account: None,
             trust: TrustOptions {
                 fingerprints: vec![self.server.fingerprint()],
                 ..TrustOptions::default()
             },
             max_sessions,
-            active: false,
-            trust_pasv_address: false,
-            retries: 2,
             connect_timeout: TIMEOUT,
-            keepalive: Duration::from_secs(60),
-            idle_close: Duration::from_secs(60),
             min_rate: 0,
-            kept: None,
-            addresses: Vec::new(),
-            special: client::Special::default(),
+            ..client::Config::new(
+                address.ip().to_string(),
+                address.port(),
+                self.security,
+                "me",
+                "secret",
+            )
         };
         Remote::connect(config, Instant::now() + TIMEOUT).ok()
     }

@@ -178,6 +178,19 @@ pub struct Report {
     pub outage: Option<String>,
     pub traffic: Traffic,
     pub profile: ProfileReport,
+    /// What the next mount will know from the start.
+    #[serde(default)]
+    pub kept: Option<KeptReport>,
+}
+
+/// What is kept of what was learned, from one mount to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptReport {
+    pub file: String,
+    /// Since when the lessons in it are gathered, seconds since 1970.
+    pub since: u64,
+    /// `name=value` each; none while nothing has been written.
+    pub lessons: Vec<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -241,8 +254,13 @@ pub struct ProfileReport {
     pub shows_links: Option<bool>,
     pub copies_files: bool,
     pub tells_space: bool,
+    #[serde(default)]
+    pub ignores_case: Option<bool>,
     /// What listings' times must be moved by to be UTC, seconds.
     pub listing_offset: Option<i64>,
+    /// What MDTM's must be moved by, likewise.
+    #[serde(default)]
+    pub mdtm_offset: Option<i64>,
 }
 
 impl ProfileReport {
@@ -272,7 +290,9 @@ impl ProfileReport {
             shows_links: profile.mlst_hides_links.map(|hides| !hides),
             copies_files: profile.copies_files,
             tells_space: profile.tells_space,
-            listing_offset: profile.listing_offset,
+            ignores_case: profile.ignores_case,
+            listing_offset: profile.listings_to_utc(),
+            mdtm_offset: profile.mdtm_offset,
         }
     }
 }

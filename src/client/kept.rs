@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Profile, Resumption};
+use super::{KeptReport, Profile, Resumption};
 
 /// What may have been right once is tried again after so long.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -42,12 +42,29 @@ impl Kept {
             Some(since) => (since, parse(&text)),
             None => (now, Profile::default()),
         };
+        let is_believed = profile.identity.is_some();
         let kept = Self {
             path: path.to_owned(),
-            saved: text,
+            saved: if is_believed { text } else { String::new() },
             since,
         };
         (kept, profile)
+    }
+
+    /// What the file holds.
+    pub fn report(&self) -> KeptReport {
+        let since = self.since.duration_since(UNIX_EPOCH);
+        let is_lesson = |line: &&str| !line.starts_with("since=") && !line.starts_with("identity=");
+        KeptReport {
+            file: self.path.to_string_lossy().into_owned(),
+            since: since.unwrap_or_default().as_secs(),
+            lessons: self
+                .saved
+                .lines()
+                .filter(is_lesson)
+                .map(str::to_owned)
+                .collect(),
+        }
     }
 
     /// Writes the lessons down where they are others than before.
@@ -95,7 +112,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 }
 
 /// Calls a macro with every lesson that is kept: flags, what is yes, no or unknown. Not kept is what
-/// each connection tells anyway, and what passes: pauses, and the zone of listings, which changes twice
+/// each connection tells anyway, and what passes: pauses, and the server's clocks, which change twice
 /// a year.
 macro_rules! lessons {
     ($flags:ident, $answers:ident) => {
@@ -118,7 +135,8 @@ macro_rules! lessons {
             mlst_hides_links,
             keeps_last_space,
             patches_in_place,
-            renames_over
+            renames_over,
+            ignores_case
         );
     };
 }
@@ -225,6 +243,15 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let later = now + LIFETIME / 2;
         let (mut kept, profile) = Kept::open(&path, later);
+        let report = kept.report();
+        assert_eq!(report.since, 1_700_000_000);
+        let kept_lines = lines(&known());
+        let kept_lines: Vec<_> = kept_lines
+            .lines()
+            .filter(|l| !l.starts_with("identity"))
+            .collect();
+        assert_eq!(report.lessons, kept_lines);
+        assert!(report.lessons.contains(&"patches_in_place=yes".to_owned()));
         assert_eq!(lines(&profile), lines(&known()));
         assert_eq!(profile.patches_in_place, Some(true));
         assert_eq!(profile.stat_faithful, Some(false));
@@ -233,7 +260,8 @@ mod tests {
             renames_over: Some(true),
             ..profile
         });
-        let (_, old) = Kept::open(&path, now + LIFETIME);
+        let (kept, old) = Kept::open(&path, now + LIFETIME);
+        assert_eq!(kept.report().lessons, Vec::<String>::new());
         assert_eq!(lines(&old), "");
         let (_, before) = Kept::open(&path, now - Duration::from_secs(1));
         assert_eq!(lines(&before), "");

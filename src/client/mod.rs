@@ -30,13 +30,13 @@ use crate::tls::{CertificateFacts, Trust, TrustError, TrustOptions};
 
 use kept::Kept;
 
-pub use activity::{ProfileReport, Report, SessionReport, Traffic, TransferReport};
+pub use activity::{KeptReport, ProfileReport, Report, SessionReport, Traffic, TransferReport};
 pub use charset::Charset;
 pub use download::{Download, Progress, Started};
 pub use error::Error;
 pub use pool::{Lane, Lease, Parked, Pool};
 pub use profile::{Profile, Resumption};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, ProxyLogin};
 pub use session::{Begun, Listed, Session, Transfer};
 pub use upload::{StartedUpload, Upload};
 
@@ -75,6 +75,38 @@ pub struct Config {
     pub special: Special,
 }
 
+impl Config {
+    /// With the usual bounds, and nothing special.
+    pub fn new(
+        host: impl Into<String>,
+        port: u16,
+        security: Security,
+        user: impl Into<Vec<u8>>,
+        password: impl Into<Vec<u8>>,
+    ) -> Self {
+        Self {
+            host: host.into(),
+            port,
+            security,
+            user: user.into(),
+            password: Secret::new(password),
+            account: None,
+            trust: TrustOptions::default(),
+            max_sessions: 4,
+            active: false,
+            trust_pasv_address: false,
+            retries: 2,
+            connect_timeout: Duration::from_secs(10),
+            keepalive: Duration::from_secs(60),
+            idle_close: Duration::from_secs(60),
+            min_rate: 1024,
+            kept: None,
+            addresses: Vec::new(),
+            special: Special::default(),
+        }
+    }
+}
+
 /// What only some servers and networks need.
 #[derive(Clone, Debug, Default)]
 pub struct Special {
@@ -86,6 +118,10 @@ pub struct Special {
     pub virtual_host: Option<String>,
     /// `charset=`: what names are written in there, if not UTF-8.
     pub charset: Option<Charset>,
+    /// `case=`: whether names that differ in case only are one there; `None`: the server says.
+    pub ignores_case: Option<bool>,
+    /// `time_offset=`: how far the server's own time is ahead of UTC, seconds.
+    pub time_offset: Option<i64>,
 }
 
 /// How a session came about.
@@ -124,7 +160,8 @@ impl Server {
         let trust = Trust::new(&config.trust, &config.host)?;
         let kept = config.kept.as_deref();
         let kept = kept.map(|path| Kept::open(path, SystemTime::now()));
-        let (kept, profile) = kept.map_or((None, Profile::default()), |(k, p)| (Some(k), p));
+        let (kept, mut profile) = kept.map_or((None, Profile::default()), |(k, p)| (Some(k), p));
+        profile.time_offset = config.special.time_offset;
         Ok(Arc::new(Self {
             config,
             trust,

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::download::Download;
 use super::foresight::Bell;
+use super::kept::Kept;
 use super::session::Readiness;
 use super::{Config, Error, Profile, ProfileReport, Report, Server, Session};
 
@@ -509,6 +510,7 @@ impl Pool {
             outage,
             traffic: self.server.ledger.traffic(),
             profile: ProfileReport::of(&self.server.profile.current()),
+            kept: self.server.kept.lock().as_ref().map(Kept::report),
         }
     }
 

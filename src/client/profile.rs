@@ -80,10 +80,16 @@ pub struct Profile {
     pub patches_in_place: Option<bool>,
     /// RNTO replaces what stands under the new name (not on IIS and FileZilla).
     pub renames_over: Option<bool>,
+    /// Names that differ in case only are one (Windows): by SYST.
+    pub ignores_case: Option<bool>,
     /// Verbs that set no time here.
     pub time_ways_refused: Vec<&'static str>,
-    /// What LIST's and STAT's times must be moved by to be UTC, seconds.
+    /// How far the server's zone is ahead of UTC, where the user says so, seconds.
+    pub time_offset: Option<i64>,
+    /// What LIST's and STAT's times must be moved by to be UTC, seconds, as files have shown it.
     pub listing_offset: Option<i64>,
+    /// What MDTM's times must be moved by, likewise; `None` counts as 0.
+    pub mdtm_offset: Option<i64>,
 }
 
 impl Profile {
@@ -101,10 +107,16 @@ impl Profile {
             );
             *self = Self {
                 one_by_one: self.one_by_one,
+                time_offset: self.time_offset,
                 ..Self::default()
             };
         }
         self.identity = Some(identity);
+    }
+
+    /// What LIST's and STAT's times must be moved by to be UTC, seconds.
+    pub fn listings_to_utc(&self) -> Option<i64> {
+        self.time_offset.map(|ahead| -ahead).or(self.listing_offset)
     }
 }
 

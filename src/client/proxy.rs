@@ -1,5 +1,6 @@
 //! Proxies: how a TCP connection to one becomes a connection to a server behind it. SOCKS5 (RFC
-//! 1928, without authentication) and HTTP CONNECT (RFC 9110 9.3.6). The proxy looks names up.
+//! 1928, with a login by RFC 1929) and HTTP CONNECT (RFC 9110 9.3.6, Basic by RFC 7617). The proxy
+//! looks names up.
 //!
 //! Must not know what the connection is for.
 
@@ -8,6 +9,9 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
+use crate::proto::Secret;
 use crate::tls::in_time;
 
 /// The longest head of a reply that is read.
@@ -20,6 +24,15 @@ pub struct Proxy {
     /// Name or address, without brackets.
     pub host: String,
     pub port: u16,
+    /// For proxies that ask for one.
+    pub login: Option<ProxyLogin>,
+}
+
+/// Who we are to a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyLogin {
+    pub user: Vec<u8>,
+    pub password: Secret,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +78,7 @@ impl Proxy {
             kind,
             host: host.to_owned(),
             port,
+            login: None,
         })
     }
 
@@ -77,9 +91,10 @@ impl Proxy {
         deadline: Instant,
     ) -> io::Result<()> {
         let mut wire = Wire { tcp, deadline };
+        let login = self.login.as_ref();
         let passed = match self.kind {
-            Kind::Socks5 => socks5(&mut wire, host, port),
-            Kind::Http => http(&mut wire, host, port),
+            Kind::Socks5 => socks5(&mut wire, login, host, port),
+            Kind::Http => http(&mut wire, login, host, port),
         };
         passed.map_err(|error| io::Error::new(error.kind(), format!("the proxy {self}: {error}")))
     }
@@ -144,14 +159,24 @@ fn timely<T>(result: io::Result<T>) -> io::Result<T> {
     })
 }
 
-fn socks5(wire: &mut Wire, host: &str, port: u16) -> io::Result<()> {
+/// What a proxy says that wants a login, where there is none.
+const WANTS_LOGIN: &str =
+    "it wants a login: proxy_username= and proxy_password= in the credentials file";
+
+fn socks5(wire: &mut Wire, login: Option<&ProxyLogin>, host: &str, port: u16) -> io::Result<()> {
     const VERSION: u8 = 5;
     const NO_AUTHENTICATION: u8 = 0;
-    wire.send(&[VERSION, 1, NO_AUTHENTICATION])?;
-    match wire.receive()? {
-        [VERSION, NO_AUTHENTICATION] => {}
-        [VERSION, 0xff] => {
-            return Err(io::Error::other("it wants a login, which is not supported"));
+    const BY_PASSWORD: u8 = 2;
+    match login {
+        None => wire.send(&[VERSION, 1, NO_AUTHENTICATION])?,
+        Some(_) => wire.send(&[VERSION, 2, NO_AUTHENTICATION, BY_PASSWORD])?,
+    }
+    match (wire.receive()?, login) {
+        ([VERSION, NO_AUTHENTICATION], _) => {}
+        ([VERSION, BY_PASSWORD], Some(login)) => log_in(wire, login)?,
+        ([VERSION, 0xff], None) => return Err(io::Error::other(WANTS_LOGIN)),
+        ([VERSION, 0xff], Some(_)) => {
+            return Err(io::Error::other("it takes no login by name and password"));
         }
         _ => return Err(io::Error::other("it does not speak SOCKS5")),
     }
@@ -202,9 +227,49 @@ fn socks5(wire: &mut Wire, host: &str, port: u16) -> io::Result<()> {
     Err(io::Error::other(format!("cannot connect to {to}: {why}")))
 }
 
-fn http(wire: &mut Wire, host: &str, port: u16) -> io::Result<()> {
+/// RFC 1929.
+fn log_in(wire: &mut Wire, login: &ProxyLogin) -> io::Result<()> {
+    let mut ask = Zeroizing::new(Vec::with_capacity(2 * 256));
+    ask.push(1);
+    for text in [&login.user[..], login.password.expose()] {
+        let length = u8::try_from(text.len());
+        let length = length.map_err(|_| io::Error::other("the login for it is too long"))?;
+        ask.push(length);
+        ask.extend_from_slice(text);
+    }
+    wire.send(&ask)?;
+    match wire.receive()? {
+        [_, 0] => Ok(()),
+        [_, _] => Err(io::Error::other("it refuses the login")),
+    }
+}
+
+/// RFC 4648.
+fn base64(bytes: &[u8], text: &mut Vec<u8>) {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for three in bytes.chunks(3) {
+        let at = |i: usize| u32::from(three.get(i).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for i in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
+            text.push(if i <= three.len() { digit } else { b'=' });
+        }
+    }
+}
+
+fn http(wire: &mut Wire, login: Option<&ProxyLogin>, host: &str, port: u16) -> io::Result<()> {
     let to = authority(host, port);
-    wire.send(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n").as_bytes())?;
+    // Reserved at once: a growing vector would leave copies of the password behind.
+    let mut ask = Zeroizing::new(Vec::with_capacity(HEAD));
+    ask.extend_from_slice(format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").as_bytes());
+    if let Some(login) = login {
+        let plain = [&login.user[..], login.password.expose()].join(&b':');
+        ask.extend_from_slice(b"Proxy-Authorization: Basic ");
+        base64(&Zeroizing::new(plain), &mut ask);
+        ask.extend_from_slice(b"\r\n");
+    }
+    ask.extend_from_slice(b"\r\n");
+    wire.send(&ask)?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() == HEAD {
@@ -218,6 +283,7 @@ fn http(wire: &mut Wire, host: &str, port: u16) -> io::Result<()> {
     let is_http = words.next().is_some_and(|word| word.starts_with("HTTP/1."));
     match words.next() {
         Some(code) if is_http && code.len() == 3 && code.starts_with('2') => Ok(()),
+        Some("407") if is_http && login.is_none() => Err(io::Error::other(WANTS_LOGIN)),
         _ => Err(io::Error::other(format!("cannot connect to {to}: {line}"))),
     }
 }
@@ -295,7 +361,7 @@ mod tests {
         assert!(
             passed(socks, &[b"\x05\xff"])
                 .unwrap_err()
-                .contains("wants a login")
+                .contains("proxy_password=")
         );
         assert!(
             passed(socks, &[b"HT"])
@@ -323,6 +389,21 @@ mod tests {
                 .unwrap_err()
                 .contains("220 Welcome")
         );
+    }
+
+    #[test]
+    fn base64_of_logins() {
+        for (bytes, expected) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("Aladdin:open sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ=="),
+        ] {
+            let mut text = Vec::new();
+            base64(bytes.as_bytes(), &mut text);
+            assert_eq!(String::from_utf8_lossy(&text), expected);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<Entry, Error> {
         self.drafts.spool()?;
-        let (name, path) = self.new_path(parent, name)?;
+        let (name, path) = self.new_path(parent, name, patience)?;
         let deadline = patience.deadline()?;
         let mode = mode & 0o7777;
         let made = self.remote.mkdir(&path, mode, deadline);
@@ -48,7 +48,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<Entry, Error> {
         self.drafts.spool()?;
-        let (name, path) = self.new_path(parent, name)?;
+        let (name, path) = self.new_path(parent, name, patience)?;
         let deadline = patience.deadline()?;
         match self.remote.symlink(target, &path, deadline) {
             Ok(()) => {}
@@ -67,7 +67,7 @@ impl Fs {
     /// Removes a directory that is empty, but for temporary files that nobody needs.
     pub fn rmdir(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<(), Error> {
         self.drafts.spool()?;
-        let (name, path) = self.child_path(parent, name)?;
+        let (name, path) = self.child_path(parent, name, patience)?;
         let deadline = patience.deadline()?;
         if self.drafts_below(&path).iter().any(|d| !d.is_unlinked()) {
             return Err(Error::remote(&path, remote::Error::NotEmpty));
@@ -86,7 +86,7 @@ impl Fs {
     /// Removes a file's name. Whoever has it open keeps it.
     pub fn unlink(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<(), Error> {
         self.drafts.spool()?;
-        let (name, path) = self.child_path(parent, name)?;
+        let (name, path) = self.child_path(parent, name, patience)?;
         let deadline = patience.deadline()?;
         let ino = self.inodes.child(parent, &name);
         let draft = ino.and_then(|ino| self.drafts.of(ino));
@@ -144,11 +144,20 @@ impl Fs {
         patience: Patience,
     ) -> Result<(), Error> {
         self.drafts.spool()?;
-        let (name, from) = self.child_path(parent, name)?;
-        let (to_name, to) = self.new_path(to_parent, to_name)?;
+        let (name, from) = self.child_path(parent, name, patience)?;
+        let asked = parse_name(to_name)?;
+        let (mut to_name, mut to) = self.new_path(to_parent, to_name, patience)?;
+        let respells = from == to && asked != to_name;
+        if respells {
+            to = self.live_path(to_parent)?.join(&asked);
+            to_name = asked;
+        }
         let deadline = patience.deadline()?;
         let moved = self.present(parent, &name, &from, patience)?;
-        let replaced = self.present(to_parent, &to_name, &to, patience)?;
+        let replaced = match respells {
+            true => None,
+            false => self.present(to_parent, &to_name, &to, patience)?,
+        };
         // An earlier attempt may have done it.
         let is_done = moved.is_none() && self.remote.may_have_renamed(&from, &to);
         let moved = moved.or(replaced.clone().filter(|_| is_done));
@@ -226,7 +235,14 @@ impl Fs {
                 spool.begin_rename(&from, &to)?;
                 self.forget_kept(&from);
                 self.forget_kept(&to);
-                if let Err(error) = self.rename_there(&from, &to, open, deadline) {
+                let renamed = match respells {
+                    true => {
+                        let respelt = self.remote.respell(&from, &to, deadline);
+                        respelt.map_err(|cause| self.failed(&to, cause))
+                    }
+                    false => self.rename_there(&from, &to, open, deadline),
+                };
+                if let Err(error) = renamed {
                     // It may have been done all the same.
                     self.altered(&from);
                     spool.cancel_rename(&from)?;
@@ -327,16 +343,27 @@ impl Fs {
     }
 
     /// The same for a name that is to be given: one of our own temporary names would not be seen.
-    fn new_path(&self, parent: Ino, name: &[u8]) -> Result<(Name, RemotePath), Error> {
-        let (name, path) = self.child_path(parent, name)?;
+    fn new_path(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        patience: Patience,
+    ) -> Result<(Name, RemotePath), Error> {
+        let (name, path) = self.child_path(parent, name, patience)?;
         match Temporary::parse(&name) {
             Some(_) => Err(Error::InvalidName),
             None => Ok((name, path)),
         }
     }
 
-    fn child_path(&self, parent: Ino, name: &[u8]) -> Result<(Name, RemotePath), Error> {
-        let name = parse_name(name)?;
+    /// A name as its directory spells it, and its path.
+    fn child_path(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        patience: Patience,
+    ) -> Result<(Name, RemotePath), Error> {
+        let name = self.spelling(parent, parse_name(name)?, patience)?;
         let path = self.live_path(parent)?.join(&name);
         Ok((name, path))
     }

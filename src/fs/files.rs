@@ -58,9 +58,6 @@ pub(super) struct OpenFile {
     pub reader: Reader,
     /// The content that is being read. A leaf lock.
     content: Mutex<Content>,
-    /// How many seconds later a download's time is than a listing's: some servers keep their
-    /// clocks in two zones. A leaf lock.
-    slip: Mutex<i64>,
     /// What was read of it last. A leaf lock.
     proof: Mutex<Option<Proof>>,
     /// Whether the server holds another content by now.
@@ -131,7 +128,6 @@ impl Files {
                         attributes: attributes.clone(),
                         epoch: 0,
                     }),
-                    slip: Mutex::new(0),
                     proof: Mutex::new(None),
                     replaced: AtomicBool::new(false),
                     seen: AtomicBool::new(false),
@@ -232,7 +228,7 @@ impl OpenFile {
     pub fn target(&self, path: &RemotePath) -> Option<Target> {
         let replaced = self.replaced.load(Ordering::Relaxed);
         (!replaced).then(|| {
-            let version = self.downloaded_as();
+            let version = self.attributes().version();
             let content = self.content.lock();
             let proof = self.proof.lock().clone();
             // Where the clocks differ, or only what was seen tells growth from replacement, it is not
@@ -252,12 +248,7 @@ impl OpenFile {
 
     /// The version to read; `None` where it is no longer to be had.
     pub fn version(&self) -> Option<Version> {
-        (!self.is_replaced()).then(|| self.downloaded_as())
-    }
-
-    fn downloaded_as(&self) -> Version {
-        let slip = *self.slip.lock();
-        self.content.lock().attributes.version().later(slip)
+        (!self.is_replaced()).then(|| self.attributes().version())
     }
 
     /// Takes note of bytes that were read, the last of them.
@@ -267,7 +258,7 @@ impl OpenFile {
         }
         let from = bytes.len().saturating_sub(PROOF);
         let (offset, bytes) = (offset + from as u64, bytes[from..].to_vec());
-        let now = self.downloaded_as();
+        let now = self.attributes().version();
         let mut proof = self.proof.lock();
         // What the reader sees is the version that the file had when reading began: what it grew
         // to has to be proven each time.
@@ -304,7 +295,6 @@ impl OpenFile {
             self.replaced.store(false, Ordering::Relaxed);
         }
         drop(content);
-        *self.slip.lock() = 0;
         *self.proof.lock() = None;
         self.reader.close();
     }
@@ -328,21 +318,6 @@ impl OpenFile {
         self.content.lock().attributes = attributes.clone();
         *self.proof.lock() = None;
         self.replaced.store(false, Ordering::Relaxed);
-        true
-    }
-
-    /// A listing, fetched just now, insists on what is known of the file, but downloads say that
-    /// it is another version: `told`. Nothing was read through it yet, so the two merely differ
-    /// in their clocks. Whether it can be so.
-    pub fn reconcile(&self, listed: &Attributes, told: Version) -> bool {
-        let listed = listed.version();
-        let known = self.content.lock().attributes.version();
-        let read = self.proof.lock().is_some() || self.replaced.load(Ordering::Relaxed);
-        if read || listed != known || told.size != known.size {
-            return false;
-        }
-        *self.slip.lock() = told.seconds_after(&listed);
-        self.reader.close();
         true
     }
 

@@ -21,6 +21,7 @@ mod overlay;
 mod read;
 mod report;
 pub mod shelf;
+mod spelling;
 pub mod spool;
 mod tidy;
 mod walk;
@@ -55,6 +56,7 @@ pub use read::Data;
 use read::{Failure, Reads, Target};
 pub use report::{Pending, PendingState, Report};
 use shelf::{Edition, Shelf};
+use spelling::Aliases;
 use spool::Spool;
 use tidy::Tidying;
 use walk::Walks;
@@ -171,6 +173,8 @@ pub struct Fs {
     remote: Arc<Remote>,
     cache: Cache,
     inodes: Inodes,
+    /// Where the server ignores case.
+    aliases: Option<Aliases>,
     files: Files,
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
@@ -217,6 +221,7 @@ impl Fs {
             this: this.clone(),
             cache: Cache::new(limits),
             inodes: Inodes::new(config.root.clone()),
+            aliases: remote.ignores_case().then(Aliases::default),
             files: Files::new(),
             reads: Reads::new(
                 remote.clone(),
@@ -268,31 +273,44 @@ impl Fs {
 
     /// The path of a live inode, for messages.
     pub fn path(&self, ino: Ino) -> Option<RemotePath> {
-        self.inodes.path(ino)
+        self.inodes.path(self.actual(ino))
     }
 
     /// Finds `name` in a directory.
     pub fn lookup(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<Lookup, Error> {
-        let name = parse_name(name)?;
-        let path = self.live_path(parent)?.join(&name);
-        let draft = self.inodes.child(parent, &name);
+        let asked = parse_name(name)?;
+        let name = self.spelling(parent, asked.clone(), patience)?;
+        let mut found = self.find_spelt(parent, &name, patience)?;
+        if let Lookup::Found(entry) = &mut found {
+            entry.attr.ino = self.known_as(entry.attr.ino, &asked, &name);
+        }
+        Ok(found)
+    }
+
+    /// The same for a name that is spelt as the directory has it.
+    fn find_spelt(&self, parent: Ino, name: &Name, patience: Patience) -> Result<Lookup, Error> {
+        let path = self.live_path(parent)?.join(name);
+        let draft = self.inodes.child(parent, name);
         let draft = draft.and_then(|ino| self.drafts.of(ino));
         if let Some(attributes) = draft.and_then(|draft| draft.attributes().ok()) {
-            let entry = self.enter(parent, &name, &attributes, self.config.attr_timeout)?;
+            let entry = self.enter(parent, name, &attributes, self.config.attr_timeout)?;
             return Ok(Lookup::Found(entry));
         }
         let (attributes, until) = match self.stat(&path, patience)? {
             Answer::Present(attributes, until) => (attributes, until),
-            Answer::Absent(until) => return Ok(Lookup::Absent(remaining(until))),
+            Answer::Absent(until) => {
+                let ttl = self.kernel_may_believe(remaining(until));
+                return Ok(Lookup::Absent(ttl));
+            }
             Answer::Unknown => return Err(Error::WouldWait),
         };
-        let entry = self.enter(parent, &name, &attributes, remaining(until))?;
+        let entry = self.enter(parent, name, &attributes, remaining(until))?;
         Ok(Lookup::Found(entry))
     }
 
     /// Takes back `count` lookups of an inode.
     pub fn forget(&self, ino: Ino, count: u64) {
-        self.inodes.forget(ino, count);
+        self.inodes.forget(self.forgotten(ino, count), count);
     }
 
     /// An inode's attributes, and how long they may be believed.
@@ -301,7 +319,8 @@ impl Fs {
         if self.drafts.of(ino).is_none() {
             self.files.observe(ino, &attributes);
         }
-        Ok((self.show(ino, &attributes), remaining(until)))
+        let ttl = self.kernel_may_believe(remaining(until));
+        Ok((self.show(ino, &attributes), ttl))
     }
 
     /// A symbolic link's target.
@@ -488,7 +507,7 @@ impl Fs {
         path: &RemotePath,
         patience: Patience,
     ) -> Result<(), Error> {
-        let deadline = patience.deadline()?;
+        patience.deadline()?;
         let went_over = || file.version().is_some_and(|now| Some(now) != failed);
         if went_over() {
             return Ok(()); // By another read.
@@ -496,16 +515,9 @@ impl Fs {
         self.cache.changed(path);
         if let Answer::Present(now, _) = self.stat(path, patience)?
             && now.kind == FileKind::File
+            && file.adopt(&now)
         {
-            if failed == Some(now.version()) {
-                let told = self.remote.version(path, now.version(), deadline);
-                let told = told.map_err(|cause| Error::remote(path, cause))?;
-                if file.reconcile(&now, told) {
-                    return Ok(());
-                }
-            } else if file.adopt(&now) {
-                return Ok(());
-            }
+            return Ok(());
         }
         if went_over() {
             return Ok(());
@@ -783,15 +795,19 @@ impl Fs {
     ) -> Result<Entry, Error> {
         let ino = self.inodes.enter(parent, name, attributes);
         let ino = ino.ok_or(Error::Stale)?;
+        if self.drafts.of(ino).is_none() {
+            self.files.observe(ino, attributes);
+        }
+        Ok(self.entry(ino, attributes, ttl))
+    }
+
+    fn entry(&self, ino: Ino, attributes: &Attributes, ttl: Duration) -> Entry {
         let draft = self.drafts.of(ino);
-        let attr = match draft.and_then(|draft| draft.attributes().ok()) {
-            Some(ours) => self.show(ino, &ours),
-            None => {
-                self.files.observe(ino, attributes);
-                self.show(ino, attributes)
-            }
-        };
-        Ok(Entry { attr, ttl })
+        let ours = draft.and_then(|draft| draft.attributes().ok());
+        Entry {
+            attr: self.show(ino, ours.as_ref().unwrap_or(attributes)),
+            ttl: self.kernel_may_believe(ttl),
+        }
     }
 
     fn live_path(&self, ino: Ino) -> Result<RemotePath, Error> {

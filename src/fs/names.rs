@@ -58,17 +58,28 @@ impl Names {
         }
         let now = Instant::now();
         for (next, (name, listed)) in self.rest() {
-            let cache = &self.fs.cache;
-            let known = cache.attributes_in(&self.directory, &self.path, name, now);
-            let (attributes, ttl) = match known {
-                Answer::Present(attributes, until) => (attributes, remaining(until)),
+            let (fs, directory) = (&self.fs, &self.directory);
+            let fresh = fs.cache.attributes_in(directory, &self.path, name, now);
+            let (attributes, entry) = match fresh {
+                Answer::Present(attributes, until) => {
+                    let entry = fs.enter(self.ino, name, &attributes, remaining(until));
+                    (attributes, entry.ok())
+                }
                 // Removed since: a name that does not exist any more need not be shown.
                 Answer::Absent(_) => continue,
-                Answer::Unknown => (listed.clone(), Duration::ZERO),
+                // Old news, of which nobody who reads the file is to hear.
+                Answer::Unknown => {
+                    let attributes = match fs.cache.told_in(directory, &self.path, name) {
+                        Answer::Present(attributes, _) => attributes,
+                        Answer::Absent(_) => continue,
+                        Answer::Unknown => listed.clone(),
+                    };
+                    let ino = fs.inodes.enter(self.ino, name, &attributes);
+                    let entry = ino.map(|ino| fs.entry(ino, &attributes, Duration::ZERO));
+                    (attributes, entry)
+                }
             };
-            let Ok(entry) = self.fs.enter(self.ino, name, &attributes, ttl) else {
-                return;
-            };
+            let Some(entry) = entry else { return };
             let ino = entry.attr.ino;
             let listed = DirEntry {
                 name: name.as_bytes(),

@@ -224,7 +224,11 @@ impl Fs {
                     is_busy = true;
                 } else if told.holds == Holds::Spare
                     && self.seems_left(name, &told, attributes)
-                    && self.is_left(&at, name, &told, deadline).map_err(failed)?
+                    && match self.is_left(&at, name, &told, deadline) {
+                        // Removed meanwhile, by the thread that tidies up.
+                        Err(remote::Error::NotFound) => true,
+                        is_left => is_left.map_err(failed)?,
+                    }
                 {
                     left.push(at);
                 } else {

@@ -10,6 +10,7 @@ mod killed;
 mod record;
 mod request;
 mod workers;
+mod xattr;
 
 use std::ffi::OsStr;
 use std::io;
@@ -36,6 +37,8 @@ use killed::Watch;
 pub use record::{Failure, Record, Report};
 use request::{Refuse, Request, What};
 use workers::Workers;
+pub use xattr::Attributes;
+use xattr::Shown;
 
 /// Threads that wait for metadata, for reads, and for uploads, at most.
 const METADATA_THREADS: usize = 16;
@@ -62,6 +65,8 @@ pub struct Door {
     reads: Workers,
     uploads: Workers,
     office: Office,
+    /// What the root has of extended attributes; `None`: nothing has any.
+    shown: Option<Shown>,
 }
 
 /// What all requests need.
@@ -88,6 +93,7 @@ impl Door {
             reads: Workers::new("read", READ_THREADS),
             uploads: Workers::new("upload", UPLOAD_THREADS),
             office,
+            shown: None,
         }
     }
 
@@ -122,7 +128,7 @@ impl Door {
                 name: Some(name.clone().into()),
             },
             tid: req.pid(),
-            run: Box::new(move |fs, patience| run(fs, parent, &name, patience)),
+            run: Box::new(move |fs, patience| run(fs, fs.actual(parent), &name, patience)),
             answer,
             undo,
             failed: |_, _| {},
@@ -275,7 +281,11 @@ impl Filesystem for Door {
         let answer = |reply: ReplyAttr, (attr, ttl): (Attr, Duration)| {
             reply.attr(&ttl, &file_attr(&attr));
         };
-        let run = |fs: &Arc<Fs>, ino, patience| fs.getattr(ino, patience);
+        let asked = Ino(ino.0);
+        let run = move |fs: &Arc<Fs>, ino, patience| {
+            let (attr, ttl) = fs.getattr(ino, patience)?;
+            Ok((Attr { ino: asked, ..attr }, ttl))
+        };
         self.serve(by_name("stat", req, ino, run, answer), reply);
     }
 
@@ -287,15 +297,19 @@ impl Filesystem for Door {
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let access = access_of(flags.0, flags.acc_mode());
-        let answer = |reply: ReplyOpen, (opened, access): (Opened, Access)| {
-            reply.opened(FileHandle(opened.handle), open_flags(&opened, access));
+        let answer = |reply: ReplyOpen, (opened, flags): (Opened, FopenFlags)| {
+            reply.opened(FileHandle(opened.handle), flags);
         };
+        let asked = Ino(ino.0);
         let run = move |fs: &Arc<Fs>, ino, patience| {
             let opened = fs.open(ino, access, patience)?;
-            Ok((opened, access))
+            let mut flags = open_flags(&opened, access);
+            // The kernel must not have its pages twice.
+            flags.set(FopenFlags::FOPEN_DIRECT_IO, ino != asked);
+            Ok((opened, flags))
         };
         let request = Request {
-            undo: |fs, (opened, _): (Opened, Access)| fs.close_at_once(opened.handle),
+            undo: |fs, (opened, _): (Opened, FopenFlags)| fs.close_at_once(opened.handle),
             ..by_name("open", req, ino, run, answer)
         };
         self.serve(request, reply);
@@ -471,7 +485,11 @@ impl Filesystem for Door {
         let answer = |reply: ReplyAttr, (attr, ttl): (Attr, Duration)| {
             reply.attr(&ttl, &file_attr(&attr));
         };
-        let run = move |fs: &Arc<Fs>, ino, patience| fs.setattr(ino, changes, patience);
+        let asked = Ino(ino.0);
+        let run = move |fs: &Arc<Fs>, ino, patience| {
+            let (attr, ttl) = fs.setattr(ino, changes, patience)?;
+            Ok((Attr { ino: asked, ..attr }, ttl))
+        };
         let request = Request {
             is_transfer: size.is_some(),
             failed: Office::forget_attributes,
@@ -564,7 +582,7 @@ impl Filesystem for Door {
         let keep = flags.contains(RenameFlags::RENAME_NOREPLACE);
         let (to, to_name) = (Ino(newparent.0), newname.as_bytes().to_vec());
         let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
-            fs.rename((parent, name), (to, &to_name), keep, patience)
+            fs.rename((parent, name), (fs.actual(to), &to_name), keep, patience)
         };
         self.serve_name(("rename", req), (parent, name), run, DONE, reply);
     }
@@ -723,16 +741,16 @@ impl Filesystem for Door {
     fn getxattr(
         &self,
         _req: &fuser::Request,
-        _ino: INodeNo,
-        _name: &OsStr,
-        _size: u32,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
         reply: ReplyXattr,
     ) {
-        reply.error(Errno::ENOSYS);
+        self.answer_getxattr(ino, name, size, reply);
     }
 
-    fn listxattr(&self, _req: &fuser::Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
+    fn listxattr(&self, _req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.answer_listxattr(ino, size, reply);
     }
 
     fn removexattr(&self, _req: &fuser::Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
@@ -810,7 +828,7 @@ fn on_inode<R, T>(
             name: None,
         },
         tid: req.pid(),
-        run: Box::new(move |fs, patience| run(fs, ino, patience)),
+        run: Box::new(move |fs, patience| run(fs, fs.actual(ino), patience)),
         answer,
         undo: |_, _| {},
         failed: |_, _| {},

@@ -22,13 +22,14 @@ use tempfile::TempDir;
 mod ahead;
 mod leftovers;
 mod model;
+mod spelling;
 mod write_back;
 mod writes;
 
 use super::*;
 use crate::client;
 use crate::fs::{Config, spool};
-use crate::proto::{RemotePath, Secret, Security};
+use crate::proto::{RemotePath, Security};
 use crate::remote::Remote;
 use crate::server::{self, Faults, Server, Users};
 use crate::tls::TrustOptions;
@@ -108,27 +109,20 @@ impl Mount {
         let server = Server::start(config).unwrap();
         let proxy = Proxy::new(server.local_addr());
         let client = client::Config {
-            host: "127.0.0.1".to_owned(),
-            port: proxy.port,
-            security: Security::Implicit,
-            user: b"user".to_vec(),
-            password: Secret::new("password"),
-            account: None,
             trust: TrustOptions {
                 fingerprints: vec![server.fingerprint()],
                 ..TrustOptions::default()
             },
             max_sessions,
-            active: false,
-            trust_pasv_address: false,
-            retries: 2,
             connect_timeout: Duration::from_secs(5),
-            keepalive: Duration::from_secs(60),
-            idle_close: Duration::from_secs(60),
             min_rate: 0,
-            kept: None,
-            addresses: Vec::new(),
-            special: Default::default(),
+            ..client::Config::new(
+                "127.0.0.1",
+                proxy.port,
+                Security::Implicit,
+                "user",
+                "password",
+            )
         };
         let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
         let mut config = Config {

@@ -62,11 +62,12 @@ fn folders(uid: u32) -> Vec<PathBuf> {
     }
 }
 
-/// The folder for our own sockets, made where it is missing; it must be ours and private.
-fn own_folder() -> io::Result<PathBuf> {
+/// A folder of our own, made where it is missing, that nobody else can enter: `preferred`, else
+/// that of the sockets.
+pub fn private_folder(preferred: Option<PathBuf>) -> io::Result<PathBuf> {
     let uid = geteuid().as_raw();
     let mut refusal = io::Error::from(io::ErrorKind::NotFound);
-    for folder in folders(uid) {
+    for folder in preferred.into_iter().chain(folders(uid)) {
         let made = match DirBuilder::new().mode(0o700).create(&folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => fs::symlink_metadata(&folder),
@@ -118,7 +119,7 @@ impl Drop for Announced {
 /// its number.
 pub fn announce(mounting: &Arc<Mounting>, device: Option<&str>) -> Announced {
     let mut announced = Announced(Vec::new());
-    let folder = match own_folder() {
+    let folder = match private_folder(None) {
         Ok(folder) => folder,
         Err(error) => {
             log::debug!("nobody can ask for the status: no folder for a socket: {error}");

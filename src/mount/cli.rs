@@ -18,6 +18,8 @@ pub enum Invocation {
     Mount(MountArguments),
     /// Unmount a directory
     Umount(UmountArguments),
+    /// Mount what a link names, once, and show the folder: what a desktop does with ftps://host/
+    Open(OpenArguments),
     /// Tell what mounts do: sessions, transfers, pending uploads, last errors
     Status(StatusArguments),
     /// Connect step by step, and say what is wrong and what cures it
@@ -120,6 +122,16 @@ pub struct UmountArguments {
     /// Unmount in this mount namespace (a process number, or a file)
     #[arg(short = 'N', long, value_name = "NS")]
     pub namespace: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct OpenArguments {
+    /// ftps://host/path (implicit TLS), ftpes://host/path (explicit TLS) or host:/path
+    #[arg(value_name = "URL")]
+    pub source: OsString,
+    /// Mount options
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<OsString>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]

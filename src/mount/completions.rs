@@ -9,7 +9,7 @@ use super::cli;
 use super::options::table::{Kind, Spec, TABLE};
 
 /// The subcommands that take mount options.
-const WITH_OPTIONS: [&str; 3] = ["mount", "doctor", "recover"];
+const WITH_OPTIONS: [&str; 4] = ["mount", "open", "doctor", "recover"];
 
 /// The script for a shell.
 pub fn script(shell: Shell) -> String {

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::client::ProxyLogin;
 use crate::proto::Secret;
 
 use super::failure::shown;
@@ -29,6 +30,8 @@ pub struct Credentials {
     pub password: Secret,
     /// For servers that ask for one (ACCT).
     pub account: Option<Secret>,
+    /// For a proxy that asks for one.
+    pub proxy: Option<ProxyLogin>,
 }
 
 impl Credentials {
@@ -37,6 +40,7 @@ impl Credentials {
             user,
             password,
             account: None,
+            proxy: None,
         }
     }
 }
@@ -58,6 +62,8 @@ pub enum CredentialsError {
     NotAFile(String),
     #[error("{0}: line {1}: expected username=, password= or domain=")]
     Line(String, usize),
+    #[error("{0}: a proxy's login is both proxy_username= and proxy_password=")]
+    HalfALogin(String),
     #[error("{0}: it has no password")]
     NoPasswordIn(String),
     #[error("FTP cannot carry a user name or password with a line end or NUL")]
@@ -105,12 +111,8 @@ pub fn find(
 ) -> Result<Credentials, CredentialsError> {
     let user = told_user(source, options)?;
     if options.password_stdin {
-        let (password, account) = from_stdin()?;
-        return Ok(Credentials {
-            user: user.unwrap_or_else(anonymous),
-            password,
-            account,
-        });
+        let user = user.unwrap_or_else(anonymous);
+        return from_stdin(user);
     }
     if let Some(password) = options.password.as_ref().or(source.password.as_ref()) {
         let user = user.unwrap_or_else(anonymous);
@@ -200,6 +202,7 @@ fn find_in_netrc(
         user: checked_user(user)?,
         password: checked(password)?,
         account: entry.account.map(checked).transpose()?,
+        proxy: None,
     }))
 }
 
@@ -209,6 +212,8 @@ struct FileContent {
     user: Option<Vec<u8>>,
     password: Option<Zeroizing<Vec<u8>>>,
     account: Option<Zeroizing<Vec<u8>>>,
+    proxy_user: Option<Vec<u8>>,
+    proxy_password: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl FileContent {
@@ -227,16 +232,25 @@ impl FileContent {
         let password = self
             .password
             .ok_or_else(|| CredentialsError::NoPasswordIn(named(path)))?;
+        let proxy = match (self.proxy_user, self.proxy_password) {
+            (Some(user), Some(password)) => Some(ProxyLogin {
+                user: checked_user(user)?,
+                password: checked(password)?,
+            }),
+            (None, None) => None,
+            _ => return Err(CredentialsError::HalfALogin(named(path))),
+        };
         Ok(Credentials {
             user: checked_user(user)?,
             password: checked(password)?,
             account: self.account.map(checked).transpose()?,
+            proxy,
         })
     }
 }
 
-/// `username=`, `password=` (or `user=`, `pass=`) and perhaps `account=`, one to a line, each value up to the end of
-/// its line. Empty lines and lines that begin with `#` are passed over, and so is `domain=`,
+/// `username=`, `password=` (or `user=`, `pass=`) and perhaps `account=`, `proxy_username=` and
+/// `proxy_password=`, one to a line, each value up to the end of its line. Empty lines and lines that begin with `#` are passed over, and so is `domain=`,
 /// which files shared with mount.cifs carry.
 fn parse_file(path: &Path, text: &[u8]) -> Result<FileContent, CredentialsError> {
     let mut content = FileContent::default();
@@ -255,6 +269,8 @@ fn parse_file(path: &Path, text: &[u8]) -> Result<FileContent, CredentialsError>
             b"username" | b"user" => content.user = Some(value.to_vec()),
             b"password" | b"pass" => content.password = Some(Zeroizing::new(value.to_vec())),
             b"account" => content.account = Some(Zeroizing::new(value.to_vec())),
+            b"proxy_username" => content.proxy_user = Some(value.to_vec()),
+            b"proxy_password" => content.proxy_password = Some(Zeroizing::new(value.to_vec())),
             b"domain" | b"dom" => {}
             _ => return Err(broken()),
         }
@@ -314,18 +330,32 @@ fn read_bounded(
 /// Most bytes in a password; it must fit into a line that servers accept.
 const PASSWORD_LIMIT: usize = 1024;
 
-/// The password in the first line of standard input; a second line that comes along is the
-/// account. Read without the buffer of [`io::stdin`], which would keep them.
-fn from_stdin() -> Result<(Secret, Option<Secret>), CredentialsError> {
+/// The password in the first line of standard input; lines that come along are the account, and user and
+/// password for a proxy. Read without the buffer of [`io::stdin`], which would keep them.
+fn from_stdin(user: Vec<u8>) -> Result<Credentials, CredentialsError> {
     let input = io::stdin()
         .as_fd()
         .try_clone_to_owned()
         .map_err(CredentialsError::Input)?;
-    first_lines(File::from(input))
+    from_lines(user, File::from(input))
 }
 
-fn first_lines(mut input: impl Read) -> Result<(Secret, Option<Secret>), CredentialsError> {
-    let mut text = Zeroizing::new(vec![0; 2 * PASSWORD_LIMIT]);
+fn from_lines(user: Vec<u8>, input: impl Read) -> Result<Credentials, CredentialsError> {
+    let [password, account, proxy_user, proxy_password] = first_lines(input)?;
+    let given = |secret: &Secret| !secret.expose().is_empty();
+    Ok(Credentials {
+        user,
+        password,
+        account: Some(account).filter(given),
+        proxy: Some(proxy_user).filter(given).map(|user| ProxyLogin {
+            user: user.expose().to_vec(),
+            password: proxy_password,
+        }),
+    })
+}
+
+fn first_lines(mut input: impl Read) -> Result<[Secret; 4], CredentialsError> {
+    let mut text = Zeroizing::new(vec![0; 4 * PASSWORD_LIMIT]);
     let mut length = 0;
     loop {
         let free = &mut text[length..];
@@ -350,11 +380,7 @@ fn first_lines(mut input: impl Read) -> Result<(Secret, Option<Secret>), Credent
         }
         checked(Zeroizing::new(line.to_vec()))
     };
-    let (password, account) = (next()?, next()?);
-    Ok((
-        password,
-        Some(account).filter(|account| !account.expose().is_empty()),
-    ))
+    Ok([next()?, next()?, next()?, next()?])
 }
 
 fn checked(password: Zeroizing<Vec<u8>>) -> Result<Secret, CredentialsError> {
@@ -378,7 +404,7 @@ fn anonymous() -> Vec<u8> {
     b"anonymous".to_vec()
 }
 
-fn is_anonymous(user: &[u8]) -> bool {
+pub fn is_anonymous(user: &[u8]) -> bool {
     matches!(user, b"anonymous" | b"ftp")
 }
 

@@ -16,6 +16,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use zeroize::Zeroizing;
 
 use crate::proto::Secret;
 
@@ -24,19 +25,21 @@ use super::credentials::Credentials;
 use super::failure::{Failure, shown};
 use super::options;
 
-/// Puts a process in the place of this one that has no password in its command line. Comes back
-/// only where that fails.
+/// Puts a process in the place of this one that has no password in its command line: `line` makes
+/// that of the options that are fit to be seen. Comes back only where that fails.
 pub fn replace_without_password(
-    arguments: &MountArguments,
-    label: &[u8],
+    options: &[OsString],
     password: &Secret,
+    line: impl FnOnce(&OsStr) -> Vec<OsString>,
 ) -> Failure {
     let replace = || {
-        let options = options::without_password(&arguments.all_options(), None)
+        let options = options::without_password(options, None)
             .map_err(|error| Failure::Usage(error.to_string()))?;
-        let line = arguments.command_line(OsStr::from_bytes(label), &options);
-        let input = pipe_with(password, None)?;
-        Err(cannot_start(own_program().args(line).stdin(input).exec()))
+        let input = pipe_of(&[password.expose()])?;
+        let mut program = own_program();
+        Err(cannot_start(
+            program.args(line(&options)).stdin(input).exec(),
+        ))
     };
     match replace() {
         Ok(never) => never,
@@ -60,7 +63,7 @@ pub fn start(
         ..arguments.clone()
     };
     let line = reporting.command_line(OsStr::from_bytes(label), &options);
-    let input = pipe_with(&credentials.password, credentials.account.as_ref())?;
+    let input = pipe_with(credentials)?;
     let (report, its_end) = io::pipe().map_err(cannot_start)?;
     let spawned = own_program()
         .args(line)
@@ -198,24 +201,53 @@ fn end_of(child: &mut Child) -> String {
     "it said nothing".to_string()
 }
 
-/// A pipe from which a password can be read, and an account behind it.
-fn pipe_with(password: &Secret, account: Option<&Secret>) -> Result<PipeReader, Failure> {
+/// A pipe from which the password can be read, and behind it what else is secret.
+fn pipe_with(credentials: &Credentials) -> Result<PipeReader, Failure> {
+    let Credentials {
+        password,
+        account,
+        proxy,
+        ..
+    } = credentials;
+    let account = account.as_ref().map_or(&b""[..], Secret::expose);
+    match proxy {
+        Some(proxy) => pipe_of(&[
+            password.expose(),
+            account,
+            &proxy.user,
+            proxy.password.expose(),
+        ]),
+        None => pipe_of(&[password.expose(), account]),
+    }
+}
+
+/// A pipe from which these lines can be read.
+fn pipe_of(secrets: &[&[u8]]) -> Result<PipeReader, Failure> {
     let write = || {
         let (reader, mut writer) = io::pipe()?;
-        // A pipe holds 64 KiB: nothing waits here for a reader that is not there yet.
-        for secret in std::iter::once(password).chain(account) {
-            writer.write_all(secret.expose())?;
-            writer.write_all(b"\n")?;
+        // At once: who reads takes what is there. A pipe holds 64 KiB, nothing waits here for a reader
+        // that is not there yet.
+        let length = secrets.iter().map(|secret| secret.len() + 1).sum();
+        let mut lines = Zeroizing::new(Vec::with_capacity(length));
+        for secret in secrets {
+            lines.extend_from_slice(secret);
+            lines.push(b'\n');
         }
+        writer.write_all(&lines)?;
         Ok(reader)
     };
     write().map_err(cannot_start)
 }
 
-/// This program, by its name where it still has one, so that it is `ftpsfs` in process lists.
-fn own_program() -> Command {
+/// This program, by its name where it still has one.
+pub fn own_path() -> PathBuf {
     let path = std::env::current_exe().ok().filter(|path| path.exists());
-    let mut command = Command::new(path.unwrap_or_else(|| PathBuf::from("/proc/self/exe")));
+    path.unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
+
+/// Called so that it is `ftpsfs` in process lists.
+fn own_program() -> Command {
+    let mut command = Command::new(own_path());
     command.arg0(OsString::from("ftpsfs"));
     command
 }
@@ -227,6 +259,7 @@ fn cannot_start(error: io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::ProxyLogin;
 
     #[test]
     fn reports_carry_code_and_line() {
@@ -254,12 +287,24 @@ mod tests {
 
     #[test]
     fn secrets_go_through_the_pipe() {
-        let (password, account) = (Secret::new("p w"), Secret::new("acct"));
-        let mut text = String::new();
-        pipe_with(&password, Some(&account))
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
-        assert_eq!(text, "p w\nacct\n");
+        let credentials = |account: Option<&str>, proxy| Credentials {
+            user: b"me".to_vec(),
+            password: Secret::new("p w"),
+            account: account.map(Secret::new),
+            proxy,
+        };
+        let sent = |credentials| {
+            let mut text = String::new();
+            let mut pipe = pipe_with(&credentials).unwrap();
+            pipe.read_to_string(&mut text).unwrap();
+            text
+        };
+        let proxy = ProxyLogin {
+            user: b"you".to_vec(),
+            password: Secret::new("too"),
+        };
+        assert_eq!(sent(credentials(None, None)), "p w\n\n");
+        assert_eq!(sent(credentials(Some("acct"), None)), "p w\nacct\n");
+        assert_eq!(sent(credentials(None, Some(proxy))), "p w\n\nyou\ntoo\n");
     }
 }

@@ -163,6 +163,7 @@ impl Mounted {
             user: USER.into(),
             password,
             account: None,
+            proxy: None,
         };
         let process = daemon::start(&arguments, source.as_bytes(), &credentials, PATIENCE)?;
         Ok(Self { point, process })

@@ -43,6 +43,8 @@ pub struct Settings {
     /// `None`: content that was read is not kept.
     pub cache: Option<Caching>,
     pub session: fuser::Config,
+    /// The status is shown in extended attributes.
+    pub xattr: bool,
 }
 
 /// How long files may stay open after a signal, before their readers are cut off.
@@ -91,7 +93,17 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
     });
     let outcome = check_root(&fs, is_whole, deadline)
         .map_err(|reason| Failure::Mount(format!("{label}: {reason}")))
-        .and_then(|()| serve(fs, &label, &point, &settings.session, report, found));
+        .and_then(|()| {
+            serve(
+                fs,
+                &label,
+                &point,
+                &settings.session,
+                report,
+                found,
+                settings.xattr,
+            )
+        });
     shut_down(remote);
     outcome
 }
@@ -189,6 +201,7 @@ fn serve(
     config: &fuser::Config,
     report: Option<Report>,
     found: Option<Found>,
+    xattr: bool,
 ) -> Result<(), Failure> {
     // From here on a signal must find its way: to die between mounting and serving would leave a
     // dead mount.
@@ -198,8 +211,19 @@ fn serve(
         Ok(()) => "writable",
         Err(_) => "read-only",
     };
-    let door = Door::new(Arc::clone(&fs));
-    let (record, notifier) = (door.record(), door.notifier());
+    let mut door = Door::new(Arc::clone(&fs));
+    let notifier = door.notifier();
+    let mounting = Arc::new(Mounting {
+        fs: Arc::clone(&fs),
+        record: door.record(),
+        source: label.to_string(),
+        directory: point.to_path_buf(),
+        since: SystemTime::now(),
+    });
+    if xattr {
+        let mounting = Arc::clone(&mounting);
+        door.show(move || mounting.attributes());
+    }
     let session = fuser::Session::new(door, point, config)
         .and_then(fuser::Session::spawn)
         .map_err(|error| cannot_mount(point, &error))?;
@@ -207,13 +231,6 @@ fn serve(
     let session_end = keep_mounted(session);
     let device = device_at(point);
     speed_up(device.as_deref());
-    let mounting = Arc::new(Mounting {
-        fs: Arc::clone(&fs),
-        record,
-        source: label.to_string(),
-        directory: point.to_path_buf(),
-        since: SystemTime::now(),
-    });
     let _announced = channel::announce(&mounting, device.as_deref());
     heed_signals(signals, device.clone(), mounting);
     let name = point.display();
@@ -365,7 +382,7 @@ fn heed_signals(mut signals: Signals, device: Option<String>, mounting: Arc<Moun
 }
 
 /// A server that does not listen must not keep the process.
-fn shut_down(remote: Arc<Remote>) {
+pub fn shut_down(remote: Arc<Remote>) {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
         remote.shutdown();

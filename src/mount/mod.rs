@@ -18,13 +18,14 @@ mod live;
 mod logging;
 mod mountpoint;
 mod notify;
+mod open;
 pub mod options;
 mod plan;
 mod recover;
 pub mod source;
 mod status;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -61,6 +62,7 @@ pub fn main() -> ExitCode {
         }
         Ok(Invocation::Mount(arguments)) => mount(&arguments, &program),
         Ok(Invocation::Umount(arguments)) => umount(&arguments),
+        Ok(Invocation::Open(arguments)) => open::run(&arguments),
         Ok(Invocation::Status(arguments)) => status::run(&arguments, &program),
         Ok(Invocation::Doctor(arguments)) => doctor::run(&arguments),
         Ok(Invocation::Completions(arguments)) => {
@@ -106,9 +108,9 @@ fn mount(arguments: &MountArguments, program: &str) -> Result<(), Failure> {
             "warning: others may have seen the password; use credentials=FILE",
         );
         return Err(daemon::replace_without_password(
-            arguments,
-            &source.label,
+            &arguments.all_options(),
             password,
+            |options| arguments.command_line(OsStr::from_bytes(&source.label), options),
         ));
     }
     if arguments.verbose && !options.tolerated.is_empty() {
@@ -156,6 +158,7 @@ fn settings(
         session: plan::session(&source, options),
         directory: arguments.directory.clone(),
         namespace: arguments.namespace.clone(),
+        xattr: options.xattr,
         label: source.label,
     })
 }

@@ -153,15 +153,23 @@ pub fn abort(device: &str) {
 
 /// The program that mounts and unmounts for ordinary users, if this machine has it.
 pub fn find_fusermount() -> Option<PathBuf> {
+    let usual = ["/usr/bin", "/bin"];
+    let mut candidates = ["fusermount3", "fusermount"].into_iter();
+    candidates
+        .find_map(|name| find_program(name).or_else(|| find_in(usual.map(PathBuf::from), name)))
+}
+
+/// Where that program is, if this machine has it.
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories: Vec<_> = std::env::split_paths(&path)
-        .chain(["/usr/bin", "/bin"].map(PathBuf::from))
-        .collect();
-    let candidates = ["fusermount3", "fusermount"];
-    let mut all = candidates
-        .iter()
-        .flat_map(|name| directories.iter().map(move |d| d.join(name)));
-    all.find(|candidate| candidate.is_file())
+    find_in(std::env::split_paths(&path), name)
+}
+
+fn find_in(directories: impl IntoIterator<Item = PathBuf>, name: &str) -> Option<PathBuf> {
+    let mut candidates = directories
+        .into_iter()
+        .map(|directory| directory.join(name));
+    candidates.find(|candidate| candidate.is_file())
 }
 
 /// What to say where [`find_fusermount`] finds nothing.
@@ -237,7 +245,7 @@ fn canonical(directory: &Path) -> io::Result<PathBuf> {
 
 /// Whether nobody serves that FUSE mount any more. Its free space the kernel never remembers: while
 /// the process is still about to end, who asks for that waits for the end.
-fn is_dead(point: &Path) -> bool {
+pub fn is_dead(point: &Path) -> bool {
     let is_gone = |errno| matches!(errno, Errno::ENOTCONN | Errno::ECONNABORTED);
     fs::metadata(point).is_err_and(|error| is_disconnected(&error))
         || nix::sys::statvfs::statvfs(point).is_err_and(is_gone)

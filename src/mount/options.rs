@@ -75,6 +75,7 @@ pub struct Options {
     /// mount(8) wants what is mounted already to be changed.
     pub remount: bool,
     pub log_level: log::LevelFilter,
+    pub xattr: bool,
     /// Unknown options that were passed over because of `-s`.
     pub tolerated: Vec<String>,
 }
@@ -201,6 +202,7 @@ impl Default for Options {
             kernel: KernelFlags::default(),
             remount: false,
             log_level: log::LevelFilter::Info,
+            xattr: false,
             tolerated: Vec::new(),
         }
     }

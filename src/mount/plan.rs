@@ -80,8 +80,11 @@ pub fn client(
                 "tofu trusts what is there at first: it goes with neither fingerprint= nor cafile=";
             return Err(Failure::Usage(line.to_string()));
         }
-        let file = state_dir(options)?.join(KNOWN_HOSTS);
-        trust.known_hosts = Some(KnownHosts::new(file, &source.host, port));
+        trust.known_hosts = Some(known_hosts(source, options)?);
+    }
+    let mut special = options.special.clone();
+    if let Some(proxy) = &mut special.proxy {
+        proxy.login = credentials.proxy;
     }
     Ok(client::Config {
         host: source.host.clone(),
@@ -101,8 +104,15 @@ pub fn client(
         min_rate: options.min_rate,
         kept: lessons(&source.host, port, options),
         addresses: Vec::new(),
-        special: options.special.clone(),
+        special,
     })
+}
+
+/// Where the certificate is kept that the server had at first (`tofu`).
+pub fn known_hosts(source: &Source, options: &Options) -> Result<KnownHosts, Failure> {
+    let (port, _) = endpoint(source, options)?;
+    let file = state_dir(options)?.join(KNOWN_HOSTS);
+    Ok(KnownHosts::new(file, &source.host, port))
 }
 
 /// Where what was learned about a server is kept; `None` where there is no home for it.
@@ -445,6 +455,7 @@ mod tests {
                 user: user.to_vec(),
                 password: Secret::new("secret"),
                 account: None,
+                proxy: None,
             };
             let caching = cache(&source, &options, &credentials).unwrap();
             caching.map(|caching| caching.folder)

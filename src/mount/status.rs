@@ -9,8 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::client::SessionReport;
+use crate::client::{KeptReport, SessionReport};
 use crate::fs::{self, Fs, PendingState};
 use crate::fuse;
 
@@ -51,16 +52,7 @@ pub struct Status {
 impl Mounting {
     /// Takes a quarter of a second while something is being transferred.
     pub fn status(&self) -> Status {
-        let seconds = self.since.duration_since(UNIX_EPOCH);
-        let mut status = Status {
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            pid: std::process::id(),
-            source: self.source.clone(),
-            directory: self.directory.to_string_lossy().into_owned(),
-            since: seconds.map_or(0, |since| since.as_secs()),
-            requests: self.record.report(),
-            files: self.fs.report(),
-        };
+        let mut status = self.glance();
         let first = std::mem::take(&mut status.files.server.sessions);
         let began = Instant::now();
         if first.iter().any(|session| session.transfer.is_some()) {
@@ -74,12 +66,52 @@ impl Mounting {
         status
     }
 
+    /// The same without rates, at once.
+    fn glance(&self) -> Status {
+        let seconds = self.since.duration_since(UNIX_EPOCH);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            pid: std::process::id(),
+            source: self.source.clone(),
+            directory: self.directory.to_string_lossy().into_owned(),
+            since: seconds.map_or(0, |since| since.as_secs()),
+            requests: self.record.report(),
+            files: self.fs.report(),
+        }
+    }
+
+    /// The same as extended attributes: what the JSON has under `a.b` is `user.ftps.a.b`, of a list
+    /// its length, and nothing of what is not known.
+    pub fn attributes(&self) -> fuse::Attributes {
+        let mut attributes = fuse::Attributes::new();
+        if let Ok(status) = serde_json::to_value(self.glance()) {
+            flatten("user.ftps", &status, &mut attributes);
+        }
+        attributes
+    }
+
     /// Puts it into the log.
     pub fn log(&self) {
         for line in self.status().to_string().lines() {
             log::info!("{line}");
         }
     }
+}
+
+fn flatten(name: &str, value: &Value, into: &mut fuse::Attributes) {
+    let text = match value {
+        Value::Null => return,
+        Value::Object(members) => {
+            for (member, value) in members {
+                flatten(&format!("{name}.{member}"), value, into);
+            }
+            return;
+        }
+        Value::Array(items) => items.len().to_string(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    into.insert(name.as_bytes().into(), text.into_bytes());
 }
 
 /// What a transfer moved between two looks.
@@ -285,6 +317,18 @@ impl Status {
         }
 
         writeln!(out, "server: {}", self.describe_server())?;
+        if let Some(kept) = &server.kept {
+            let age = human::span(Duration::from_secs(now.saturating_sub(kept.since)));
+            let KeptReport { file, lessons, .. } = kept;
+            match lessons.is_empty() {
+                true => writeln!(out, "kept for the next mount: nothing yet, in {file}")?,
+                false => writeln!(
+                    out,
+                    "kept for the next mount: {}, learned {age} ago, in {file}",
+                    lessons.join(", ")
+                )?,
+            }
+        }
         match requests.failures.is_empty() {
             true => writeln!(out, "last errors: none")?,
             false => writeln!(out, "last errors:")?,
@@ -315,11 +359,15 @@ impl Status {
             (profile.shows_links == Some(false), "hides symbolic links"),
             (profile.copies_files, "copies files itself"),
             (profile.tells_space, "tells free space"),
+            (profile.ignores_case == Some(true), "ignores case"),
         ];
         let true_ones = lessons.iter().filter(|(learned, _)| *learned);
         words.extend(true_ones.map(|(_, words)| words.to_string()));
         if let Some(offset) = profile.listing_offset.filter(|offset| *offset != 0) {
             words.push(format!("listings are {offset} s off UTC"));
+        }
+        if let Some(offset) = profile.mdtm_offset.filter(|offset| *offset != 0) {
+            words.push(format!("MDTM is {offset} s off UTC"));
         }
         words.join(", ")
     }

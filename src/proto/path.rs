@@ -111,6 +111,21 @@ impl Name {
         Ok(Self(bytes.into()))
     }
 
+    /// The same for all spellings that differ in case only, as Windows compares names: letter by letter.
+    pub fn folded(&self) -> Vec<u8> {
+        let Ok(text) = std::str::from_utf8(&self.0) else {
+            return self.0.to_ascii_uppercase();
+        };
+        let fold = |letter: char| {
+            let mut upper = letter.to_uppercase();
+            match (upper.next(), upper.next()) {
+                (Some(upper), None) => upper,
+                _ => letter,
+            }
+        };
+        text.chars().map(fold).collect::<String>().into_bytes()
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

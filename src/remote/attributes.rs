@@ -4,6 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::proto::{Facts, Kind, Name, Precision};
 
+use super::clock::shifted;
+
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileKind {
@@ -112,30 +114,6 @@ impl Version {
             mtime: whole.unwrap_or(mtime),
         }
     }
-
-    /// The same with a time so many seconds later.
-    pub fn later(self, seconds: i64) -> Self {
-        Self::new(self.size, shifted(self.mtime, seconds))
-    }
-
-    /// How many seconds later than that of `other` its time is.
-    pub fn seconds_after(&self, other: &Self) -> i64 {
-        let seconds = |by: Duration| i64::try_from(by.as_secs()).unwrap_or(i64::MAX);
-        match self.mtime.duration_since(other.mtime) {
-            Ok(after) => seconds(after),
-            Err(before) => -seconds(before.duration()),
-        }
-    }
-}
-
-fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
-    let by = Duration::from_secs(seconds.unsigned_abs());
-    let moved = if seconds < 0 {
-        time.checked_sub(by)
-    } else {
-        time.checked_add(by)
-    };
-    moved.unwrap_or(time)
 }
 
 /// FNV-1a: the same on every machine and in every version, as inode numbers must be.
@@ -157,9 +135,6 @@ mod tests {
             assert_eq!(whole.mtime, shifted(UNIX_EPOCH, second));
             let exact = whole.mtime + Duration::from_nanos(123_456_789);
             assert_eq!(Version::new(7, exact), whole);
-            let later = whole.later(3600);
-            assert_eq!(later.seconds_after(&whole), 3600);
-            assert_eq!(whole.seconds_after(&later), -3600);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::client::{self, Lane, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, Site, format_time};
 
 use super::meaning::{self, Error};
-use super::{Attributes, FileKind, listing, number, stat, time};
+use super::{Attributes, FileKind, clock, listing, number, stat, text_of_213};
 
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
 
@@ -215,6 +215,47 @@ pub(super) fn rename(
     }
 }
 
+/// A rename of which the server may think that it replaces the file itself: then it goes by a name
+/// in between.
+pub(super) fn respell(
+    session: &mut Session,
+    from: &RemotePath,
+    to: &RemotePath,
+    between: &RemotePath,
+    again: bool,
+    deadline: Instant,
+) -> Outcome<()> {
+    let [rnfr, rnto] = rename_now(session, from.into(), to.into(), deadline)?;
+    if rnto.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    if !rnfr.code.is_intermediate() {
+        return match look(session, from, deadline)? {
+            // The first attempt may have left it in between.
+            Err(Error::NotFound) if again => {
+                let [_, back] = rename_now(session, between.into(), to.into(), deadline)?;
+                let there = back.code.is_completion() || look(session, to, deadline)?.is_ok();
+                Ok(there.then_some(()).ok_or(Error::NotFound))
+            }
+            Err(error) => Ok(Err(error)),
+            Ok(_) => Ok(Err(Error::Denied(format!("RNFR: {rnfr}")))),
+        };
+    }
+    let [_, away] = rename_now(session, from.into(), between.into(), deadline)?;
+    if !away.code.is_completion() {
+        return Ok(Err(Error::Denied(format!("RNTO: {rnto}"))));
+    }
+    let [_, back] = rename_now(session, between.into(), to.into(), deadline)?;
+    if back.code.is_completion() {
+        return Ok(Ok(()));
+    }
+    let [_, undone] = rename_now(session, between.into(), from.into(), deadline)?;
+    if !undone.code.is_completion() {
+        log::error!("{from} could not be put back, it is now {between}: {undone}");
+    }
+    Ok(Err(Error::Denied(format!("RNTO: {back}"))))
+}
+
 /// IIS and FileZilla refuse RNTO onto an existing name: the old one is renamed, and renamed back
 /// where the rename fails.
 fn replace_by_setting_aside(
@@ -262,6 +303,7 @@ fn rename_now(
 /// One way to set a time.
 pub(super) struct TimeWay {
     name: &'static str,
+    /// As MDTM shows it.
     when: SystemTime,
     /// In one write.
     pub(super) commands: Vec<Command>,
@@ -275,14 +317,15 @@ pub(super) fn time_ways(
     time: SystemTime,
 ) -> impl Iterator<Item = TimeWay> + use<> {
     let name = Pathname::from(path);
-    let refused = session.profile().time_ways_refused;
+    let profile = session.profile();
     let has_mfmt = session.features().has("MFMT");
+    let (path, when) = (name.clone(), clock::as_mfmt(time, &profile));
+    let mfmt = Command::Mfmt { time: when, path };
     let path = name.clone();
-    let mfmt = Command::Mfmt { time, path };
-    let path = name.clone();
-    let mdtm = Command::MdtmSet { time, path };
-    let path = name.clone();
-    let utime = Command::Site(Site::Utime { time, path });
+    let utime = Command::Site(Site::Utime { time: when, path });
+    let (path, when) = (name.clone(), clock::as_mdtm(time, &profile));
+    let mdtm = Command::MdtmSet { time: when, path };
+    let refused = profile.time_ways_refused;
     let ways = [
         ("MFMT", vec![mfmt]),
         // Without mdtm_write vsftpd takes it for a question about a file of that odd name.
@@ -293,7 +336,7 @@ pub(super) fn time_ways(
         .filter(move |(way, _)| !refused.contains(way) && (*way != "MFMT" || has_mfmt))
         .map(move |(name, commands)| TimeWay {
             name,
-            when: time,
+            when,
             commands,
         })
 }
@@ -302,8 +345,8 @@ impl TimeWay {
     /// Whether the replies to its commands say that the time is set now.
     pub(super) fn is_done(&self, replies: &[Reply]) -> bool {
         let set = replies.first().is_some_and(|r| r.code.is_completion());
-        let told = replies.get(1).and_then(time);
-        let same = told.is_some_and(|told| format_time(told) == format_time(self.when));
+        let told = replies.get(1).and_then(text_of_213);
+        let same = told.and_then(|told| told.get(..14)) == Some(&format_time(self.when));
         set && (same || self.commands.len() == 1)
     }
 }
@@ -354,13 +397,15 @@ pub(super) fn date(
     let told = replies.split_off(setting);
     let found = match &told[..] {
         [mlst] => listing::parse_mlst(mlst),
-        [size, mdtm] => number(size)
-            .zip(time(mdtm))
-            .map(|(size, mtime)| Attributes {
-                size,
-                mtime,
-                ..known.clone()
-            }),
+        [size, mdtm] => {
+            number(size)
+                .zip(clock::told(mdtm, &session.profile()))
+                .map(|(size, mtime)| Attributes {
+                    size,
+                    mtime,
+                    ..known.clone()
+                })
+        }
         _ => None,
     };
     let set = way.is_some_and(|way| way.is_done(&replies));

@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::client::{self, Lane, Lease, Parked, Pool, Progress, Started};
+use crate::client::{self, Lane, Lease, Parked, Pool, Profile, Progress, Started};
 use crate::proto::{Command, Pathname, RemotePath, Reply};
 
-use super::{Error, Version, meaning, number, time};
+use super::{Error, Version, clock, meaning, number, stat};
 
 /// Bytes kept of what was read last, to be compared where a file has grown before a stream is
 /// opened again.
@@ -49,6 +49,13 @@ enum Stream {
     Closed,
     /// The end was reached and verified.
     Ended,
+}
+
+/// What came of opening a stream.
+enum Opened {
+    Expected,
+    /// By SIZE and MDTM it is another version than the expected one.
+    Other(Version),
 }
 
 impl Download {
@@ -214,8 +221,47 @@ impl Download {
         }
     }
 
-    /// SIZE, MDTM, REST and RETR in one write, on a session of the transfer lane.
+    /// Where it seems to be another version, that may be a clock's fault.
     fn reopen(&mut self, expected: Option<Version>, deadline: Instant) -> Result<(), Error> {
+        match (self.open_once(expected, deadline)?, expected) {
+            (Opened::Expected, _) => Ok(()),
+            (Opened::Other(told), Some(expected))
+                if told.size == expected.size
+                    && self.tells_other_time(told, expected, deadline)? =>
+            {
+                match self.open_once(Some(expected), deadline)? {
+                    Opened::Expected => Ok(()),
+                    Opened::Other(_) => Err(Error::Changed),
+                }
+            }
+            (Opened::Other(_), _) => Err(Error::Changed),
+        }
+    }
+
+    /// Whether the file is the expected version all the same, and MDTM has a clock of its own: what
+    /// is no MDTM still tells the expected time. Then the difference is learned.
+    fn tells_other_time(
+        &self,
+        told: Version,
+        expected: Version,
+        deadline: Instant,
+    ) -> Result<bool, Error> {
+        let found = self
+            .pool
+            .run(Lane::Metadata, deadline, |session, deadline| {
+                stat(session, &self.path, None, deadline)
+            })?;
+        let is_same = found.is_ok_and(|found| found.version() == expected);
+        let mut learned = false;
+        if is_same {
+            self.pool
+                .learn(|p| learned = clock::learn_slip(p, told.mtime, expected.mtime));
+        }
+        Ok(learned)
+    }
+
+    /// SIZE, MDTM, REST and RETR in one write, on a session of the transfer lane.
+    fn open_once(&mut self, expected: Option<Version>, deadline: Instant) -> Result<Opened, Error> {
         let ask = ask_version(&self.path);
         // Bytes read already are read again where growth has to be told from replacement.
         let back = self.tail.len() as u64;
@@ -233,12 +279,12 @@ impl Download {
                 return Err(error);
             }
         };
-        let version = told_version(&started.prelude, expected);
+        let version = told_version(&started.prelude, expected, &self.pool.profile());
         let unchanged = expected.is_none_or(|expected| expected == version);
         let grown = expected.is_some_and(|e| version.size > e.size && version.mtime >= e.mtime);
         if !unchanged && !grown {
             open.give_up();
-            return Err(Error::Changed);
+            return Ok(Opened::Other(version));
         }
         let skip = if started.from_start { begin } else { 0 };
         if let Err(error) = discard(&mut open, skip, deadline) {
@@ -261,7 +307,7 @@ impl Download {
         }
         self.version = version;
         self.stream = Stream::Open(Box::new(open));
-        Ok(())
+        Ok(Opened::Expected)
     }
 
     fn start(
@@ -313,11 +359,12 @@ pub(super) fn whole(
     version: Version,
     deadline: Instant,
 ) -> Result<Option<Vec<u8>>, Error> {
+    let profile = lease.profile();
     let started = client::Download::start(lease, &ask_version(path), path, 0, deadline)?;
     let Ok(mut open) = started.download else {
         return Ok(None);
     };
-    if told_version(&started.prelude, Some(version)) != version {
+    if told_version(&started.prelude, Some(version), &profile) != version {
         open.give_up();
         return Ok(None);
     }
@@ -347,15 +394,15 @@ pub(super) fn whole(
 }
 
 /// What tells the version of the file that is about to be read.
-pub(super) fn ask_version(path: &RemotePath) -> [Command; 2] {
+fn ask_version(path: &RemotePath) -> [Command; 2] {
     let name = Pathname::from(path);
     [Command::Size(name.clone()), Command::Mdtm(name)]
 }
 
 /// The answer; `known` stands in for what the server cannot tell.
-pub(super) fn told_version(replies: &[Reply], known: Option<Version>) -> Version {
+fn told_version(replies: &[Reply], known: Option<Version>, profile: &Profile) -> Version {
     let size = replies.first().and_then(number);
-    let mtime = replies.get(1).and_then(time);
+    let mtime = replies.get(1).and_then(|told| clock::told(told, profile));
     Version::new(
         size.or(known.map(|k| k.size)).unwrap_or(0),
         mtime

@@ -4,8 +4,7 @@
 //! expand patterns (`[`, `*`) or read options (`-`) in arguments.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, SystemTime};
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use crate::client::{self, Listed, Profile, Session};
 use crate::proto::{
@@ -14,7 +13,7 @@ use crate::proto::{
 };
 
 use super::meaning::{self, Error, says};
-use super::{Attributes, FileKind, Listing, number, time};
+use super::{Attributes, FileKind, Listing, clock, number};
 
 /// What came of a request: the server's meaning, or a failure of the session.
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
@@ -148,19 +147,20 @@ pub(super) fn find_at_once(
     let Some(mut entry) = found.next() else {
         return Ok(Err(Error::NotFound));
     };
-    let mut offset = session.profile().listing_offset;
     if entry.facts.kind == Some(Kind::File)
         && let Some(listed) = entry.facts.modify
     {
-        let Some(time) = time(mdtm) else {
+        let Some(told) = clock::told(mdtm, &session.profile()) else {
             return Ok(Ok(None));
         };
-        offset = offset.or_else(|| zone(listed, time));
-        entry.facts.modify = Some(Modify {
-            time,
-            precision: Precision::Second,
-        });
+        session.learn(|p| clock::learn(p, &[(listed, told)], SystemTime::now()));
+        let profile = session.profile();
+        if clock::is_uncertain(&profile) {
+            return Ok(Ok(None));
+        }
+        entry.facts.modify = clock::told(mdtm, &profile).map(exactly);
     }
+    let offset = session.profile().listings_to_utc();
     let whole = entry.facts.kind.is_some()
         && (entry.facts.kind != Some(Kind::File) || entry.facts.size.is_some());
     // What is not a file's has a time in the server's zone, which a file must have shown.
@@ -537,7 +537,6 @@ fn exact(
             }
         }
     }
-    let mut offset = session.profile().listing_offset;
     if commands.is_empty() {
         if !session.is_in_step() {
             return Err(session.out_of_step("a listing"));
@@ -549,45 +548,44 @@ fn exact(
         if let Some(noop) = replies.last() {
             in_step(session, noop)?;
         }
-        for (((list, place), command), reply) in places.into_iter().zip(&commands).zip(&replies) {
+        let asked = || places.iter().zip(&commands).zip(&replies);
+        let profile = session.profile();
+        let pairs = asked().filter_map(|((&(list, place), command), reply)| {
+            let entry = raws.get(list)?.1.entries.get(place)?;
+            let listed = entry.facts.modify.filter(|_| is_mdtm(command))?;
+            Some((listed, clock::told(reply, &profile)?))
+        });
+        let pairs: Vec<_> = pairs.collect();
+        session.learn(|p| clock::learn(p, &pairs, SystemTime::now()));
+        let profile = session.profile();
+        for ((&(list, place), command), reply) in asked() {
             let listed = raws.get_mut(list);
             let Some(Entry { facts, .. }) = listed.and_then(|(_, raw)| raw.entries.get_mut(place))
             else {
                 continue;
             };
-            match (command, facts.modify) {
-                (Command::Size(_), _) => facts.size = number(reply),
-                (_, Some(listed)) => {
-                    let Some(time) = time(reply) else { continue };
-                    offset = offset.or_else(|| zone(listed, time));
-                    facts.modify = Some(Modify {
-                        time,
-                        precision: Precision::Second,
-                    });
+            match is_mdtm(command) {
+                false => facts.size = number(reply),
+                true => {
+                    facts.modify = clock::told(reply, &profile).map(exactly).or(facts.modify);
                 }
-                (_, None) => {}
             }
         }
-        if let Some(offset) = offset {
-            session.learn(|p| p.listing_offset = Some(offset));
-        }
     }
+    let offset = session.profile().listings_to_utc();
     let finish = |(_, raw)| finished(raw, offset.unwrap_or(0));
     Ok(raws.into_iter().map(finish).collect())
 }
 
-/// The seconds between a listing's time and the exact one, where they differ by a time zone.
-fn zone(listed: Modify, exact: SystemTime) -> Option<i64> {
-    if listed.precision != Precision::Minute {
-        return None;
+fn is_mdtm(command: &Command) -> bool {
+    matches!(command, Command::Mdtm(_))
+}
+
+fn exactly(time: SystemTime) -> Modify {
+    Modify {
+        time,
+        precision: Precision::Second,
     }
-    let seconds = |time: SystemTime| {
-        time.duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO)
-            .as_secs() as i64
-    };
-    let minutes = seconds(exact).div_euclid(60) - seconds(listed.time).div_euclid(60);
-    (minutes % 15 == 0 && minutes.abs() <= 14 * 60).then_some(minutes * 60)
 }
 
 /// What the last line end cuts off is half a line, whatever the server says.

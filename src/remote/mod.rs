@@ -3,6 +3,7 @@
 
 mod attributes;
 mod change;
+mod clock;
 mod download;
 mod listing;
 mod meaning;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::client::{self, Lane, Lease, Pool, Session};
-use crate::proto::{Command, Pathname, RemotePath, Reply, parse_time};
+use crate::proto::{Command, Pathname, RemotePath, Reply};
 
 pub use attributes::{Attributes, FileKind, Listing, Version};
 pub use download::{Download, Proof};
@@ -30,6 +31,7 @@ pub struct Remote {
     pool: Arc<Pool>,
     temporaries: Temporaries,
     open: Open,
+    ignores_case: bool,
 }
 
 /// So many listings are asked for in one write: what they hold is in memory at once.
@@ -44,12 +46,23 @@ pub struct Space {
 impl Remote {
     /// Connects the first session, so that a wrong password, certificate or host shows now.
     pub fn connect(config: client::Config, deadline: Instant) -> Result<Self, client::Error> {
+        let told = config.special.ignores_case;
         let pool = Pool::connect(config, deadline)?;
+        let ignores_case = match told {
+            Some(told) => told,
+            None => ignores_case(&pool, deadline),
+        };
         Ok(Self {
             pool,
             temporaries: Temporaries::new(),
             open: Open::new(),
+            ignores_case,
         })
+    }
+
+    /// Whether names that differ in case only are one to the server.
+    pub fn ignores_case(&self) -> bool {
+        self.ignores_case
     }
 
     /// Whether [`Remote::stat`] would fetch a whole listing to tell of `path`: this server has no
@@ -144,21 +157,6 @@ impl Remote {
         self.pool.room()
     }
 
-    /// What a download of the file is compared with: SIZE and MDTM, which do not tell the same as
-    /// a listing on every server. `known` stands in for what they do not tell.
-    pub fn version(
-        &self,
-        path: &RemotePath,
-        known: Version,
-        deadline: Instant,
-    ) -> Result<Version, Error> {
-        check(path)?;
-        self.metadata(deadline, |session, deadline| {
-            let replies = session.pipeline(&download::ask_version(path), deadline)?;
-            Ok(Ok(download::told_version(&replies, Some(known))))
-        })
-    }
-
     /// Starts reading a range of a file, whatever version that is; beyond it nothing will be read.
     pub fn download_range(
         &self,
@@ -226,6 +224,22 @@ impl Remote {
         let change = Change::Rename(from.clone(), to.clone());
         self.change(change, deadline, |session, again, deadline| {
             change::rename(session, from, to, aside.path(), again, deadline)
+        })
+    }
+
+    /// Gives a file or directory another spelling of its own name, where the server ignores case.
+    pub fn respell(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        check(to)?;
+        // Should it be left there, it is put back by that name.
+        let between = self.temporaries.in_place_of(to);
+        let change = Change::Rename(from.clone(), to.clone());
+        self.change(change, deadline, |session, again, deadline| {
+            change::respell(session, from, to, between.path(), again, deadline)
         })
     }
 
@@ -462,6 +476,27 @@ impl Spare {
     }
 }
 
+/// What SYST says of it, which is asked once: Windows ignores the case of names.
+fn ignores_case(pool: &Arc<Pool>, deadline: Instant) -> bool {
+    if let Some(known) = pool.profile().ignores_case {
+        return known;
+    }
+    let told = pool.run(Lane::Metadata, deadline, |session, deadline| {
+        session.execute(&Command::Syst, deadline)
+    });
+    match told {
+        Ok(reply) => {
+            let ignores = reply.code.as_u16() == 215 && meaning::says(&reply, &["windows"]);
+            pool.learn(|p| p.ignores_case = Some(ignores));
+            ignores
+        }
+        Err(error) => {
+            log::debug!("SYST: {error}");
+            false
+        }
+    }
+}
+
 /// By MLST; without it, a known file by SIZE and MDTM, and anything else by its directory.
 fn stat(
     session: &mut Session,
@@ -476,12 +511,13 @@ fn stat(
     {
         return Ok(told);
     }
-    if let Some(known) = known.filter(|_| is_file) {
+    let profile = session.profile();
+    if let Some(known) = known.filter(|_| is_file && !clock::is_uncertain(&profile)) {
         let name = Pathname::from(path);
         let ask = [Command::Size(name.clone()), Command::Mdtm(name)];
         let replies = session.pipeline(&ask, deadline)?;
         if let [size, mtime] = &replies[..]
-            && let (Some(size), Some(mtime)) = (number(size), time(mtime))
+            && let (Some(size), Some(mtime)) = (number(size), clock::told(mtime, &profile))
         {
             return Ok(Ok(Attributes {
                 size,
@@ -547,11 +583,7 @@ fn number(reply: &Reply) -> Option<u64> {
     text_of_213(reply)?.parse().ok()
 }
 
-/// The time of a 213 reply (MDTM).
-fn time(reply: &Reply) -> Option<SystemTime> {
-    parse_time(text_of_213(reply)?.as_bytes())
-}
-
+/// What a 213 reply tells.
 fn text_of_213(reply: &Reply) -> Option<&str> {
     let line = (reply.code.as_u16() == 213).then(|| reply.lines.last())??;
     std::str::from_utf8(line).ok().map(str::trim)

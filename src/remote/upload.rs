@@ -246,7 +246,8 @@ fn refusal(
             return Ok(Error::NoSpace(words));
         }
         // The data connection's affair, not the file's.
-        425 | 426 | 451 | 521 | 522 => return Ok(Error::Failed(words)),
+        425 | 426 => return Ok(Error::Lost(words)),
+        451 | 521 | 522 => return Ok(Error::Failed(words)),
         _ => {}
     }
     pool.run(Lane::Metadata, deadline, |session, deadline| {

@@ -49,7 +49,7 @@ impl<'a> Session<'a> {
             }
             C::Appe(path) => self.store(&path, Place::End),
             C::Nlst(path) => self.list(path.as_ref(), Style::Names, false),
-            C::List { all, path } => self.list(path.as_ref(), Style::List, all),
+            C::List { all, path } => self.list(path.as_ref(), self.long(), all),
             C::Mlsd(path) => self.list(path.as_ref(), Style::Facts(self.state.facts), true),
             command => {
                 let reply = self.reply_about_files(command, rename_from);
@@ -107,7 +107,7 @@ impl<'a> Session<'a> {
                 Reply::new(350, "RNTO, please")
             }
             C::Rnto(path) => match rename_from {
-                Some(from) => done(tree.rename(&from, &at(&path)?))?,
+                Some(from) => done(self.rename(&from, &path))?,
                 None => Reply::new(503, "RNFR comes first"),
             },
             C::Size(path) => {
@@ -127,7 +127,11 @@ impl<'a> Session<'a> {
                 let time = modified(&tree.stat(&at(&path)?)?);
                 Reply::new(213, format_time(time + self.server.config.mdtm_slip))
             }
-            C::MdtmSet { time, path } | C::Mfmt { time, path } => {
+            C::MdtmSet { time, path } => {
+                tree.set_time(&at(&path)?, time - self.server.config.mdtm_slip)?;
+                facts_set(&format!("Modify={};", format_time(time)), &path)
+            }
+            C::Mfmt { time, path } => {
                 tree.set_time(&at(&path)?, time)?;
                 facts_set(&format!("Modify={};", format_time(time)), &path)
             }
@@ -309,7 +313,7 @@ impl<'a> Session<'a> {
         }
         let verb = match style {
             Style::Names => "NLST",
-            Style::List => "LIST",
+            Style::List { .. } | Style::Dir { .. } => "LIST",
             Style::Facts(_) => "MLSD",
         };
         self.transfer(verb, move |data, plan| {
@@ -329,6 +333,33 @@ impl<'a> Session<'a> {
                 Ok(())
             })
         })
+    }
+
+    /// What LIST and STAT show.
+    fn long(&self) -> Style {
+        let zone = self.server.config.zone;
+        match self.server.config.windows {
+            true => Style::Dir { zone },
+            false => Style::List { zone },
+        }
+    }
+
+    /// Windows replaces nothing; that only the case changes is fine with it.
+    fn rename(&self, from: &RemotePath, to: &Pathname) -> nix::Result<()> {
+        let tree = &self.server.tree;
+        let mut target = self.resolve(to)?;
+        if self.server.config.windows {
+            let name = to.as_bytes().rsplit(|&b| b == b'/').next();
+            if target == *from
+                && let Some(folder) = target.parent()
+                && let Some(name) = name.and_then(|name| Name::parse(name).ok())
+            {
+                target = folder.join(&name);
+            } else if tree.item(&target, b"").is_ok() {
+                return Err(Errno::EEXIST);
+            }
+        }
+        tree.rename(from, &target)
     }
 
     fn listing(
@@ -358,7 +389,7 @@ impl<'a> Session<'a> {
     /// STAT of a path: LIST's lines over the control connection (RFC 959: 212 for a folder, 213
     /// for a file).
     fn stat_listing(&self, path: &Pathname, all: bool) -> nix::Result<Reply> {
-        let listing = self.listing(Some(path), Style::List, all)?;
+        let listing = self.listing(Some(path), self.long(), all)?;
         let code = if listing.is_folder() { 212 } else { 213 };
         let mut entries = Vec::new();
         let mut size = 0;
@@ -403,7 +434,16 @@ impl<'a> Session<'a> {
             at = match component {
                 b"" | b"." => at,
                 b".." => at.parent().unwrap_or_else(RemotePath::root),
-                name => at.join(&Name::parse(name).map_err(|_| Errno::EINVAL)?),
+                name if self.server.config.wants_clnt && !self.state.utf8 && !name.is_ascii() => {
+                    return Err(Errno::EILSEQ);
+                }
+                name => {
+                    let name = Name::parse(name).map_err(|_| Errno::EINVAL)?;
+                    match self.server.config.windows {
+                        true => self.server.tree.spelt(&at, &name),
+                        false => at.join(&name),
+                    }
+                }
             };
         }
         Ok(at)

@@ -72,8 +72,14 @@ impl Selected {
 #[derive(Clone, Copy)]
 pub(super) enum Style {
     Names,
-    /// `ls -l`.
-    List,
+    /// `ls -l`, with times so many seconds ahead of UTC.
+    List {
+        zone: i64,
+    },
+    /// `dir`, likewise.
+    Dir {
+        zone: i64,
+    },
     /// MLSD.
     Facts(Selected),
 }
@@ -83,7 +89,8 @@ impl Style {
     pub(super) fn invented(self, n: u64) -> String {
         match self {
             Self::Names => format!("file-{n}"),
-            Self::List => format!("-rw-r--r-- 1 0 0 1 Jan  1  2020 file-{n}"),
+            Self::List { .. } => format!("-rw-r--r-- 1 0 0 1 Jan  1  2020 file-{n}"),
+            Self::Dir { .. } => format!("01-01-20  12:00AM                    1 file-{n}"),
             Self::Facts(_) => format!("type=file;size=1;modify=20200101000000; file-{n}"),
         }
     }
@@ -158,7 +165,7 @@ impl<'a> Listing<'a> {
         if self.all {
             let itself = self.tree.stat(&self.target)?;
             each(&self.line(&Item::plain(b".", itself), true, now))?;
-            if let Style::List = self.style {
+            if let Style::List { .. } = self.style {
                 let above = self.target.parent().unwrap_or_else(RemotePath::root);
                 let above = self.tree.stat(&above)?;
                 each(&self.line(&Item::plain(b"..", above), true, now))?;
@@ -181,7 +188,8 @@ impl<'a> Listing<'a> {
     fn line(&self, item: &Item, itself: bool, now: SystemTime) -> Vec<u8> {
         match self.style {
             Style::Names => item.name.clone(),
-            Style::List => list_line(item, now),
+            Style::List { zone } => list_line(item, zone, now),
+            Style::Dir { zone } => dir_line(item, zone),
             Style::Facts(selected) => mlsx_line(item, selected, itself, &self.access),
         }
     }
@@ -231,8 +239,8 @@ fn mlsx_line(item: &Item, selected: Selected, itself: bool, access: &Access<'_>)
     line
 }
 
-/// One `ls -l` line without line end, times in UTC.
-fn list_line(item: &Item, now: SystemTime) -> Vec<u8> {
+/// One `ls -l` line without line end.
+fn list_line(item: &Item, zone: i64, now: SystemTime) -> Vec<u8> {
     let stat = &item.stat;
     let mut line = format!(
         "{} {:>3} {:<8} {:<8} {:>12} {} ",
@@ -241,7 +249,7 @@ fn list_line(item: &Item, now: SystemTime) -> Vec<u8> {
         stat.st_uid,
         stat.st_gid,
         stat.st_size,
-        list_date(stat.st_mtime, now),
+        list_date(stat.st_mtime, zone, now),
     )
     .into_bytes();
     line.extend_from_slice(&item.name);
@@ -249,6 +257,20 @@ fn list_line(item: &Item, now: SystemTime) -> Vec<u8> {
         line.extend_from_slice(b" -> ");
         line.extend_from_slice(target);
     }
+    line
+}
+
+/// One line of `dir`, as IIS sends it, without line end.
+fn dir_line(item: &Item, zone: i64) -> Vec<u8> {
+    let time = jiff::Timestamp::from_second(item.stat.st_mtime.saturating_add(zone));
+    let time = jiff::tz::Offset::UTC.to_datetime(time.unwrap_or_default());
+    let time = time.strftime("%m-%d-%y  %I:%M%p");
+    let column = match item.is(SFlag::S_IFDIR) {
+        true => "<DIR>         ".to_owned(),
+        false => item.stat.st_size.to_string(),
+    };
+    let mut line = format!("{time} {column:>20} ").into_bytes();
+    line.extend_from_slice(&item.name);
     line
 }
 
@@ -327,11 +349,11 @@ fn letters(mode: u32) -> String {
     text
 }
 
-fn list_date(seconds: i64, now: SystemTime) -> String {
+fn list_date(seconds: i64, zone: i64, now: SystemTime) -> String {
     let now = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs().cast_signed());
-    let Ok(time) = jiff::Timestamp::from_second(seconds) else {
+    let Ok(time) = jiff::Timestamp::from_second(seconds.saturating_add(zone)) else {
         return "Jan  1  1970".into();
     };
     let recent = (now - HALF_A_YEAR..=now).contains(&seconds);

@@ -77,13 +77,24 @@ pub struct Config {
     pub require_reuse: bool,
     /// PASV and EPSV are refused (503) until PRET has told what they are for.
     pub wants_pret: bool,
+    /// After USER and PASS it asks for this account (332, ACCT); after USER alone where no password is
+    /// ever wanted.
+    pub account: Option<Account>,
+    /// Until CLNT has told who the client is, OPTS UTF8 is refused (503); until UTF-8 is on, names
+    /// have ASCII letters only.
+    pub wants_clnt: bool,
     /// Verbs this server does not know (`"MLSD"`, `"SITE CHMOD"`): 502, and absent from FEAT.
     pub without: Vec<String>,
     /// What goes wrong; keep a clone to change and count it while the server runs.
     pub faults: Option<Faults>,
-    /// MDTM tells times so much later than listings do, as servers with their clocks in two
-    /// zones have it.
+    /// MDTM tells and takes times so much later than listings do, as servers with their clocks in
+    /// two zones have it.
     pub mdtm_slip: Duration,
+    /// How far LIST and STAT are ahead of UTC, seconds.
+    pub zone: i64,
+    /// As IIS does it: names keep their case and ignore it, RNTO replaces nothing, and LIST looks
+    /// like `dir`.
+    pub windows: bool,
 }
 
 /// Who may log in.
@@ -93,6 +104,14 @@ pub enum Users {
     Anyone,
     /// These names, each with its password.
     Listed(Vec<(Vec<u8>, Secret)>),
+}
+
+/// What ACCT has to tell.
+#[derive(Clone, Debug)]
+pub struct Account {
+    pub name: Secret,
+    /// USER is answered by 332 at once.
+    pub instead_of_password: bool,
 }
 
 /// PEM files: the chain, leaf first, and the leaf's private key.
@@ -119,9 +138,13 @@ impl Config {
             require_prot: false,
             require_reuse: false,
             wants_pret: false,
+            account: None,
+            wants_clnt: false,
             without: Vec::new(),
             faults: None,
             mdtm_slip: Duration::ZERO,
+            zone: 0,
+            windows: false,
         }
     }
 }

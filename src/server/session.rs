@@ -13,7 +13,7 @@ use super::control::{Control, Input};
 use super::data::Endpoint;
 use super::fault::{Manner, Plan, Watched, What, Wire, line};
 use super::listing::Selected;
-use super::{Shared, Users};
+use super::{Account, Shared, Users};
 use crate::proto::{
     AuthMechanism, Command, CommandError, Features, Protection, RemotePath, Reply, Secret, Security,
 };
@@ -61,12 +61,17 @@ pub(super) struct State {
     /// PRET came.
     pub(super) announced: bool,
     pub(super) facts: Selected,
+    /// CLNT came, and OPTS UTF8 after it.
+    client_told: bool,
+    pub(super) utf8: bool,
 }
 
 enum Login {
     Nobody,
     /// USER came, PASS is due.
     Named(Vec<u8>),
+    /// ACCT is due.
+    Unaccounted,
     Complete,
 }
 
@@ -332,11 +337,19 @@ impl<'a> Session<'a> {
                 Ok(After::Close)
             }
             C::User(name) => {
+                if let Some(Account {
+                    instead_of_password: true,
+                    ..
+                }) = self.server.config.account
+                {
+                    self.state.login = Login::Unaccounted;
+                    return self.reply(332, "Account, please");
+                }
                 self.state.login = Login::Named(name);
                 self.reply(331, "Password, please")
             }
             C::Pass(password) => self.pass(&password),
-            C::Acct(_) => self.reply(202, "No account is needed"),
+            C::Acct(account) => self.account(&account),
             C::Host(_) => self.host(),
             C::Feat => self.answer(self.features()),
             C::Opts(options) => self.opts(&options),
@@ -344,7 +357,11 @@ impl<'a> Session<'a> {
             C::Lang(None) => self.reply(200, "English"),
             C::Lang(Some(language)) if is_english(&language) => self.reply(200, "English"),
             C::Lang(Some(_)) => self.reply(504, "English only"),
-            C::Noop | C::Clnt(_) => self.reply(200, "OK"),
+            C::Clnt(_) => {
+                self.state.client_told = true;
+                self.reply(200, "OK")
+            }
+            C::Noop => self.reply(200, "OK"),
             C::Pret(_) if !self.server.config.wants_pret => {
                 self.reply(502, "Command not implemented")
             }
@@ -355,6 +372,7 @@ impl<'a> Session<'a> {
                 }
                 Err(error) => self.reply(501, error.to_string()),
             },
+            C::Syst if self.server.config.windows => self.reply(215, "Windows_NT"),
             C::Syst => self.reply(215, "UNIX Type: L8"),
             C::Help => self.reply(214, "See RFC 959, 4217, 3659, 2428, and FEAT"),
             command => self.perform_on_files(command, rename_from),
@@ -446,6 +464,10 @@ impl<'a> Session<'a> {
                 .iter()
                 .any(|(user, secret)| *user == name && same(secret, password)),
         };
+        if welcome && self.server.config.account.is_some() {
+            self.state.login = Login::Unaccounted;
+            return self.reply(332, "Account, please");
+        }
         if welcome {
             self.state.login = Login::Complete;
             return self.reply(230, "Logged in");
@@ -458,6 +480,22 @@ impl<'a> Session<'a> {
         }
         self.reply(421, "Login incorrect, too often")?;
         Ok(After::Close)
+    }
+
+    /// RFC 959 4.1.1.
+    fn account(&mut self, told: &Secret) -> io::Result<After> {
+        let Some(Account { name, .. }) = &self.server.config.account else {
+            return self.reply(202, "No account is needed");
+        };
+        match self.state.login {
+            Login::Complete => self.reply(202, "It is known already"),
+            Login::Unaccounted if same(name, told) => {
+                self.state.login = Login::Complete;
+                self.reply(230, "Logged in")
+            }
+            Login::Unaccounted => self.reply(530, "No such account"),
+            Login::Nobody | Login::Named(_) => self.reply(503, "USER and PASS come first"),
+        }
     }
 
     /// [MS-FTPS] 3.2.5.5: its lines in its order, then this server's own.
@@ -488,6 +526,9 @@ impl<'a> Session<'a> {
         if self.server.config.wants_pret {
             lines.push("PRET");
         }
+        if self.server.config.wants_clnt {
+            lines.push("CLNT");
+        }
         let without = &self.server.config.without;
         lines.retain(|line| {
             let known = |verb: &String| line.strip_prefix(verb.as_str());
@@ -507,6 +548,13 @@ impl<'a> Session<'a> {
                 self.state.facts = Selected::parse(value);
                 let names = self.state.facts.names();
                 self.reply(200, format!("MLST OPTS {names}").trim_end())
+            }
+            "UTF8" if self.server.config.wants_clnt && !self.state.client_told => {
+                self.reply(503, "CLNT comes first")
+            }
+            "UTF8" if self.server.config.wants_clnt => {
+                self.state.utf8 = true;
+                self.reply(200, "UTF8 is on")
             }
             // Names are bytes here, so UTF-8 is neither switched on nor off.
             "UTF8" if !value.eq_ignore_ascii_case("OFF") => self.reply(200, "UTF8 is on"),
@@ -532,6 +580,8 @@ impl State {
             only_epsv: false,
             announced: false,
             facts: Selected::ALL,
+            client_told: false,
+            utf8: false,
         }
     }
 }

@@ -90,6 +90,27 @@ impl Tree {
         Ok(item)
     }
 
+    /// A path in a folder whose names ignore case: by the name as it stands there, if any does.
+    pub(super) fn spelt(&self, folder: &RemotePath, name: &Name) -> RemotePath {
+        let exact = folder.join(name);
+        if self.item(&exact, b"").is_ok() {
+            return exact;
+        }
+        let mut found = None;
+        let wanted = name.folded();
+        let listed = self.list::<Errno>(folder, |item| {
+            let named = Name::parse(&item.name).ok();
+            found = found
+                .take()
+                .or(named.filter(|name| name.folded() == wanted));
+            Ok(())
+        });
+        match found.filter(|_| listed.is_ok()) {
+            Some(found) => folder.join(&found),
+            None => exact,
+        }
+    }
+
     /// Fails where the path is no folder.
     pub(super) fn folder(&self, path: &RemotePath) -> Result<OwnedFd> {
         self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())

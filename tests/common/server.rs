@@ -77,8 +77,12 @@ pub struct Options {
     pub disk: Option<u64>,
     /// False: neither permission bits nor times can be set (vsftpd only).
     pub attributes: bool,
+    /// True: all times, MDTM's too, are in the server's zone, which is Asia/Kolkata (vsftpd only).
+    pub local_time: bool,
     /// Seconds after which a client that says nothing is sent away (vsftpd only).
     pub idle: u32,
+    /// Bytes per second that a transfer may take at most, 0 for as many as there are (vsftpd only).
+    pub rate: u32,
 }
 
 impl Default for Options {
@@ -94,7 +98,9 @@ impl Default for Options {
             listing_limit: 200_000,
             disk: None,
             attributes: true,
+            local_time: false,
             idle: 300,
+            rate: 0,
         }
     }
 }
@@ -338,7 +344,9 @@ impl RealServer {
                 ("PASSIVE", yes(self.options.passive)),
                 ("EMPTY", empty.display().to_string()),
                 ("ATTRIBUTES", yes(self.options.attributes)),
+                ("LOCALTIME", yes(self.options.local_time)),
                 ("IDLE", self.options.idle.to_string()),
+                ("RATE", self.options.rate.to_string()),
             ],
         );
         let mut command = program("vsftpd", "usr/sbin/vsftpd");

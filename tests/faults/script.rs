@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ftpsfs::client;
 use ftpsfs::fs::{self, Access, Error, Fs, Ino, Lookup, Patience, spool};
-use ftpsfs::proto::{RemotePath, Secret, Security};
+use ftpsfs::proto::{RemotePath, Security};
 use ftpsfs::remote::{self, Remote};
 use ftpsfs::server::{self, Counts, Faults, Rules, Server, Users};
 use ftpsfs::tls::TrustOptions;
@@ -138,28 +138,21 @@ impl Rig {
     fn client(&self) -> client::Config {
         let address = self.server.local_addr();
         client::Config {
-            host: address.ip().to_string(),
-            port: address.port(),
-            security: self.security,
-            user: b"me".to_vec(),
-            password: Secret::new("secret"),
-            account: None,
             trust: TrustOptions {
                 fingerprints: vec![self.server.fingerprint()],
                 ..TrustOptions::default()
             },
             // So that commands come in the same order each time.
             max_sessions: 1,
-            active: false,
-            trust_pasv_address: false,
-            retries: 2,
             connect_timeout: TIMEOUT,
-            keepalive: Duration::from_secs(60),
-            idle_close: Duration::from_secs(60),
             min_rate: 0,
-            kept: None,
-            addresses: Vec::new(),
-            special: Default::default(),
+            ..client::Config::new(
+                address.ip().to_string(),
+                address.port(),
+                self.security,
+                "me",
+                "secret",
+            )
         }
     }
 }

@@ -97,6 +97,14 @@ fn a_good_server_is_well_at_every_step() {
     );
     assert!(!text.contains('\x1b'), "colours are for terminals: {text}");
     assert!(!text.contains(PASSWORD), "{text}");
+    let line = format!(
+        "{} doctor 127.0.0.1:/ -o {options}",
+        env!("CARGO_BIN_EXE_ftpsfs")
+    );
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &line, "/dev/null"]);
+    let text = said(terminal.stdin(Stdio::null()).env("TERM", "xterm"));
+    assert!(text.contains("\x1b[32mok"), "green on a terminal: {text:?}");
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use ftpsfs::proto::Security;
+
 use super::bench::{Bench, PASSWORD, signal, succeed, wait_until};
 
 /// Runs a script where `lines` are the fstab; `@DIR` and `@PORT` in both are the bench's.
@@ -97,6 +99,83 @@ fn each_form_of_source_and_blanks_in_names() {
 }
 
 #[test]
+fn explicit_tls_and_ipv6_addresses() {
+    let bench = Bench::with(|config| {
+        config.security = Security::Explicit;
+        config.listen = "[::1]:0".parse().unwrap();
+    });
+    let o = reaching(&bench).replace("implicit,", "");
+    for (source, port) in [
+        ("[::1]:/", "port=@PORT,"),
+        ("me@[::1]:/", "explicit,port=@PORT,"),
+        ("ftpes://[::1]:@PORT/", ""),
+        ("ftpes://me@[::1]:@PORT", ""),
+    ] {
+        let line = format!("{source} @DIR/mnt ftps _netdev,{port}{o} 0 0\n");
+        let script = "
+            mount @DIR/mnt
+            cat @DIR/mnt/hello
+            findmnt -n -o SOURCE @DIR/mnt
+            umount @DIR/mnt";
+        let text = said(&with_fstab(&bench, &line, script));
+        let port = bench.server.local_addr().port().to_string();
+        let shown = source.replace("@PORT", &port);
+        assert_eq!(text, format!("hello over FTPS\n{shown}\n"));
+    }
+    bench.expect_gone();
+}
+
+/// In the background the log goes to the system log: here to a socket in its place.
+#[test]
+fn the_log_goes_to_the_system_log_as_far_as_log_level_says() {
+    for (level, expected) in [
+        ("info", [true, true]),
+        ("warn", [false, true]),
+        ("off", [false; 2]),
+    ] {
+        let rules = "RETR 2 always: reply \"550 Not for you\"".parse().unwrap();
+        let faults = ftpsfs::server::Faults::new(rules);
+        let bench = Bench::with(|config| config.faults = Some(faults));
+        fs::write(bench.path("served/other"), "other").unwrap();
+        let socket = UnixDatagram::bind(bench.path("log")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let o = reaching(&bench);
+        let line =
+            format!("127.0.0.1:/ @DIR/mnt ftps log_level={level},noprefetch,port=@PORT,{o} 0 0\n");
+        let script = "
+            mount -t tmpfs none /dev
+            mknod -m 666 /dev/null c 1 3
+            mknod -m 666 /dev/urandom c 1 9
+            mknod -m 666 /dev/fuse c 10 229
+            ln -s @DIR/log /dev/log
+            mount @DIR/mnt
+            cat @DIR/mnt/hello
+            cat @DIR/mnt/other 2>/dev/null || echo refused
+            umount @DIR/mnt";
+        let text = said(&with_fstab(&bench, &line, script));
+        assert_eq!(text, "hello over FTPS\nrefused\n");
+        bench.expect_gone();
+        let mut log = String::new();
+        let mut line = [0; 4096];
+        while let Ok(length) = socket.recv(&mut line) {
+            log += &String::from_utf8_lossy(&line[..length]);
+            log.push('\n');
+        }
+        let mounted = format!("mounted 127.0.0.1:/ on {}", bench.mount_point().display());
+        let has = |priority: &str, words: &[&str]| {
+            log.lines().any(|line| {
+                line.starts_with(&format!("{priority}ftpsfs["))
+                    && words.iter().all(|word| line.contains(word))
+            })
+        };
+        // Operation, path, the server's words, and what the program was told.
+        let failure = ["read: ", "/other", "550 Not for you", "(os error "];
+        let found = [has("<30>", &[&mounted]), has("<28>", &failure)];
+        assert_eq!(found, expected, "{level}: {log}");
+    }
+}
+
+#[test]
 fn mount_all_twice_mounts_once_and_a_dead_server_holds_nobody_up() {
     let bench = Bench::new();
     fs::create_dir(bench.path("other")).unwrap();
@@ -153,6 +232,24 @@ fn remount_makes_it_read_only_and_writable_again() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("was mounted with ro"), "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
+    bench.expect_gone();
+}
+
+/// What file managers look for: tests/desktop/run has them look.
+#[test]
+fn mount_keeps_what_file_managers_want_to_know() {
+    let bench = Bench::new();
+    let o = reaching(&bench);
+    let own = "x-gvfs-show,x-gvfs-name=My%20Files,x-gvfs-icon=folder-remote";
+    let line = format!("127.0.0.1:/ @DIR/mnt ftps _netdev,port=@PORT,{own},{o} 0 0\n");
+    let script = "
+        mount @DIR/mnt
+        cat @DIR/mnt/hello
+        grep TARGET=@DIR/mnt /run/mount/utab | grep -o x-gvfs.*
+        umount @DIR/mnt
+        grep TARGET=@DIR/mnt /run/mount/utab || echo gone";
+    let text = said(&with_fstab(&bench, &line, script));
+    assert_eq!(text, format!("hello over FTPS\n{own}\ngone\n"));
     bench.expect_gone();
 }
 
@@ -217,10 +314,7 @@ fn an_ordinary_user_mounts_what_fstab_allows() {
 #[test]
 fn systemd_takes_the_example_units() {
     let analyze = Path::new("/usr/bin/systemd-analyze");
-    if !analyze.exists() {
-        eprintln!("systemd is not there: its units are not verified");
-        return;
-    }
+    assert!(analyze.exists(), "tests/servers/install installs it");
     let folder = tempfile::tempdir().unwrap();
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
     let mut units: Vec<PathBuf> = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -14,6 +14,7 @@ const INSTALLED: &[&str] = &[
     "usr/sbin/mount.ftps",
     "usr/sbin/mount.fuse.ftps",
     "usr/sbin/umount.fuse.ftps",
+    "usr/share/applications/ftpsfs.desktop",
     "usr/share/bash-completion/completions/ftpsfs",
     "usr/share/doc/ftpsfs/README.md",
     "usr/share/doc/ftpsfs/examples/ftpsfs-example.service",
@@ -82,6 +83,34 @@ fn everything_is_installed_and_taken_away_again() {
     );
 }
 
+/// pacman refuses a package with a folder where the system has a link: `usr/sbin exists in filesystem`.
+#[test]
+fn the_arch_package_has_no_folder_usr_sbin() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = folder.path().join("src/target/release");
+    fs::create_dir_all(&built).unwrap();
+    symlink(env!("CARGO_BIN_EXE_ftpsfs"), built.join("ftpsfs")).unwrap();
+    let mut package = Command::new("bash");
+    package.args([
+        "-euc",
+        "startdir=$1/packaging/arch srcdir=$2/src pkgdir=$2/pkg; . $startdir/PKGBUILD; package",
+        "bash",
+        env!("CARGO_MANIFEST_DIR"),
+    ]);
+    succeed(package.arg(folder.path()));
+    let files = files(&folder.path().join("pkg"));
+    for name in [
+        "ftpsfs",
+        "mount.ftps",
+        "mount.fuse.ftps",
+        "umount.fuse.ftps",
+    ] {
+        assert!(files.contains(&format!("usr/bin/{name}")), "{files:?}");
+    }
+    assert!(!folder.path().join("pkg/usr/sbin").exists());
+    assert!(files.contains("usr/share/licenses/ftpsfs/LICENSE-MIT"));
+}
+
 #[test]
 fn the_pages_of_the_manual_are_well_formed() {
     let folder = tempfile::tempdir().unwrap();
@@ -101,4 +130,25 @@ fn every_package_has_the_same_version() {
     assert!(arch.contains(&format!("\npkgver={version}\n")));
     let changes = fs::read_to_string(root.join("CHANGELOG.md")).unwrap();
     assert!(changes.contains(&format!("\n## {version}\n")));
+}
+
+#[test]
+fn the_packages_name_the_maintainers_whom_cargo_names() {
+    let authors = env!("CARGO_PKG_AUTHORS");
+    assert!(
+        authors.ends_with('>') && !authors.contains(':'),
+        "{authors}"
+    );
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let cargo = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    assert!(cargo.contains(&format!("\nmaintainer = \"{authors}\"\n")));
+    let debian = fs::read_to_string(root.join("packaging/debian/changelog")).unwrap();
+    let signed: Vec<_> = debian
+        .lines()
+        .filter(|line| line.starts_with(" -- "))
+        .collect();
+    assert!(!signed.is_empty());
+    for line in signed {
+        assert!(line.starts_with(&format!(" -- {authors}  ")), "{line}");
+    }
 }

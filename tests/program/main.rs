@@ -8,6 +8,7 @@ mod fstab;
 mod install;
 mod kept;
 mod life;
+mod open;
 mod recover;
 mod special;
 mod status;

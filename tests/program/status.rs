@@ -259,3 +259,110 @@ fn what_is_no_question_gets_no_answer() {
     assert_eq!(answer, b"");
     bench.expect_mounted();
 }
+
+/// What getfattr(1) would print, or the errno: `python3` has the system calls.
+fn attributes(bench: &Bench, of: &str) -> Result<Value, String> {
+    const SCRIPT: &str = r#"
+import errno, json, os, sys
+try:
+    names = os.listxattr(sys.argv[1])
+    print(json.dumps({name: os.getxattr(sys.argv[1], name).decode() for name in names}))
+except OSError as error:
+    print(json.dumps(errno.errorcode[error.errno]))
+"#;
+    let mut python = Command::new("python3");
+    python
+        .args(["-c", SCRIPT])
+        .arg(bench.mount_point().join(of));
+    let told: Value = serde_json::from_str(&said(&mut python)).unwrap();
+    match told {
+        Value::String(errno) => Err(errno),
+        told => Ok(told),
+    }
+}
+
+#[test]
+fn the_mount_point_shows_the_status_where_that_is_asked_for() {
+    let bench = Bench::new();
+    bench.mount();
+    assert_eq!(attributes(&bench, "."), Err("ENOTSUP".to_owned()));
+    bench.unmount();
+    bench.expect_gone();
+    succeed(&mut bench.helper("/", &(bench.options() + ",xattr")));
+    bench.expect_mounted();
+    let shown = attributes(&bench, ".").unwrap();
+    let told = json(&bench);
+    let number = |name: &str| -> u64 { shown[name].as_str().unwrap().parse().unwrap() };
+    assert_eq!(shown["user.ftps.source"], "127.0.0.1:/");
+    assert_eq!(shown["user.ftps.writable"], "true");
+    assert_eq!(number("user.ftps.pid"), told["pid"].as_u64().unwrap());
+    assert_eq!(number("user.ftps.server.limit"), 4);
+    assert_eq!(number("user.ftps.pending"), 0);
+    let sent = number("user.ftps.server.traffic.bytes_sent");
+    assert_eq!(told["server"]["traffic"]["bytes_sent"], sent);
+    assert_eq!(shown["user.ftps.server.profile.listing"], "MLSD");
+    // What is not known has no attribute, and files have none.
+    assert_eq!(shown.get("user.ftps.server.outage"), None);
+    assert_eq!(attributes(&bench, "hello").unwrap(), serde_json::json!({}));
+    let ask = |path: PathBuf, call: &str| {
+        let script = format!(
+            "import os, sys\ntry: os.{call}\nexcept OSError as e: print(os.strerror(e.errno))"
+        );
+        said(Command::new("python3").args(["-c", &script]).arg(path))
+    };
+    let point = || bench.mount_point();
+    let missing = "getxattr(sys.argv[1], 'user.ftps.nothing')";
+    assert_eq!(ask(point(), missing), "No data available\n");
+    assert_eq!(ask(point().join("hello"), missing), "No data available\n");
+    let set = "setxattr(sys.argv[1], 'user.ftps.pid', b'1')";
+    assert_eq!(ask(point(), set), "Operation not supported\n");
+    // It is what it is at the time.
+    let mut write = Command::new("sh");
+    write.args(["-c", "printf 12345 > \"$1\"", "-"]);
+    succeed(write.arg(point().join("new")));
+    let shown = attributes(&bench, ".").unwrap();
+    let now = shown["user.ftps.server.traffic.bytes_sent"]
+        .as_str()
+        .unwrap();
+    assert_eq!(now.parse::<u64>().unwrap(), sent + 5);
+}
+
+#[test]
+fn what_is_kept_for_the_next_mount_is_told() {
+    let bench = Bench::new();
+    bench.mount();
+    fs::read_dir(bench.mount_point()).unwrap().for_each(drop);
+    let told = json(&bench);
+    let file = bench.path("state/servers");
+    let kept = &told["server"]["kept"];
+    assert!(
+        kept["file"]
+            .as_str()
+            .unwrap()
+            .starts_with(file.to_str().unwrap()),
+        "{kept}"
+    );
+    bench.unmount();
+    bench.expect_gone();
+    bench.mount();
+    let told = json(&bench);
+    let kept = &told["server"]["kept"];
+    let lessons = kept["lessons"].as_array().unwrap();
+    assert!(
+        lessons.contains(&Value::from("mlsd_shows_itself=yes")),
+        "{kept}"
+    );
+    let since = kept["since"].as_u64().unwrap();
+    let since = std::time::UNIX_EPOCH + std::time::Duration::from_secs(since);
+    assert!(since.elapsed().unwrap() < std::time::Duration::from_secs(600));
+    let text = said(&mut status(&bench, &[]));
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("kept for the next mount: "));
+    let line = line.unwrap_or_else(|| panic!("{text}"));
+    assert!(
+        line.contains("mlsd_shows_itself=yes") && line.contains(" ago, in "),
+        "{line}"
+    );
+    assert!(!line.contains("identity"), "{line}");
+}

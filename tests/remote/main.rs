@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use common::server::{Kind, PASSWORD, RealServer, USER, certificate};
 use common::tree;
 use ftpsfs::client::Config;
-use ftpsfs::proto::{Name, RemotePath, Secret, Security};
+use ftpsfs::proto::{Name, RemotePath, Security};
 use ftpsfs::remote::{Error, FileKind, Publication, Remote};
 use ftpsfs::tls::TrustOptions;
 
@@ -26,27 +26,11 @@ fn config(server: &RealServer) -> Config {
         Security::Explicit
     };
     Config {
-        host: "localhost".to_owned(),
-        port: server.port(),
-        security,
-        user: USER.into(),
-        password: Secret::new(PASSWORD),
-        account: None,
         trust: TrustOptions {
             cafile: Some(certificate("ca.pem")),
             ..TrustOptions::default()
         },
-        max_sessions: 4,
-        active: false,
-        trust_pasv_address: false,
-        retries: 2,
-        connect_timeout: Duration::from_secs(10),
-        keepalive: Duration::from_secs(60),
-        idle_close: Duration::from_secs(60),
-        min_rate: 1024,
-        kept: None,
-        addresses: Vec::new(),
-        special: Default::default(),
+        ..Config::new("localhost", server.port(), security, USER, PASSWORD)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::memory::BUFFER;
 use super::*;
 use crate::client;
-use crate::proto::{Secret, Security};
+use crate::proto::Security;
 use crate::server::{self, Faults, Rules, Server, Users};
 use crate::tls::TrustOptions;
 
@@ -13,27 +13,18 @@ pub(super) fn soon() -> Instant {
 
 fn connect(server: &Server) -> Remote {
     let config = client::Config {
-        host: "127.0.0.1".to_owned(),
-        port: server.local_addr().port(),
-        security: Security::Implicit,
-        user: b"user".to_vec(),
-        password: Secret::new("password"),
-        account: None,
         trust: TrustOptions {
             fingerprints: vec![server.fingerprint()],
             ..TrustOptions::default()
         },
-        max_sessions: 4,
-        active: false,
-        trust_pasv_address: false,
-        retries: 2,
-        connect_timeout: Duration::from_secs(5),
-        keepalive: Duration::from_secs(60),
-        idle_close: Duration::from_secs(60),
         min_rate: 0,
-        kept: None,
-        addresses: Vec::new(),
-        special: Default::default(),
+        ..client::Config::new(
+            "127.0.0.1",
+            server.local_addr().port(),
+            Security::Implicit,
+            "user",
+            "password",
+        )
     };
     Remote::connect(config, soon()).unwrap()
 }

@@ -527,7 +527,8 @@ impl Fs {
         name: &[u8],
         patience: Patience,
     ) -> Result<Option<Entry>, Error> {
-        match self.lookup(parent, name, patience)? {
+        let name = self.spelling(parent, parse_name(name)?, patience)?;
+        match self.find_spelt(parent, &name, patience)? {
             super::super::Lookup::Found(entry) => Ok(Some(entry)),
             super::super::Lookup::Absent(_) => Ok(None),
         }

@@ -46,6 +46,32 @@ fn what_was_written_is_on_the_server_after_close() {
 }
 
 #[test]
+fn a_file_is_overwritten_in_part_where_mdtm_and_listings_differ_by_a_zone() {
+    for hidden in [&[][..], &["MLST", "MLSD"]] {
+        let served = tempfile::tempdir().unwrap();
+        let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+        config.mdtm_slip = Duration::from_secs(5 * 3600);
+        config.without = hidden.iter().map(|&verb| verb.to_owned()).collect();
+        let mount = Mount::writable_serving(served, config, 4, |_| {});
+        let mut all = content(3 << 20);
+        fs::write(mount.there("file"), &all).unwrap();
+        // Nothing of it has been read before: the rest has to be fetched from there.
+        let file = File::options()
+            .write(true)
+            .open(mount.here("file"))
+            .unwrap();
+        file.write_all_at(b"overwritten", 1_000_000).unwrap();
+        drop(file);
+        all[1_000_000..1_000_011].copy_from_slice(b"overwritten");
+        assert!(stored(&mount, "file") == all, "{hidden:?}");
+        append(mount.here("file")).write_all(b"more").unwrap();
+        all.extend(b"more");
+        assert!(stored(&mount, "file") == all, "{hidden:?}");
+        assert!(fs::read(mount.here("file")).unwrap() == all, "{hidden:?}");
+    }
+}
+
+#[test]
 fn existing_files_are_overwritten_and_cut() {
     let mount = Mount::writable();
     fs::write(mount.there("file"), content(300_000)).unwrap();
@@ -224,6 +250,53 @@ fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
     assert_eq!(names(&mount), ["new"]);
     let there: Vec<_> = fs::read_dir(mount.served.path()).unwrap().collect();
     assert_eq!(there.len(), 1, "{there:?}");
+}
+
+#[test]
+fn under_hard_broken_data_connections_are_waited_out() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |config| config.hard = true);
+    fs::write(mount.here("file"), "old").unwrap();
+    let rules = "STOR 1 x10: reply \"425 None\"; APPE 1 x10: reply \"426 Broken\"";
+    faults.set(rules.parse().unwrap());
+    for (name, bytes) in [("new", &b"new"[..]), ("file", b" and more")] {
+        let file = File::options()
+            .append(true)
+            .create(true)
+            .open(mount.here(name));
+        let mut file = file.unwrap();
+        file.write_all(bytes).unwrap();
+        file.sync_all().unwrap();
+    }
+    assert_eq!(faults.counts().hits, 20);
+    assert_eq!(stored(&mount, "new"), b"new");
+    assert_eq!(stored(&mount, "file"), b"old and more");
+}
+
+/// A directory that was opened before a file was replaced tells nothing of what is read now.
+#[test]
+fn an_old_listing_disturbs_no_reader() {
+    let mount = Mount::writable_with(4, |config| {
+        config.attr_timeout = Duration::ZERO;
+        config.dir_timeout = Duration::ZERO;
+    });
+    fs::write(mount.here("file"), "old").unwrap();
+    let listing = fs::read_dir(mount.point.path()).unwrap();
+    let sizes = fs::read_dir(mount.point.path()).unwrap();
+    let all = content(3 << 20);
+    fs::write(mount.here("file"), &all).unwrap();
+    let file = File::open(mount.here("file")).unwrap();
+    let mut part = vec![0; 4096];
+    file.read_exact_at(&mut part, 0).unwrap();
+    assert_eq!(listing.count(), 1);
+    file.read_exact_at(&mut part, 2_500_000).unwrap();
+    assert!(part == all[2_500_000..][..4096]);
+    let size = |entry: io::Result<fs::DirEntry>| entry.unwrap().metadata().unwrap().len();
+    assert_eq!(sizes.map(size).collect::<Vec<_>>(), [3 << 20]);
+    assert_eq!(fs::read(mount.here("file")).unwrap().len(), 3 << 20);
 }
 
 /// What could not be sent is kept and shown: also by the kernel, which knew the size before.

@@ -191,9 +191,9 @@ fn nobody_told_is_anonymous() {
 #[test]
 fn lines_from_standard_input() {
     let lines = |text: &[u8]| {
-        let (password, account) = first_lines(text).ok()?;
+        let found = from_lines(b"me".to_vec(), text).ok()?;
         let text = |secret: &Secret| String::from_utf8_lossy(secret.expose()).into_owned();
-        Some((text(&password), account.as_ref().map(text)))
+        Some((text(&found.password), found.account.as_ref().map(text)))
     };
     let password = |text: &str| Some((text.to_string(), None));
     assert_eq!(lines(b"p w\n"), password("p w"));
@@ -233,4 +233,30 @@ fn accounts_come_along() {
     };
     assert_eq!(account("credentials=DIR/cred"), Some(b"one".to_vec()));
     assert_eq!(account(""), Some(b"two".to_vec()));
+}
+
+#[test]
+fn a_proxys_login_stands_in_the_credentials_file() {
+    let login = |user: &str, password: &str| ProxyLogin {
+        user: user.into(),
+        password: Secret::new(password),
+    };
+    let path = Path::new("f");
+    let found = |text: &str| {
+        let text = format!("password=pw\n{text}");
+        let content = parse_file(path, text.as_bytes()).unwrap();
+        content.for_user(path, None).map(|found| found.proxy)
+    };
+    let both = "proxy_username=you\nproxy_password=p:w =\n";
+    assert_eq!(found(both).unwrap(), Some(login("you", "p:w =")));
+    assert_eq!(found("").unwrap(), None);
+    let half = found("proxy_username=you\n").unwrap_err().to_string();
+    assert_eq!(
+        half,
+        "f: a proxy's login is both proxy_username= and proxy_password="
+    );
+    // To the mounting process it goes by its standard input.
+    let lines = from_lines(b"me".to_vec(), &b"pw\n\nyou\ntoo\n"[..]).unwrap();
+    assert_eq!(lines.proxy, Some(login("you", "too")));
+    assert_eq!(lines.account, None);
 }

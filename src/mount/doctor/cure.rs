@@ -333,6 +333,6 @@ pub(super) fn clock_off(off: &str) -> Trouble {
     trouble(
         format!("writing works, but the server's clock is {off} off ours"),
         "a file that is written now has another time, which confuses make, rsync and backups",
-        "set both clocks by NTP; a whole number of hours is a time zone: use_localtime=NO (vsftpd), TimesGMT on (ProFTPD)",
+        "set both clocks by NTP; a whole number of hours is a time zone: time_offset= here, or there use_localtime=NO (vsftpd), TimesGMT on (ProFTPD)",
     )
 }

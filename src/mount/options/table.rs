@@ -232,6 +232,29 @@ pub static TABLE: &[Spec] = &[
         |o, v| values::charset(v).map(|value| o.special.charset = Some(value)),
     ),
     with_value(
+        "case",
+        "auto|sensitive|insensitive",
+        Some("auto"),
+        Group::Server,
+        "Whether Name and NAME are two files there, or one (Windows)",
+        |o, v| {
+            let choices = [
+                ("auto", None),
+                ("sensitive", Some(false)),
+                ("insensitive", Some(true)),
+            ];
+            values::choice(v, &choices).map(|value| o.special.ignores_case = value)
+        },
+    ),
+    with_value(
+        "time_offset",
+        "auto|+HH:MM",
+        Some("auto"),
+        Group::Server,
+        "How far the server's own time is ahead of UTC (or seconds)",
+        |o, v| values::time_offset(v).map(|value| o.special.time_offset = value),
+    ),
+    with_value(
         "max_sessions",
         "N",
         Some("4"),
@@ -617,6 +640,12 @@ pub static TABLE: &[Spec] = &[
         Group::Log,
         "Log what goes over the wire: log_level=trace",
         |o| o.log_level = log::LevelFilter::Trace,
+    ),
+    flag(
+        "xattr",
+        Group::Log,
+        "Show the status as extended attributes of the mount point",
+        |o| o.xattr = true,
     ),
 ];
 

@@ -31,8 +31,12 @@ pub fn login(value: &[u8]) -> Result<Vec<u8>, String> {
     }
 }
 
-/// `socks5://HOST:PORT` or `http://HOST:PORT`.
+/// `socks5://HOST:PORT` or `http://HOST:PORT`. The message keeps silent about a login.
 pub fn proxy(value: &[u8]) -> Result<Proxy, String> {
+    if value.contains(&b'@') {
+        let line = "others may see options: the proxy's login is proxy_username= and proxy_password= in the credentials file";
+        return Err(line.to_string());
+    }
     let proxy = text(value).ok().and_then(Proxy::parse);
     proxy.ok_or_else(|| {
         format!(
@@ -65,6 +69,42 @@ pub fn charset(value: &[u8]) -> Result<Charset, String> {
         format!("{quoted} is no character set such as latin1, windows-1252 or shift_jis")
     })
 }
+
+/// `auto`, seconds, `+HH:MM` or `-HH:MM`: less than a day, in seconds.
+pub fn time_offset(value: &[u8]) -> Result<Option<i64>, String> {
+    let parse = || {
+        let text = text(value).ok()?;
+        if text == "auto" {
+            return Some(None);
+        }
+        let (sign, digits) = match text.split_at_checked(1)? {
+            ("-", digits) => (-1, digits),
+            ("+", digits) => (1, digits),
+            _ => (1, text),
+        };
+        let number = |digits: &str| digits.parse::<u32>().ok().map(i64::from);
+        let is_plain = |c: char| c.is_ascii_digit() || c == ':';
+        let seconds = match digits.split_once(':') {
+            _ if !digits.chars().all(is_plain) => return None,
+            None => number(digits)?,
+            Some((hours, minutes)) if hours.len() <= 2 && minutes.len() == 2 => {
+                let minutes = number(minutes).filter(|minutes| *minutes < 60)?;
+                number(hours)? * 3600 + minutes * 60
+            }
+            Some(_) => return None,
+        };
+        (seconds < DAY).then_some(Some(sign * seconds))
+    };
+    parse().ok_or_else(|| {
+        format!(
+            "{} is not auto, a number of seconds, or hours and minutes such as +02:00",
+            quoted(value)
+        )
+    })
+}
+
+/// Seconds.
+const DAY: i64 = 24 * 3600;
 
 /// One of a few words.
 pub fn choice<T: Copy>(value: &[u8], choices: &[(&str, T)]) -> Result<T, String> {
@@ -247,6 +287,22 @@ mod tests {
             "99999999999999999999",
             "3 s",
             "1é",
+        ] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn offsets_from_utc() {
+        let parse = |text: &str| time_offset(text.as_bytes()).ok();
+        assert_eq!(parse("auto"), Some(None));
+        assert_eq!(parse("0"), Some(Some(0)));
+        assert_eq!(parse("+05:30"), Some(Some(19_800)));
+        assert_eq!(parse("5:30"), Some(Some(19_800)));
+        assert_eq!(parse("-03:00"), Some(Some(-10_800)));
+        assert_eq!(parse("-3600"), Some(Some(-3600)));
+        for bad in [
+            "", "+", "-", "+-1", "1h", "1:5", "01:60", "24:00", "86400", "1:00:00", "CET", "é",
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }

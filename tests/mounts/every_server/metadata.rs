@@ -3,7 +3,7 @@
 use super::{Case, errno, names};
 use crate::common::command::{run_soon, soon};
 use crate::common::mount::{Mount, Place};
-use crate::common::server::Kind;
+use crate::common::server::{Kind, Options, RealServer, UID};
 use crate::common::tree;
 use nix::errno::Errno;
 use std::collections::BTreeSet;
@@ -38,6 +38,63 @@ pub fn odd_names(case: Case) {
     rsync.args([times, "--delete", "--itemize-changes"]);
     rsync.arg(server.root.join("")).arg(mount.dir.join(""));
     assert_eq!(run_soon(&mut rsync).text(), "");
+}
+
+/// A server of which nothing tells that its times are 5:30 ahead of UTC, but the user.
+#[test]
+fn a_server_that_tells_its_own_time() {
+    let options = Options {
+        local_time: true,
+        ..Options::default()
+    };
+    let server = RealServer::start(Kind::VsftpdExplicit, options);
+    let old = Duration::from_secs(2 * 86_400);
+    tree::put(&server.root.join("file"), b"0123456789", old);
+    tree::put(&server.root.join("dir/inside"), b"inside", old);
+    let mount = Mount::new(&server, "time_offset=+05:30");
+    let mut compare = Command::new("rsync");
+    // In a mount everything belongs to who mounts.
+    compare.args(["-nacO", "--no-owner", "--no-group", "--delete"]);
+    compare.arg("--itemize-changes");
+    compare.arg(server.root.join("")).arg(mount.dir.join(""));
+    assert_eq!(run_soon(&mut compare).text(), "");
+    std::os::unix::fs::chown(server.root.join("file"), Some(UID), Some(UID)).expect("give it");
+    let mut touch = Command::new("touch");
+    touch
+        .args(["-d", "2020-02-02 02:02:02 UTC"])
+        .arg(mount.path("file"));
+    assert_eq!(run_soon(&mut touch).code(), 0);
+    let (here, there) = (mount.path("file"), server.root.join("file"));
+    let shown = soon(move || fs::metadata(here).map(|found| found.mtime()));
+    assert_eq!(shown.expect("stat"), 1_580_608_922);
+    assert_eq!(fs::metadata(there).expect("stat").mtime(), 1_580_608_922);
+    // The rest of a file is fetched, and the new version sent, with its time.
+    let mut overwrite = Command::new("sh");
+    overwrite.args([
+        "-c",
+        "printf XY | dd of=\"$1\" bs=1 seek=3 conv=notrunc",
+        "-",
+    ]);
+    assert_eq!(run_soon(overwrite.arg(mount.path("file"))).code(), 0);
+    let now = SystemTime::now();
+    assert_eq!(
+        fs::read(server.root.join("file")).expect("read"),
+        b"012XY56789"
+    );
+    let written = fs::metadata(server.root.join("file")).and_then(|found| found.modified());
+    let age = now
+        .duration_since(written.expect("stat"))
+        .unwrap_or_default();
+    assert!(age < Duration::from_secs(60), "{age:?}");
+    // Without the word, its times are taken for UTC.
+    drop(mount);
+    let mount = Mount::new(&server, "");
+    let here = mount.path("dir/inside");
+    let shown = soon(move || fs::metadata(here).map(|found| found.mtime())).expect("stat");
+    let true_time = fs::metadata(server.root.join("dir/inside"))
+        .expect("stat")
+        .mtime();
+    assert_eq!(shown - true_time, 19_800);
 }
 
 pub fn symbolic_links(case: Case) {

@@ -13,7 +13,7 @@ use super::*;
 use crate::client;
 use crate::fs::spool::{self, Base, Durability, Spool, Wanted};
 use crate::fs::tests::config;
-use crate::proto::{Secret, Security};
+use crate::proto::Security;
 use crate::remote::Remote;
 use crate::server::{self, Server, Users};
 use crate::tls::TrustOptions;
@@ -105,27 +105,19 @@ impl Rig {
         let spool = self.open();
         self.spool = Some(spool.clone());
         let client = client::Config {
-            host: "127.0.0.1".to_owned(),
-            port: self.server.local_addr().port(),
-            security: Security::Implicit,
-            user: b"user".to_vec(),
-            password: Secret::new("password"),
-            account: None,
             trust: TrustOptions {
                 fingerprints: vec![self.server.fingerprint()],
                 ..TrustOptions::default()
             },
             max_sessions: 2,
-            active: false,
-            trust_pasv_address: false,
-            retries: 2,
-            connect_timeout: Duration::from_secs(5),
-            keepalive: Duration::from_secs(60),
-            idle_close: Duration::from_secs(60),
             min_rate: 0,
-            kept: None,
-            addresses: Vec::new(),
-            special: Default::default(),
+            ..client::Config::new(
+                "127.0.0.1",
+                self.server.local_addr().port(),
+                Security::Implicit,
+                "user",
+                "password",
+            )
         };
         let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
         Fs::new(
