@@ -518,6 +518,7 @@ fn within_a_mount<T>(
 fn config_of_files() -> file_system::Config {
     let lifetime = Duration::from_secs(60);
     file_system::Config {
+        shelf: None,
         root: RemotePath::root(),
         uid: 0,
         gid: 0,

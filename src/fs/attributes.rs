@@ -4,7 +4,7 @@
 //! Must not know the kernel.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::spool::SpoolError;
 use super::write::{Draft, whole};
@@ -230,7 +230,7 @@ impl Fs {
         if let Some(path) = self.inodes.path(ino) {
             match attributes.kind {
                 FileKind::File => self.made(ino, &path, &attributes),
-                _ => self.cache.note(&path, Some(&attributes), Instant::now()),
+                _ => self.note(&path, Some(&attributes)),
             }
         }
     }

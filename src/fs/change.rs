@@ -233,6 +233,8 @@ impl Fs {
             (None, open) => {
                 let open = open.map(|_| (to_parent, &to_name));
                 spool.begin_rename(&from, &to)?;
+                self.forget_kept(&from);
+                self.forget_kept(&to);
                 let renamed = match respells {
                     true => {
                         let respelt = self.remote.respell(&from, &to, deadline);
@@ -242,7 +244,7 @@ impl Fs {
                 };
                 if let Err(error) = renamed {
                     // It may have been done all the same.
-                    self.cache.changed(&from);
+                    self.altered(&from);
                     spool.cancel_rename(&from)?;
                     return Err(error);
                 }
@@ -291,9 +293,8 @@ impl Fs {
 
     /// What is known follows a rename.
     fn moved(&self, from: &RemotePath, to: &RemotePath, moved: &Attributes, victim: Option<Ino>) {
-        let now = Instant::now();
-        self.cache.note(from, None, now);
-        self.cache.note(to, Some(moved), now);
+        self.note(from, None);
+        self.note(to, Some(moved));
         self.overlay.rename(from, to);
         for file in self.files.all() {
             let path = self.inodes.path(file.ino);
@@ -375,7 +376,7 @@ impl Fs {
         path: &RemotePath,
         attributes: &Attributes,
     ) -> Result<Entry, Error> {
-        self.cache.note(path, Some(attributes), Instant::now());
+        self.note(path, Some(attributes));
         self.enter(parent, name, attributes, self.config.attr_timeout)
     }
 
@@ -383,7 +384,7 @@ impl Fs {
     fn disappeared(&self, parent: Ino, name: &Name, path: &RemotePath, aside: Option<Reserved>) {
         let ino = self.inodes.child(parent, name);
         self.inodes.unlink(parent, name, aside);
-        self.cache.note(path, None, Instant::now());
+        self.note(path, None);
         self.overlay.forget(path);
         if let Some(file) = ino.and_then(|ino| self.files.of(ino)) {
             file.renew(None);
@@ -392,7 +393,7 @@ impl Fs {
 
     /// A change failed: what was known of the path may have been wrong.
     fn failed(&self, path: &RemotePath, cause: remote::Error) -> Error {
-        self.cache.changed(path);
+        self.altered(path);
         Error::remote(path, cause)
     }
 }

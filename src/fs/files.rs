@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::Ino;
 use super::read::{Reader, Target};
+use super::shelf::Edition;
 use crate::cache::Directory;
 use crate::proto::RemotePath;
 use crate::remote::{Attributes, Proof, Version};
@@ -230,11 +231,17 @@ impl OpenFile {
             let version = self.attributes().version();
             let content = self.content.lock();
             let proof = self.proof.lock().clone();
+            // Where the clocks differ, or only what was seen tells growth from replacement, it is not
+            // certain what the server will say of it.
+            let is_certain = content.attributes.version() == version
+                && proof.as_ref().is_none_or(|proof| proof.version == version);
+            let edition = Edition::of(&content.attributes).filter(|_| is_certain);
             Target {
                 path: path.clone(),
                 version,
                 epoch: content.epoch,
                 proof: proof.filter(|_| content.attributes.unique.is_none()),
+                edition,
             }
         })
     }

@@ -20,6 +20,7 @@ mod neighbours;
 mod overlay;
 mod read;
 mod report;
+pub mod shelf;
 mod spelling;
 pub mod spool;
 mod tidy;
@@ -52,8 +53,9 @@ pub use names::{DirEntry, Names};
 use neighbours::Neighbours;
 use overlay::Overlay;
 pub use read::Data;
-use read::{Failure, Reads};
+use read::{Failure, Reads, Target};
 pub use report::{Pending, PendingState, Report};
+use shelf::{Edition, Shelf};
 use spelling::Aliases;
 use spool::Spool;
 use tidy::Tidying;
@@ -91,6 +93,8 @@ pub struct Config {
     pub prefetch: bool,
     /// Where files lie that are being written; `None`: nothing is ever written.
     pub spool: Option<Spool>,
+    /// `cache_dir=`: where content that was read is kept.
+    pub shelf: Option<Shelf>,
     /// `attrs=strict`: what the server cannot store is refused.
     pub strict: bool,
     /// `upload=direct`: files are uploaded under their own names at once.
@@ -219,7 +223,12 @@ impl Fs {
             inodes: Inodes::new(config.root.clone()),
             aliases: remote.ignores_case().then(Aliases::default),
             files: Files::new(),
-            reads: Reads::new(remote.clone(), config.window_bytes, config.timeout),
+            reads: Reads::new(
+                remote.clone(),
+                config.window_bytes,
+                config.timeout,
+                config.shelf.clone(),
+            ),
             stats: Flights::new(),
             lists: Flights::new(),
             // What is not believed for a while need not be fetched ahead.
@@ -396,14 +405,14 @@ impl Fs {
             let version = target.as_ref().map(|target| target.version);
             let read = match target {
                 None => Err(Failure::Remote(remote::Error::Changed)),
-                Some(target) => match self.read_ahead(&target, offset, len, patience) {
-                    Some(read) => read,
-                    None => {
+                Some(target) => self
+                    .read_kept(&file, &target, offset, len, patience)
+                    .or_else(|| self.read_ahead(&target, offset, len, patience))
+                    .unwrap_or_else(|| {
                         let deadline = patience.deadline().ok();
                         let reader = &file.reader;
                         reader.read(&target, offset, len, file.handles(), deadline)
-                    }
-                },
+                    }),
             };
             match read {
                 // It was uploaded, renamed or begun to be written while we waited.
@@ -429,6 +438,62 @@ impl Fs {
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
                 Err(Failure::Remote(cause)) => return Err(Error::remote(&path, cause)),
             }
+        }
+    }
+
+    /// A read from the content cache, if it is all there and the server says that the file is what it was;
+    /// `None` where it has to be asked for.
+    fn read_kept(
+        &self,
+        file: &OpenFile,
+        target: &Target,
+        offset: u64,
+        len: usize,
+        patience: Patience,
+    ) -> Option<Result<Data, Failure>> {
+        let (shelf, edition) = self.config.shelf.as_ref().zip(target.edition)?;
+        let end = target.version.size.min(offset.saturating_add(len as u64));
+        let range = offset..end;
+        if range.is_empty()
+            || file.reader.holds(target, &range)
+            || !shelf.may_hold(&target.path, &edition, &range)
+        {
+            return None;
+        }
+        if let Patience::MemoryOnly = patience {
+            return Some(Err(Failure::WouldWait));
+        }
+        // Any other word leaves it to a download to find out.
+        let Ok(Answer::Present(now, _)) = self.stat(&target.path, patience) else {
+            return None;
+        };
+        if now.kind != FileKind::File || Edition::of(&now) != Some(edition) {
+            if self.drafts.of(file.ino).is_none() {
+                self.files.observe(file.ino, &now);
+            }
+            return None;
+        }
+        let kept = shelf.read(&target.path, &edition, &range)?;
+        file.reader.skip(target, &range);
+        Some(Ok(kept.into()))
+    }
+
+    /// We ourselves have made something of `path`: `None`, that it is gone.
+    fn note(&self, path: &RemotePath, made: Option<&Attributes>) {
+        self.forget_kept(path);
+        self.cache.note(path, made, Instant::now());
+    }
+
+    /// We ourselves have changed what is at `path`, or may have.
+    fn altered(&self, path: &RemotePath) {
+        self.forget_kept(path);
+        self.cache.changed(path);
+    }
+
+    /// What was kept of `path`, and of what lies below, must not come back with the same size and time.
+    fn forget_kept(&self, path: &RemotePath) {
+        if let Some(shelf) = &self.config.shelf {
+            shelf.forget(path);
         }
     }
 
@@ -488,6 +553,9 @@ impl Fs {
     /// for what is still to be uploaded, up to a bound; what is not done then stays in the spool.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
+        if let Some(shelf) = &self.config.shelf {
+            shelf.close();
+        }
         let handles = self.files.handles().into_iter();
         let leftovers: Vec<_> = handles.filter_map(|handle| self.release(handle)).collect();
         if let Some(fs) = self.this.upgrade() {

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use super::flights::Flights;
 use super::read::{Data, Failure, Target};
+use super::shelf::Edition;
 use super::{Fs, Patience};
 use crate::cache::{Directory, Ticket};
 use crate::proto::{Name, RemotePath};
@@ -85,7 +86,7 @@ struct Fetched {
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     List(RemotePath),
-    Fetch(RemotePath, Version),
+    Fetch(RemotePath, Attributes),
     /// The caller's work is done.
     Nothing,
 }
@@ -224,7 +225,7 @@ impl Course {
         };
         let next = entries[after..].iter().find(is_small);
         next.map_or(Step::Nothing, |(name, attributes)| {
-            Step::Fetch(directory.join(name), attributes.version())
+            Step::Fetch(directory.join(name), attributes.clone())
         })
     }
 }
@@ -300,12 +301,22 @@ impl Fs {
                     drop(spare);
                     drop(self.fetch_listing(&directory, deadline));
                 }
-                Step::Fetch(path, version) => {
+                Step::Fetch(path, attributes) => {
+                    let shelf = self.config.shelf.as_ref();
+                    let shelf = shelf.zip(Edition::of(&attributes));
+                    if shelf.is_some_and(|(shelf, edition)| shelf.has_all(&path, &edition)) {
+                        continue;
+                    }
+                    let keeping = shelf.and_then(|(shelf, edition)| shelf.keep(&path, edition));
+                    let version = attributes.version();
                     let ticket = self.cache.begin(now);
                     let fetches = &self.neighbours.fetches;
                     if let Some(flight) = fetches.lead(&path, ticket.tick())
                         && let Some(content) = spare.content(&path, version, deadline)
                     {
+                        if let Some(mut keeping) = keeping {
+                            keeping.push(0, &content);
+                        }
                         let fetched = Fetched {
                             version,
                             ticket,

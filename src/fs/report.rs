@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::write::Draft;
-use super::{Fs, spool};
+use super::{Fs, shelf, spool};
 use crate::{cache, client};
 
 /// What the file system does and holds, from the sessions up.
@@ -15,6 +15,8 @@ pub struct Report {
     /// It is no longer mounted, and goes on uploading.
     pub leaving: bool,
     pub metadata_cache: cache::Use,
+    /// Where `cache_dir=` is given.
+    pub content_cache: Option<shelf::Use>,
     /// What was written and is not on the server, the oldest first.
     pub pending: Vec<Pending>,
     pub server: client::Report,
@@ -58,6 +60,7 @@ impl Fs {
             writable: self.check_writable().is_ok(),
             leaving: self.is_closed(),
             metadata_cache: self.cache.in_use(),
+            content_cache: self.config.shelf.as_ref().map(|shelf| shelf.in_use()),
             pending,
             server: self.remote.report(),
         }

@@ -20,6 +20,7 @@ pub(super) fn config() -> Config {
         window_bytes: 16 << 20,
         prefetch: true,
         spool: None,
+        shelf: None,
         strict: false,
         direct: false,
         temp_dir: None,

@@ -151,7 +151,7 @@ impl Fs {
         match there {
             Some((Err(remote::Error::NotFound), target)) if !self.is_awaited(&target) => {
                 self.remote.rename(path, &target, deadline)?;
-                self.cache.changed(&target);
+                self.altered(&target);
                 log::warn!("{target}: put back, for what was to replace it never came");
             }
             // What is to come in its place is in the spool.
@@ -192,7 +192,7 @@ impl Fs {
             Some((aside, _)) => {
                 self.remote
                     .rename(&directory.join(aside), target, deadline)?;
-                self.cache.changed(target);
+                self.altered(target);
                 Ok(true)
             }
         }

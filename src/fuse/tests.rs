@@ -126,6 +126,7 @@ impl Mount {
         };
         let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
         let mut config = Config {
+            shelf: None,
             root: RemotePath::root(),
             uid: 4711,
             gid: 4712,

@@ -17,6 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use crate::client;
+use crate::fs::shelf::Shelf;
 use crate::fs::spool::{Found, Inspection, Options, Spool, SpoolError};
 use crate::fs::{self, Config, Fs, Ino, Patience};
 use crate::fuse::Door;
@@ -27,7 +28,7 @@ use super::daemon::Report;
 use super::failure::{Failure, shown};
 use super::mountpoint::{self, Manner};
 use super::notify;
-use super::plan::Spooling;
+use super::plan::{Caching, Spooling};
 use super::status::Mounting;
 
 /// Everything that a mount needs.
@@ -39,6 +40,8 @@ pub struct Settings {
     pub file_system: Config,
     /// `None`: read-only.
     pub spool: Option<Spooling>,
+    /// `None`: content that was read is not kept.
+    pub cache: Option<Caching>,
     pub session: fuser::Config,
     /// The status is shown in extended attributes.
     pub xattr: bool,
@@ -74,6 +77,9 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
         }
         None => None,
     };
+    if let Some(caching) = &settings.cache {
+        file_system.shelf = open_cache(caching)?;
+    }
     let deadline = Instant::now() + file_system.timeout;
     let label = shown(&settings.label);
     let remote = Remote::connect(settings.client, deadline)
@@ -124,6 +130,21 @@ fn open_spool(spooling: &Spooling) -> Result<(Spool, Found), Failure> {
     Err(Failure::System(format!(
         "too many mounts of one source: {why}"
     )))
+}
+
+/// Opens the source's content cache. Where another mount of it has that, this one goes without.
+fn open_cache(caching: &Caching) -> Result<Option<Shelf>, Failure> {
+    let folder = caching.folder.display();
+    match Shelf::open(&caching.folder, caching.limit, caching.patience) {
+        Ok(shelf) => Ok(Some(shelf)),
+        Err(SpoolError::AlreadyLocked { .. }) => {
+            log::warn!("another mount uses {folder}: this one goes without a content cache");
+            Ok(None)
+        }
+        Err(error) => Err(Failure::System(format!(
+            "cannot keep what is read: {folder}: {error} (cache_dir= says where)"
+        ))),
+    }
 }
 
 /// A process that is no longer mounted, and only goes on uploading, leaves that to us.

@@ -152,6 +152,7 @@ fn settings(
 ) -> Result<live::Settings, Failure> {
     Ok(live::Settings {
         spool: plan::spool(&source, options, &credentials)?,
+        cache: plan::cache(&source, options, &credentials)?,
         client: plan::client(&source, options, credentials)?,
         file_system: plan::file_system(&source, options),
         session: plan::session(&source, options),

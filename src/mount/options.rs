@@ -46,6 +46,10 @@ pub struct Options {
     pub cache_entries: usize,
     /// Bytes.
     pub window: u64,
+    /// `None`: content that was read is not kept.
+    pub cache_dir: Option<PathBuf>,
+    /// Bytes.
+    pub cache_size: u64,
     /// `None`: the usual place.
     pub state_dir: Option<PathBuf>,
     /// Bytes.
@@ -175,6 +179,8 @@ impl Default for Options {
             negative_timeout: Duration::from_secs(2),
             cache_entries: 100_000,
             window: 40 << 20,
+            cache_dir: None,
+            cache_size: 1 << 30,
             state_dir: None,
             spool_size: 32 << 30,
             direct_upload: false,
@@ -419,6 +425,8 @@ mod tests {
             "negative_timeout=0",
             "cache_entries=1",
             "window=1M",
+            "cache_dir=/x",
+            "cache_size=1M",
             "state_dir=/x",
             "spool_size=1M",
             "upload=direct",

@@ -147,6 +147,7 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
         window_bytes: options.window as usize,
         prefetch: options.prefetch,
         spool: None,
+        shelf: None,
         strict: options.strict_attrs,
         direct: options.direct_upload,
         write_back: options.write_back,
@@ -187,6 +188,59 @@ pub fn spool(
             patience: LOCK_PATIENCE,
         },
     }))
+}
+
+/// Where content that was read is kept; `None` where it is not.
+pub fn cache(
+    source: &Source,
+    options: &Options,
+    credentials: &Credentials,
+) -> Result<Option<Caching>, Failure> {
+    let Some(dir) = &options.cache_dir else {
+        return Ok(None);
+    };
+    let (port, _) = endpoint(source, options)?;
+    let special = &options.special;
+    // All that decides which file a path means. The proxy may know another host by that name.
+    let mut host = source.host.clone();
+    host.extend(
+        special
+            .virtual_host
+            .iter()
+            .map(|name| format!("+host={name}")),
+    );
+    host.extend(
+        special
+            .charset
+            .iter()
+            .map(|set| format!("+charset={set:?}")),
+    );
+    host.extend(
+        special
+            .proxy
+            .iter()
+            .map(|proxy| format!("+proxy={}:{}", proxy.host, proxy.port)),
+    );
+    let name = spool::Source {
+        user: &credentials.user.escape_ascii().to_string(),
+        host: &host,
+        port,
+        root: &source.path,
+    }
+    .folder_name();
+    Ok(Some(Caching {
+        folder: dir.join(format!("{name}.content")),
+        limit: options.cache_size,
+        patience: LOCK_PATIENCE,
+    }))
+}
+
+/// A content cache to be opened.
+pub struct Caching {
+    pub folder: PathBuf,
+    /// Bytes.
+    pub limit: u64,
+    pub patience: Duration,
 }
 
 fn state_dir(options: &Options) -> Result<PathBuf, Failure> {
@@ -291,6 +345,7 @@ mod tests {
 
     use super::*;
     use crate::mount::source;
+    use crate::proto::Secret;
 
     fn given(source: &str, options: &str) -> (Source, Options) {
         let source = source::parse(source.as_bytes()).unwrap();
@@ -390,6 +445,37 @@ mod tests {
     fn names_survive_fusermount() {
         assert_eq!(mount_name(br"CORP\me@h:/a,b", true), r"CORP\me@h:/a,b");
         assert_eq!(mount_name(br"CORP\me@h:/a,b", false), r"CORP\\me@h:/a\,b");
+    }
+
+    #[test]
+    fn every_source_has_a_cache_of_its_own() {
+        let folder = |source: &str, options: &str, user: &[u8]| {
+            let (source, options) = given(source, options);
+            let credentials = Credentials {
+                user: user.to_vec(),
+                password: Secret::new("secret"),
+                account: None,
+                proxy: None,
+            };
+            let caching = cache(&source, &options, &credentials).unwrap();
+            caching.map(|caching| caching.folder)
+        };
+        assert_eq!(folder("h:/", "cache_size=1M", b"me"), None);
+        let folders = [
+            folder("h:/", "cache_dir=/c", b"me"),
+            folder("h:/", "cache_dir=/c", b"me\xff"),
+            folder("h:/", "cache_dir=/c", b"me\xfe"),
+            folder("h:/a", "cache_dir=/c", b"me"),
+            folder("h2:/", "cache_dir=/c", b"me"),
+            folder("h:/", "cache_dir=/c,port=2121", b"me"),
+            folder("h:/", "cache_dir=/c,host=v", b"me"),
+            folder("h:/", "cache_dir=/c,charset=latin1", b"me"),
+            folder("h:/", "cache_dir=/c,proxy=socks5://p:1", b"me"),
+        ];
+        for (i, one) in folders.iter().enumerate() {
+            assert!(one.as_ref().is_some_and(|one| one.starts_with("/c")));
+            assert!(!folders[..i].contains(one), "{one:?}");
+        }
     }
 
     #[test]

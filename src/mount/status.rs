@@ -223,6 +223,7 @@ impl Status {
             writable,
             leaving,
             metadata_cache: cache,
+            content_cache,
             pending,
             server,
         } = &self.files;
@@ -266,6 +267,22 @@ impl Status {
         let share = human::share(cache.hits, cache.hits + cache.misses);
         let entries = cache.entries;
         writeln!(out, "metadata cache: {entries} entries, {share} hits")?;
+        if let Some(kept) = content_cache {
+            let share = human::share(kept.hits, kept.hits + kept.misses);
+            let state = if kept.enabled {
+                ""
+            } else {
+                ", off: see the log"
+            };
+            writeln!(
+                out,
+                "content cache: {} of {} in {}, {share} hits ({}){state}",
+                human::size(kept.bytes),
+                human::size(kept.limit),
+                human::count(kept.files, "file"),
+                human::size(kept.hit_bytes),
+            )?;
+        }
         let traffic = &server.traffic;
         writeln!(
             out,

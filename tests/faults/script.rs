@@ -219,6 +219,7 @@ impl Session<'_> {
             root: RemotePath::root(),
             uid: 0,
             gid: 0,
+            shelf: None,
             fmask: 0,
             dmask: 0,
             retries: 2,

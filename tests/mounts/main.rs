@@ -7,6 +7,7 @@ mod desktop;
 mod doctor;
 mod every_server;
 mod hardship;
+mod kept;
 mod life;
 mod recover;
 mod refusals;

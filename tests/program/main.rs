@@ -6,6 +6,7 @@ mod diagnostics;
 mod doctor;
 mod fstab;
 mod install;
+mod kept;
 mod life;
 mod open;
 mod recover;

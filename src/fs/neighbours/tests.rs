@@ -126,6 +126,7 @@ fn the_store_is_bounded_and_tells_versions_apart() {
         version: version(size),
         epoch: 0,
         proof: None,
+        edition: None,
     };
     let stored = |n, size, holds: bool| neighbours.stored(&target(n, size), |_| holds).is_some();
     assert!(!stored(0, 0, true) && !stored(1, 1, true) && stored(2, 2, true));

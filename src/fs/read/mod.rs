@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::shelf::{Edition, Shelf};
 use crate::proto::RemotePath;
 use crate::remote::{self, Proof, Remote, Version};
 use leftovers::Leftovers;
@@ -55,6 +56,8 @@ pub(super) struct Reads {
     leftovers: Arc<Leftovers>,
     /// How long the server may be silent.
     timeout: Duration,
+    /// Where what is fetched is kept.
+    shelf: Option<Shelf>,
     /// A leaf lock.
     streams: Mutex<Vec<Weak<Stream>>>,
 }
@@ -69,6 +72,8 @@ pub(super) struct Target {
     pub epoch: u64,
     /// What was seen of it, where only that tells growth from replacement.
     pub proof: Option<Proof>,
+    /// What it is called in the content cache; `None` where the version is not certain.
+    pub edition: Option<Edition>,
 }
 
 /// The streams of one open file; dropping it ends them.
@@ -112,12 +117,18 @@ pub(super) enum Failure {
 
 impl Reads {
     /// `memory` bounds what is read ahead, bytes.
-    pub fn new(remote: Arc<Remote>, memory: usize, timeout: Duration) -> Arc<Self> {
+    pub fn new(
+        remote: Arc<Remote>,
+        memory: usize,
+        timeout: Duration,
+        shelf: Option<Shelf>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             remote,
             memory: Memory::new(memory),
             leftovers: Leftovers::new(IDLE),
             timeout,
+            shelf,
             streams: Mutex::new(Vec::new()),
         })
     }
@@ -226,6 +237,26 @@ impl Reader {
                     Some(deadline) if deadline <= Instant::now() => return Err(Failure::TimedOut),
                     Some(_) => {}
                 },
+            }
+        }
+    }
+
+    /// Whether a stream has all of a read's bytes in memory: that it was read is what keeps it going.
+    pub fn holds(&self, target: &Target, read: &Range<u64>) -> bool {
+        let streams = self.streams.lock();
+        let mut current = streams.list.iter().filter(|s| s.epoch() == target.epoch);
+        current.any(|stream| stream.holds(read))
+    }
+
+    /// A read was answered from elsewhere: a stream that is on its way past it keeps nothing for it, for
+    /// others may need the memory.
+    pub fn skip(&self, target: &Target, read: &Range<u64>) {
+        let streams = self.streams.lock();
+        for stream in &streams.list {
+            if stream.epoch() == target.epoch
+                && stream.distance(read, target.version.size).is_some()
+            {
+                stream.skip(read);
             }
         }
     }

@@ -155,6 +155,20 @@ impl Stream {
         reaches.then(|| state.window.end().abs_diff(read.start))
     }
 
+    /// Whether all of a read's bytes are there.
+    pub fn holds(&self, read: &Range<u64>) -> bool {
+        let state = self.state.lock();
+        !state.closed && state.window.holds(read)
+    }
+
+    /// A read that could have come was answered from elsewhere.
+    pub fn skip(&self, read: &Range<u64>) {
+        let mut state = self.state.lock();
+        state.window.skip(read);
+        state.window.trim(self.part.share());
+        self.room.notify_one();
+    }
+
     /// Leaves what is beyond `limit` to others; `false` where it has come too far for that.
     pub fn end_at(&self, limit: u64) -> bool {
         let early = self.state.lock().window.end_at(limit);
@@ -262,10 +276,14 @@ impl Pump {
 
     /// Whether it came to the end of what it was to fetch.
     fn pump(&self, target: &Target, offset: u64) -> Result<bool, remote::Error> {
-        let Reads { remote, .. } = &*self.reads;
+        let Reads { remote, shelf, .. } = &*self.reads;
         if self.stream.state.lock().closed {
             return Ok(false);
         }
+        let mut keeping = target
+            .edition
+            .zip(shelf.as_ref())
+            .and_then(|(edition, shelf)| shelf.keep(&target.path, edition));
         let deadline = self.deadline();
         let mut download = remote.download(
             &target.path,
@@ -275,7 +293,13 @@ impl Pump {
             deadline,
         )?;
         while let Some((mut buffer, limit)) = self.next_buffer(&mut download) {
+            let offset = download.offset();
             let (filled, end) = self.fill(&mut download, &mut buffer[..limit])?;
+            // It may have grown by the time it was begun, or where it went on after a lost connection.
+            keeping = keeping.filter(|_| download.version() == target.version);
+            if let Some(keeping) = &mut keeping {
+                keeping.push(offset, &buffer[..filled]);
+            }
             let mut state = self.stream.state.lock();
             state.window.push(buffer, filled);
             if end {

@@ -43,12 +43,13 @@ pub(super) fn serve(
     let remote = connect(&server);
     let path = RemotePath::parse(b"/file").unwrap();
     let version = remote.stat(&path, None, soon()).unwrap().version();
-    let reads = Reads::new(Arc::new(remote), memory, Duration::from_secs(10));
+    let reads = Reads::new(Arc::new(remote), memory, Duration::from_secs(10), None);
     let target = Target {
         path,
         version,
         proof: None,
         epoch: 0,
+        edition: None,
     };
     (Served(server, folder), reads, target)
 }

@@ -149,6 +149,11 @@ impl Window {
         read.start <= self.end.max(self.asked) + reach
     }
 
+    /// Whether all of a read's bytes are there.
+    pub fn holds(&self, read: &Range<u64>) -> bool {
+        self.start <= read.start && read.end <= self.end
+    }
+
     /// Where the next byte will be.
     pub fn end(&self) -> u64 {
         self.end
@@ -189,6 +194,11 @@ impl Window {
             at = next;
         }
         Some(Cut(parts))
+    }
+
+    /// What lies before the end of a read that will not come counts as read.
+    pub fn skip(&mut self, read: &Range<u64>) {
+        self.served = self.served.max(read.end.min(self.end));
     }
 
     /// Whether the read's first bytes are gone for good.

@@ -47,10 +47,7 @@ impl Folder {
     /// Opens and locks it; makes it where it is missing. Waits for another's lock at most
     /// `patience`.
     pub(super) fn open(path: &Path, patience: Duration) -> Result<Self, SpoolError> {
-        make_dirs(path).map_err(|error| SpoolError::io("making the state folder", error))?;
-        refuse_open_house(&path.join(".."))?;
-        let dir = open_private_dir(path)?;
-        let lock = take_lock(&dir, patience)?;
+        let (dir, lock) = open_locked(path, patience)?;
         let data = make_private_dir(&dir, path, DATA)?;
         Ok(Self {
             path: path.to_owned(),
@@ -161,6 +158,19 @@ impl Folder {
     }
 }
 
+/// A folder that is private to us, made where it is missing, and its lock. Waits for another's at most
+/// `patience`.
+pub(in crate::fs) fn open_locked(
+    path: &Path,
+    patience: Duration,
+) -> Result<(File, File), SpoolError> {
+    make_dirs(path).map_err(|error| SpoolError::io("making the folder", error))?;
+    refuse_open_house(&path.join(".."))?;
+    let dir = open_private_dir(path)?;
+    let lock = take_lock(&dir, patience)?;
+    Ok((dir, lock))
+}
+
 /// Makes a folder and those above it where they are missing, each one's name durable.
 fn make_dirs(path: &Path) -> io::Result<()> {
     if path.is_dir() {
@@ -203,7 +213,7 @@ fn read_journal(file: &File) -> Result<Vec<u8>, SpoolError> {
 /// Takes the lock, and leaves our pid in the file for others to see.
 fn take_lock(dir: &File, patience: Duration) -> Result<File, SpoolError> {
     let lock = open_file(dir, LOCK, OFlag::O_RDWR | OFlag::O_CREAT)
-        .map_err(SpoolError::opening("the spool's lock"))?;
+        .map_err(SpoolError::opening("its lock"))?;
     let deadline = Instant::now() + patience;
     loop {
         match lock.try_lock() {
@@ -216,7 +226,7 @@ fn take_lock(dir: &File, patience: Duration) -> Result<File, SpoolError> {
                 return Err(SpoolError::AlreadyLocked { pid });
             }
             Err(TryLockError::Error(error)) => {
-                return Err(SpoolError::io("locking the spool", error));
+                return Err(SpoolError::io("taking its lock", error));
             }
         }
     }
@@ -250,7 +260,7 @@ pub(super) fn open_private_dir(path: &Path) -> Result<File, SpoolError> {
                 "is a symbolic link, or no folder",
             ));
         }
-        Err(errno) => return Err(SpoolError::opening("the spool's folder")(errno.into())),
+        Err(errno) => return Err(SpoolError::opening("its folder")(errno.into())),
     };
     make_private(dir, path)
 }
@@ -270,7 +280,7 @@ fn make_private_dir(parent: &File, path: &Path, name: &str) -> Result<File, Spoo
 /// Refuses a folder that others own or may write to; closes one that they may look into.
 fn make_private(dir: File, path: &Path) -> Result<File, SpoolError> {
     let found = dir.metadata();
-    let found = found.map_err(SpoolError::opening("the spool's folder"))?;
+    let found = found.map_err(SpoolError::opening("its folder"))?;
     if found.uid() != geteuid().as_raw() {
         return Err(SpoolError::insecure(path, "belongs to another user"));
     }
@@ -280,7 +290,7 @@ fn make_private(dir: File, path: &Path) -> Result<File, SpoolError> {
     if found.mode() & 0o077 != 0 {
         let private = fs::Permissions::from_mode(0o700);
         let closed = dir.set_permissions(private);
-        closed.map_err(|error| SpoolError::io("making the spool's folder private", error))?;
+        closed.map_err(|error| SpoolError::io("making its folder private", error))?;
     }
     Ok(dir)
 }
@@ -288,7 +298,7 @@ fn make_private(dir: File, path: &Path) -> Result<File, SpoolError> {
 /// Refuses a parent folder whose other users could take our folder away. It may be reached
 /// through links.
 fn refuse_open_house(parent: &Path) -> Result<(), SpoolError> {
-    let found = fs::metadata(parent).map_err(SpoolError::opening("the state folder"))?;
+    let found = fs::metadata(parent).map_err(SpoolError::opening("the folder above it"))?;
     let is_sticky = found.mode() & 0o1000 != 0;
     if ![0, geteuid().as_raw()].contains(&found.uid()) {
         return Err(SpoolError::insecure(parent, "belongs to another user"));
@@ -306,7 +316,7 @@ pub(super) fn open_dir_in(dir: &File, name: &str) -> io::Result<Option<File>> {
     absent_as_none(opened.map(File::from).map_err(io::Error::from))
 }
 
-pub(super) fn open_file(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
+pub(in crate::fs) fn open_file(dir: &File, name: &str, flags: OFlag) -> io::Result<File> {
     // O_NONBLOCK: a FIFO in a file's place must not stop us.
     let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let fd: OwnedFd = openat(dir, name, flags, PRIVATE_FILE)?;
@@ -318,11 +328,11 @@ pub(super) fn open_file(dir: &File, name: &str, flags: OFlag) -> io::Result<File
     Ok(file)
 }
 
-pub(super) fn remove(dir: &File, name: &str) -> io::Result<()> {
+pub(in crate::fs) fn remove(dir: &File, name: &str) -> io::Result<()> {
     Ok(unlinkat(dir, name, UnlinkatFlags::NoRemoveDir)?)
 }
 
-pub(super) fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(in crate::fs) fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result.map(Some),

@@ -15,7 +15,7 @@
 
 mod event;
 mod file;
-mod folder;
+pub(in crate::fs) mod folder;
 mod inspect;
 mod journal;
 mod log;

@@ -121,7 +121,7 @@ impl Fs {
         if begun {
             self.hold(ino)?;
         }
-        self.cache.note(&path, Some(&attributes), Instant::now());
+        self.note(&path, Some(&attributes));
         let (attr, ttl) = self.getattr(ino, Patience::MemoryOnly).map_err(undo)?;
         Ok(Entry { attr, ttl })
     }
@@ -136,7 +136,7 @@ impl Fs {
         }
         if let Ok(name) = parse_name(name) {
             if let Some(directory) = self.inodes.path(parent) {
-                self.cache.changed(&directory.join(&name));
+                self.altered(&directory.join(&name));
             }
             self.inodes.unlink(parent, &name, None);
         }
@@ -265,6 +265,7 @@ impl Fs {
             .begin(ino, &path, Some(&found), || found.clone())?;
         let (draft, is_new) = begun;
         if is_new {
+            self.forget_kept(&path);
             self.hold(ino)?;
             if self.inodes.is_unlinked(ino) {
                 draft.unlink()?;
@@ -361,6 +362,7 @@ impl Fs {
             version: there.unwrap_or(base),
             epoch,
             proof: None,
+            edition: None,
         };
         let at = |place: u64| usize::try_from(place - offset).unwrap_or(usize::MAX);
         let mut here = offset;

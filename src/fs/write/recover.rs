@@ -452,7 +452,7 @@ impl Fs {
         for error in given.into_iter().flatten().filter_map(Result::err) {
             log::debug!("{path}: {error}");
         }
-        self.cache.changed(path);
+        self.altered(path);
         Ok(file.discard()?)
     }
 

@@ -205,8 +205,8 @@ impl Fs {
         let deadline = clock.deadline();
         self.remote
             .publish(temporary, &copy, publication, deadline)?;
-        self.cache.changed(&copy);
-        self.cache.changed(&path);
+        self.altered(&copy);
+        self.altered(&path);
         log::error!("{path} was changed by others meanwhile: what was written here is now {copy}");
         Ok(theirs)
     }

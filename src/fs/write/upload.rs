@@ -245,7 +245,7 @@ impl Fs {
             file.renew(Some(server));
         }
         self.inodes.caches(ino, (server.size, server.mtime));
-        self.cache.note(path, Some(server), Instant::now());
+        self.note(path, Some(server));
     }
 
     /// What cannot be sent stays in the spool; told once.

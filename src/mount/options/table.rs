@@ -411,6 +411,22 @@ pub static TABLE: &[Spec] = &[
         "Memory for read-ahead",
         |o, v| values::size(v, 1 << 20, 1 << 40).map(|value| o.window = value),
     ),
+    with_value(
+        "cache_dir",
+        "DIR",
+        None,
+        Group::Memory,
+        "Keep here what was read, also for the next mount",
+        |o, v| values::path(v).map(|value| o.cache_dir = Some(value)),
+    ),
+    with_value(
+        "cache_size",
+        "SIZE",
+        Some("1G"),
+        Group::Memory,
+        "How much of the local disk that may take",
+        |o, v| values::size(v, 1 << 20, 1 << 50).map(|value| o.cache_size = value),
+    ),
     flag(
         "noprefetch",
         Group::Memory,
