@@ -235,10 +235,8 @@ impl Window {
         let goal = self.goal();
         let missing = goal.saturating_sub(self.end);
         // Ahead of the reader in whole buffers only: half-filled ones waste memory.
-        if missing >= BUFFER as u64
-            || self.end < self.asked
-            || (goal == self.size || goal == self.limit) && missing > 0
-        {
+        let is_last = goal == self.size || goal == self.limit;
+        if missing >= BUFFER as u64 || missing > 0 && (is_last || self.end < self.asked) {
             return missing;
         }
         // All is there: see the end too, so that the session is free for others at once.

@@ -205,3 +205,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_read_beyond_the_end_of_the_last_of_several_streams_is_answered() {
+    let part = part();
+    let mut window = Window::new(SIZE - MIB, SIZE);
+    window.fetch_all();
+    let read = SIZE - 4096..SIZE + 4096;
+    window.ask(&read);
+    fetch(&mut window, &part, SIZE, BUFFER);
+    let last = SIZE - 4096..SIZE;
+    assert_eq!(bytes(&mut window, read), Some(expected(last)));
+}
