@@ -172,11 +172,7 @@ impl Fs {
         for draft in drafts {
             match self.resolve_doubt(draft, deadline) {
                 Ok(()) | Err(Stop::Again | Stop::Unwanted) => {}
-                Err(Stop::Remote(cause)) => {
-                    let path = self.inodes.path(draft.ino);
-                    let path = path.unwrap_or_else(|| self.config.root.clone());
-                    return Err(Error::Remote { path, cause });
-                }
+                Err(Stop::Remote(cause)) => return Err(self.failed_there(draft, cause)),
                 Err(Stop::Local(error)) => return Err(error.into()),
             }
         }

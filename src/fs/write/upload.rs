@@ -115,9 +115,7 @@ impl Fs {
             Err(Stop::Again) => Err(Error::TimedOut),
             Err(Stop::Remote(cause)) => {
                 self.keep(draft, &cause.to_string());
-                let path = self.inodes.path(draft.ino);
-                let path = path.unwrap_or_else(|| self.config.root.clone());
-                Err(Error::Remote { path, cause })
+                Err(self.failed_there(draft, cause))
             }
             Err(Stop::Local(SpoolError::Gone)) => Ok(()),
             Err(Stop::Local(cause)) => {
@@ -125,6 +123,12 @@ impl Fs {
                 Err(cause.into())
             }
         }
+    }
+
+    pub(super) fn failed_there(&self, draft: &Draft, cause: remote::Error) -> Error {
+        let path = self.inodes.path(draft.ino);
+        let path = path.unwrap_or_else(|| self.config.root.clone());
+        Error::Remote { path, cause }
     }
 
     fn attempt(&self, draft: &Draft, extent: Extent, clock: &mut Clock) -> Result<(), Stop> {
