@@ -448,6 +448,35 @@ fn a_walk_is_listed_ahead(rig: &Rig, most: u64) {
     eprintln!("{}: {trips} round trips", rig.name);
 }
 
+/// A file that was changed just now teaches nothing of the server's zone, and its own time needs none: one
+/// question each, where the directories' times take a listing, once.
+#[test]
+fn new_files_in_many_directories_take_one_round_trip_each() {
+    const DIRECTORIES: u64 = 12;
+    let rig = Rig::real(Kind::VsftpdExplicit);
+    for n in 0..DIRECTORIES {
+        let dir = rig.root.join(format!("scattered/dir{n}"));
+        fs::create_dir_all(&dir).expect("a directory");
+        fs::write(dir.join("file"), "content").expect("a file");
+    }
+    let find = |fs: &Arc<file_system::Fs>, dir: Ino, name: &str| {
+        let found = fs.lookup(dir, name.as_bytes(), Patience::Until(soon()));
+        match found.expect("looked up") {
+            Lookup::Found(entry) => entry.attr.ino,
+            Lookup::Absent(_) => panic!("{name} is there"),
+        }
+    };
+    let look = |fs: &Arc<file_system::Fs>| {
+        for n in 0..DIRECTORIES {
+            let dir = find(fs, Ino::ROOT, &format!("dir{n}"));
+            find(fs, dir, "file");
+        }
+    };
+    takes_at_most(&rig, DIRECTORIES + 6, "a stat in each directory", || {
+        within_a_mount(&rig, "/scattered", look)
+    });
+}
+
 /// Each waits for the one before, as a shell's loop does.
 fn small_files_are_fetched_ahead(rig: &Rig, most: u64) {
     const FILES: usize = 40;

@@ -160,10 +160,13 @@ pub(super) fn find_at_once(
         }
         entry.facts.modify = clock::told(mdtm, &profile).map(exactly);
     }
-    let offset = session.profile().listings_to_utc();
-    let whole = entry.facts.kind.is_some()
-        && (entry.facts.kind != Some(Kind::File) || entry.facts.size.is_some());
+    let is_file = entry.facts.kind == Some(Kind::File);
+    let whole = entry.facts.kind.is_some() && (!is_file || entry.facts.size.is_some());
     // What is not a file's has a time in the server's zone, which a file must have shown.
+    let offset = match is_file {
+        true => Some(0),
+        false => session.profile().listings_to_utc(),
+    };
     Ok(Ok(offset
         .filter(|_| whole)
         .map(|offset| Attributes::new(&entry.facts, offset))))
