@@ -54,6 +54,10 @@ impl From<client::Error> for Error {
             client::Error::Lost { .. } | client::Error::Busy(_) | client::Error::Connect { .. } => {
                 Self::Lost(error.to_string())
             }
+            // 425, 426: the data connection's affair, not the file's.
+            client::Error::Refused { ref reply, .. } if reply.code.is_of_data() => {
+                Self::Lost(error.to_string())
+            }
             client::Error::Unspeakable(_) => Self::InvalidName,
             client::Error::Refused { .. }
             | client::Error::NoResumption(_)
@@ -91,6 +95,7 @@ pub(super) fn of_refusal(
         452 => return Ok(Error::NoSpace(words)),
         552 => return Ok(Error::Quota(words)),
         500 | 502 | 504 => return Ok(Error::Unsupported(words)),
+        _ if reply.code.is_of_data() => return Ok(Error::Lost(words)),
         450 | 550 | 553 | 501 => {}
         _ => return Ok(Error::Failed(words)),
     }

@@ -130,6 +130,17 @@ fn hard_does_not_fail_what_was_done_without_an_answer() {
     }
 }
 
+/// The control connection is well all the time.
+#[test]
+fn hard_waits_out_data_connections_that_fail_again_and_again() {
+    let rig = Rig::new(Security::Explicit, Manner::Hard);
+    for command in ["MLSD", "RETR", "STOR", "APPE"] {
+        let run = rig.run(&format!("{command} 1 x8: reply \"426 Broken\""));
+        assert_eq!(run.wrong, [""; 0], "{command}");
+        assert!(run.counts.hits > 3, "{command}");
+    }
+}
+
 #[test]
 fn write_back_keeps_what_it_promised() {
     const GONE: &str = "fin; connect 2 x10: fin";
