@@ -299,7 +299,7 @@ fn costs_what_the_table_says(rig: &Rig, differs: &Differs) {
         write_whole(&remote, &small, &content, true)
     });
     let known = Cell::new(Some(remote.stat(&small, None, soon()).expect("attributes")));
-    rig.takes(4, "append", || {
+    rig.takes(3, "append", || {
         let before = known.take().expect("known");
         let after = append(&remote, &small, &before, b"more");
         assert_eq!(after.size, before.size + 4);
@@ -307,7 +307,7 @@ fn costs_what_the_table_says(rig: &Rig, differs: &Differs) {
     });
     if remote.patches_in_place(&large, soon()).expect("an answer") {
         let known = remote.stat(&large, None, soon()).expect("attributes");
-        rig.takes_at_most(9, "change in place", || {
+        rig.takes_at_most(6, "change in place", || {
             patch(&remote, &large, &known, 1 << 20, &content);
         });
     }

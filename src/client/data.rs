@@ -15,6 +15,9 @@ use crate::tls::{Handshake, SessionTls, Stream, in_time, wait};
 use super::connect::connect_data;
 use super::{Error, Session};
 
+/// Over longer links TCP's slow start keeps small what a server sends before it is disturbed.
+const LONG_TRIP: Duration = Duration::from_millis(5);
+
 /// A way for the next transfer's data, agreed with the server.
 pub(super) enum Endpoint {
     /// Passive: connected just now, or ahead of need, so long ago.
@@ -39,8 +42,10 @@ impl Endpoint {
         if session.server().config.active {
             return listen(session, window, deadline);
         }
-        // On one that is open the kernel has offered more than a window that is to be small.
-        if let (Some((tcp, age)), None) = (session.take_ahead(deadline)?, window) {
+        // On one that is open the kernel has offered 64 KiB. Over a long link no more than half of that is
+        // under way before the server hears that it is enough, and another costs two round trips.
+        let fits = window.is_none() || session.round_trip() > LONG_TRIP;
+        if let (Some((tcp, age)), true) = (session.take_ahead(deadline)?, fits) {
             let ahead = Some(age);
             return Ok(Self::Connected { tcp, ahead });
         }

@@ -99,6 +99,7 @@ impl Download {
         if let (Some(_), Some(data)) = (self.small, &mut self.data) {
             // A connection that is broken shows when it is read.
             let _ = data.close_notify(deadline);
+            self.lease.prepare_behind_transfer();
         }
     }
 

@@ -531,7 +531,7 @@ impl Pool {
     }
 
     fn give_back(self: &Arc<Self>, mut session: Session, lane: Lane) {
-        let transferred = session.readiness() <= Readiness::Bare;
+        let transferred = lane == Lane::Transfer || session.readiness() <= Readiness::Bare;
         // One that was only kept alive needs nothing.
         if session.idle_for(Instant::now()) < ROUND {
             session.prepare();

@@ -30,6 +30,8 @@ pub struct Profile {
     pub features: Option<Arc<Features>>,
     /// It loses commands that come before its reply to the last.
     pub one_by_one: bool,
+    /// It reads no command before a transfer is over: what is written meanwhile is answered then.
+    pub queues_commands: bool,
     /// This implicit server wants PBSZ 0 and PROT P nonetheless (vsftpd: 522).
     pub implicit_needs_prot: bool,
     /// A data transfer succeeded.

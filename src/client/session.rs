@@ -16,7 +16,7 @@ use rustls::HandshakeKind;
 
 use crate::proto::{
     Command, Features, Negotiation, NegotiationError, Ready, Reply, ReplyParser, Security, Step,
-    wants_one_by_one,
+    queues_commands, wants_one_by_one,
 };
 use crate::tls::{CertificateFacts, SessionTls, Stream, in_time, wait_any};
 
@@ -139,6 +139,7 @@ impl Session {
         server.profile.learn(|p| {
             p.recognize(&ready.greeting, &ready.features);
             p.one_by_one |= wants_one_by_one(&ready.greeting);
+            p.queues_commands = queues_commands(&ready.greeting);
             p.mlst_missing |= !ready.features.has("MLST");
             p.tells_space = ready.features.has("AVBL");
             p.features = Some(Arc::new(ready.features.clone()));
@@ -578,12 +579,11 @@ impl Session {
 
     /// Whether it may serve another request: nothing broke it, and nothing came unasked.
     pub(super) fn is_usable(&mut self) -> bool {
-        let pending = self.advance_ahead();
+        self.advance_ahead();
         if self.is_broken() {
             return false;
         }
-        if pending && self.readiness() == Readiness::Asked {
-            // The next reply is that to EPSV.
+        if self.has_asked_ahead() {
             return true;
         }
         match self.control.reply_now("idleness") {

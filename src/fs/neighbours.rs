@@ -1,7 +1,8 @@
 //! Neighbours: where a program reads small files of one directory one after another, the next ones
 //! are fetched ahead, on sessions that nobody else needs.
 //!
-//! The order is that of the listing, which is what readdir tells and what a shell's `*` comes to.
+//! The order is that of the listing, which is what readdir tells and what a shell's `*` comes to; or
+//! that of a number in the names, where a program counts.
 //! So many are fetched ahead as the credit allows; each that is asked for earns more. What was
 //! fetched is believed for as long as attributes are, but never long, and not after we ourselves
 //! changed the file.
@@ -62,6 +63,10 @@ struct Course {
     run: usize,
     /// The last name that was read or fetched ahead.
     at: Option<Name>,
+    /// The last name that was read.
+    read: Option<Name>,
+    /// Which of the numbers in the names is counted up; `None` in the order of the listing.
+    counts: Option<usize>,
     /// Fetched ahead and not read yet.
     ahead: LruCache<RemotePath, ()>,
     credit: usize,
@@ -101,6 +106,8 @@ impl Neighbours {
                 last_read: None,
                 run: 0,
                 at: None,
+                read: None,
+                counts: None,
                 ahead: LruCache::new(NonZeroUsize::new(2 * MOST_CREDIT).expect("not 0")),
                 credit: FIRST_CREDIT,
                 workers: 0,
@@ -121,9 +128,20 @@ impl Neighbours {
         let course = &mut *self.course.lock();
         let goes_on = course.is_going_on(now) && course.directory.as_ref() == Some(&directory);
         let expected = course.ahead.pop(path).is_some();
-        if !goes_on || (!expected && course.at.as_ref().is_some_and(|at| name < *at)) {
+        let before = course.read.replace(name.clone()).filter(|_| goes_on);
+        let counted = before.and_then(|before| counted(before.as_bytes(), name.as_bytes()));
+        let is_behind = course.at.as_ref().is_some_and(|at| name < *at);
+        // What was fetched for it is not what it wants.
+        let is_astray = !expected && (is_behind || course.counts.is_some());
+        let skips = !expected && !course.ahead.is_empty();
+        if counted.is_some() && (is_astray || skips) {
+            course.counts = counted;
+            course.at = None;
+            course.ahead.clear();
+        } else if !goes_on || is_astray {
             course.run = 0;
             course.at = None;
+            course.counts = None;
             course.credit = FIRST_CREDIT;
             course.ahead.clear();
             course.listed &= goes_on;
@@ -134,7 +152,8 @@ impl Neighbours {
         if expected {
             course.credit = (course.credit + EARNED).min(MOST_CREDIT);
         }
-        if course.at.as_ref().is_none_or(|at| *at < name) {
+        let is_further = |at: &Name| course.counts.is_none() && *at < name;
+        if course.at.as_ref().is_none_or(is_further) {
             course.at = Some(name);
         }
         let wants = course.run > 1 && course.has_credit() && course.workers < WORKERS;
@@ -219,15 +238,50 @@ impl Course {
             };
         };
         let entries = listing.entries();
-        let after = entries.partition_point(|(name, _)| name <= at);
         let is_small = |(_, attributes): &&(Name, Attributes)| {
             attributes.kind == FileKind::File && (1..=SMALL).contains(&attributes.size)
         };
-        let next = entries[after..].iter().find(is_small);
+        let next = match self.counts {
+            Some(number) => counted_up(at.as_bytes(), number)
+                .and_then(|next| {
+                    let place = entries.binary_search_by(|(name, _)| name.as_bytes().cmp(&next));
+                    entries.get(place.ok()?)
+                })
+                .filter(is_small),
+            None => {
+                let after = entries.partition_point(|(name, _)| name <= at);
+                entries[after..].iter().find(is_small)
+            }
+        };
         next.map_or(Step::Nothing, |(name, attributes)| {
             Step::Fetch(directory.join(name), attributes.clone())
         })
     }
+}
+
+/// A name with one of its numbers (the first is 0) one higher, as long as before where it can be.
+fn counted_up(name: &[u8], number: usize) -> Option<Vec<u8>> {
+    let (mut numbers, mut start) = (0, 0);
+    for run in name.chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit()) {
+        let end = start + run.len();
+        if run[0].is_ascii_digit() {
+            if numbers == number {
+                let value: u64 = std::str::from_utf8(run).ok()?.parse().ok()?;
+                let next = format!("{:0width$}", value.checked_add(1)?, width = run.len());
+                return Some([&name[..start], next.as_bytes(), &name[end..]].concat());
+            }
+            numbers += 1;
+        }
+        start = end;
+    }
+    None
+}
+
+/// Which number of `before` is one higher in `name`, if nothing else differs.
+fn counted(before: &[u8], name: &[u8]) -> Option<usize> {
+    (0..)
+        .map_while(|number| counted_up(before, number))
+        .position(|next| next == name)
 }
 
 impl Fs {

@@ -19,7 +19,7 @@ pub use facts::{Entry, Facts, Kind, Modify, Perm, Precision};
 pub use features::Features;
 pub use listing::{ListError, parse_list_line, parse_mlsx_line, split_lines};
 pub use negotiation::{
-    Login, Negotiation, NegotiationError, Ready, Security, Step, wants_one_by_one,
+    Login, Negotiation, NegotiationError, Ready, Security, Step, queues_commands, wants_one_by_one,
 };
 pub use path::{Name, PathError, RemotePath};
 pub use reply::{Code, Reply, ReplyError, ReplyParser, parse_257};

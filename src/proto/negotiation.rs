@@ -43,10 +43,19 @@ pub struct Login {
 /// Whether the greeting is that of a server known to lose commands that come before its reply to the
 /// last (IIS, MadGoat, MikroTik).
 pub fn wants_one_by_one(greeting: &Reply) -> bool {
-    const KNOWN: [&str; 3] = ["microsoft ftp service", "madgoat", "mikrotik"];
+    is_of(greeting, &["microsoft ftp service", "madgoat", "mikrotik"])
+}
+
+/// Whether it is that of a server known to read no command before a transfer is over (vsftpd). Others
+/// answer it in the middle of the transfer (ProFTPD, Pure-FTPd), or end that (pyftpdlib).
+pub fn queues_commands(greeting: &Reply) -> bool {
+    is_of(greeting, &["(vsftpd "])
+}
+
+fn is_of(greeting: &Reply, known: &[&str]) -> bool {
     let says = |line: &Vec<u8>| {
         let line = String::from_utf8_lossy(line).to_ascii_lowercase();
-        KNOWN.iter().any(|name| line.contains(name))
+        known.iter().any(|name| line.contains(name))
     };
     greeting.lines.iter().any(says)
 }

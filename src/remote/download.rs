@@ -15,7 +15,7 @@ const TAIL: usize = 4 << 10;
 /// So few bytes are read through a small window: the server has no more of them under way than
 /// that when the transfer is broken off.
 const FEW: u64 = 256 << 10;
-/// A TLS record has 16 KiB. (A connection that was opened ahead has been offered 64 KiB already.)
+/// A TLS record has 16 KiB.
 const WINDOW: usize = 16 << 10;
 
 /// A file being read, in order. A lost connection is replaced and the reading goes on at the same
@@ -208,6 +208,15 @@ impl Download {
             Stream::Open(open) => Stream::Parked(self.pool.park(*open)),
             other => other,
         };
+    }
+
+    /// Ends it without holding up the caller: the server's last word on it takes a round trip.
+    pub fn end_aside(self) {
+        let thread = std::thread::Builder::new().name("leftover".to_owned());
+        if let Err(error) = thread.spawn(move || drop(self)) {
+            // It was dropped here and now.
+            log::debug!("starting a thread to end a download: {error}");
+        }
     }
 
     /// Opens it for the first time; what is lost while doing so is tried once more.

@@ -109,28 +109,34 @@ impl Upload {
         expected: Option<u64>,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        // An append that may have begun is not begun again: its size is asked first.
-        pool.start(Lane::Transfer, deadline, |mut lease, bound| {
-            if let Some(expected) = expected {
-                let size = lease.execute(&Command::Size(path.into()), bound)?;
-                if number(&size) != Some(expected) {
-                    return Ok(Err(Error::Changed));
-                }
-            }
+        // The size is asked in the same write: its answer is there before the first byte has to go.
+        let size = expected.map(|_| Command::Size(path.into()));
+        let prelude: Vec<_> = size.into_iter().chain(prelude.iter().cloned()).collect();
+        pool.start(Lane::Transfer, deadline, |lease, bound| {
             let verb = command().verb();
-            let started = client::Upload::start(lease, prelude, command(), bound)?;
-            match (started.upload, started.prelude.first()) {
+            let started = client::Upload::start(lease, &prelude, command(), bound)?;
+            let mut replies = started.prelude.iter();
+            let found = expected.and_then(|_| replies.next());
+            let changed = found.filter(|found| number(found) != expected);
+            match (started.upload, replies.next()) {
                 // A plain STOR would have emptied the file: it is broken off at once.
                 (Ok(stream), Some(rest)) if !rest.code.is_intermediate() => {
                     stream.give_up();
                     Ok(Err(Error::Unsupported(format!("REST: {rest}"))))
                 }
-                (Ok(stream), _) => Ok(Ok(Self {
-                    pool: pool.clone(),
-                    path: path.clone(),
-                    verb,
-                    stream,
-                })),
+                (Ok(stream), _) => match changed {
+                    Some(found) => {
+                        end_with_nothing(stream, path, found, bound)?;
+                        Ok(Err(Error::Changed))
+                    }
+                    None => Ok(Ok(Self {
+                        pool: pool.clone(),
+                        path: path.clone(),
+                        verb,
+                        stream,
+                    })),
+                },
+                (Err(_), _) if changed.is_some() => Ok(Err(Error::Changed)),
                 (Err(reply), _) => {
                     let error = refusal(pool, path, verb, &reply, deadline)?;
                     Ok(Err(error))
@@ -192,6 +198,22 @@ impl Upload {
     }
 }
 
+/// Ends an append or a patch, of which nothing was sent, in good order: some servers delete what an
+/// upload was broken off of. Where the file was gone it is there again by the command alone, empty.
+fn end_with_nothing(
+    stream: client::Upload,
+    path: &RemotePath,
+    found: &Reply,
+    deadline: Instant,
+) -> Result<(), client::Error> {
+    let mut lease = stream.finish(deadline)?;
+    let size = Command::Size(path.into());
+    if found.code.as_u16() == 550 && number(&lease.execute(&size, deadline)?) == Some(0) {
+        lease.execute(&Command::Dele(path.into()), deadline)?;
+    }
+    Ok(())
+}
+
 /// Writes ten bytes, overwrites three in the middle, and reads all back.
 pub(super) fn try_patch(
     pool: &Arc<Pool>,
@@ -245,8 +267,7 @@ fn refusal(
         426 | 451 if meaning::says(reply, FULL) => {
             return Ok(Error::NoSpace(words));
         }
-        // The data connection's affair, not the file's.
-        425 | 426 => return Ok(Error::Lost(words)),
+        _ if reply.code.is_of_data() => return Ok(Error::Lost(words)),
         451 | 521 | 522 => return Ok(Error::Failed(words)),
         _ => {}
     }

@@ -62,13 +62,27 @@ pub(in crate::client) enum Readiness {
 impl Session {
     /// Asks for a data connection for the next transfer, where that is worth it and none is there.
     pub(in crate::client) fn prepare(&mut self) {
+        if !self.is_broken() && !self.is_spent() {
+            self.ask_ahead();
+        }
+    }
+
+    /// The same before a download's end is read, which is on its way: both answers come at once, from a
+    /// server that reads no command before that.
+    pub(in crate::client) fn prepare_behind_transfer(&mut self) {
+        if self.profile().queues_commands {
+            self.ask_ahead();
+        }
+    }
+
+    fn ask_ahead(&mut self) {
         let now = Instant::now();
         let config = &self.server().config;
         let profile = self.profile();
         let alone =
             config.active || config.special.proxy.is_some() || profile.wants_pret == Some(true);
         let worth = !alone && may_open(&profile, now);
-        if self.ahead.is_some() || self.is_broken() || self.is_spent() || !worth {
+        if self.ahead.is_some() || !worth {
             return;
         }
         let command = passive_command(self);
@@ -89,6 +103,17 @@ impl Session {
             Some(State::Connecting(_)) => Readiness::Connecting,
             Some(State::Open(_)) => Readiness::Open,
         }
+    }
+
+    /// Whether the next reply is that to EPSV.
+    pub(in crate::client) fn has_asked_ahead(&self) -> bool {
+        matches!(
+            &self.ahead,
+            Some(Ahead {
+                state: State::Asked(_),
+                ..
+            })
+        )
     }
 
     /// Goes as far as it can without waiting; whether there is more to come. Drops what is too old.

@@ -44,6 +44,9 @@ impl Session {
         if self.last_word(deadline.min(Instant::now() + grace))? {
             return Ok(());
         }
+        if self.has_asked_ahead() {
+            return Err(Error::lost("RETR", "no last word on the transfer"));
+        }
         // Some say nothing more about the transfer: ask for a reply that is ours.
         self.control.send(&[Command::Noop], deadline)?;
         let mut spoke = false;

@@ -109,6 +109,50 @@ fn files_that_nobody_reads_use_up_the_credit() {
 }
 
 #[test]
+fn who_counts_is_followed_by_number_and_who_stops_counting_by_name() {
+    let neighbours = Neighbours::new(true);
+    let now = Instant::now();
+    let mut names: Vec<_> = (0..30).map(|n| format!("f{n}.7z")).collect();
+    names.sort_unstable();
+    let sizes: Vec<_> = names.iter().map(|name| (name.as_str(), 9)).collect();
+    let listing = listing(&sizes);
+    neighbours.was_read(&path("/f0.7z"), now);
+    neighbours.was_read(&path("/f1.7z"), now);
+    assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f10.7z"));
+    assert!(neighbours.was_read(&path("/f2.7z"), now));
+    for n in 3..3 + FIRST_CREDIT {
+        let next = format!("/f{n}.7z");
+        assert_eq!(taken(&neighbours, &listing), Some(next));
+    }
+    assert_eq!(taken(&neighbours, &listing), None);
+    neighbours.was_read(&path("/f3.7z"), now);
+    assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f9.7z"));
+    assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f10.7z"));
+    neighbours.was_read(&path("/f20.7z"), now);
+    assert!(neighbours.was_read(&path("/f21.7z"), now));
+    assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f22.7z"));
+    assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f23.7z"));
+    assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f24.7z"));
+    assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f25.7z"));
+}
+
+#[test]
+fn numbers_in_names_are_counted_up() {
+    let up = |name: &str, number| {
+        counted_up(name.as_bytes(), number).map(|next| String::from_utf8(next).expect("a name"))
+    };
+    assert_eq!(up("img-2024-09.jpg", 1).as_deref(), Some("img-2024-10.jpg"));
+    assert_eq!(up("img-2024-09.jpg", 0).as_deref(), Some("img-2025-09.jpg"));
+    assert_eq!(up("99", 0).as_deref(), Some("100"));
+    assert_eq!(up("img", 0), None);
+    assert_eq!(up(&format!("x{}", u64::MAX), 0), None);
+    assert_eq!(counted(b"a1b9", b"a1b10"), Some(1));
+    assert_eq!(counted(b"a1b9", b"a2b9"), Some(0));
+    assert_eq!(counted(b"a1b9", b"a2b10"), None);
+    assert_eq!(counted(b"", b""), None);
+}
+
+#[test]
 fn the_store_is_bounded_and_tells_versions_apart() {
     let neighbours = Neighbours::new(true);
     let version = |size| Version::new(size, UNIX_EPOCH);

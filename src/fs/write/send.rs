@@ -363,6 +363,7 @@ impl Fs {
             }
             at += read as u64;
         }
+        download.end_aside();
         Ok(true)
     }
 
