@@ -6,10 +6,10 @@
 //!
 //! Must not know attributes' ages, caches or the server. One leaf mutex, held for memory work only.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::SystemTime;
 
+use foldhash::{HashMap, HashMapExt as _};
 use parking_lot::Mutex;
 
 use crate::proto::{Name, RemotePath};
@@ -66,7 +66,7 @@ impl Inodes {
         let node = Node::new(Ino::ROOT, None, FileKind::Directory);
         Self {
             root,
-            nodes: Mutex::new(HashMap::from([(Ino::ROOT, node)])),
+            nodes: Mutex::new(HashMap::from_iter([(Ino::ROOT, node)])),
         }
     }
 
@@ -89,7 +89,8 @@ impl Inodes {
     /// the parent is not live.
     pub fn enter(&self, parent: Ino, name: &Name, attributes: &Attributes) -> Option<Ino> {
         let nodes = &mut *self.nodes.lock();
-        let ino = number(nodes, &self.root, parent, name, attributes)?;
+        let path = || path(nodes, &self.root, parent);
+        let ino = number(nodes, parent, name, attributes, &mut None, path)?;
         match nodes.entry(ino) {
             Entry::Occupied(mut node) => node.get_mut().lookups += 1,
             Entry::Vacant(vacant) => {
@@ -105,9 +106,15 @@ impl Inodes {
         Some(ino)
     }
 
-    /// The number that [`Inodes::enter`] would give.
-    pub fn number(&self, parent: Ino, name: &Name, attributes: &Attributes) -> Option<Ino> {
-        number(&self.nodes.lock(), &self.root, parent, name, attributes)
+    /// The numbers that [`Inodes::enter`] would give to what is in `parent`; the table is locked
+    /// meanwhile.
+    pub fn numbers(&self, parent: Ino) -> impl FnMut(&Name, &Attributes) -> Option<Ino> {
+        let nodes = self.nodes.lock();
+        let mut directory = None;
+        move |name, attributes| {
+            let path = || path(&nodes, &self.root, parent);
+            number(&nodes, parent, name, attributes, &mut directory, path)
+        }
     }
 
     /// The node that is called `name` in `parent`, where it is live.
@@ -300,12 +307,14 @@ fn path(nodes: &HashMap<Ino, Node>, root: &RemotePath, ino: Ino) -> Option<Remot
     Some(names.iter().rev().fold(root.clone(), join))
 }
 
+/// `directory`: the parent's path, once it was needed.
 fn number(
     nodes: &HashMap<Ino, Node>,
-    root: &RemotePath,
     parent: Ino,
     name: &Name,
     attributes: &Attributes,
+    directory: &mut Option<RemotePath>,
+    path: impl FnOnce() -> Option<RemotePath>,
 ) -> Option<Ino> {
     // A live name keeps its number, but not when a file has become a directory or a link: the
     // kernel never forgives an inode that changes its type.
@@ -323,7 +332,10 @@ fn number(
     {
         return Some(Ino(unique));
     }
-    let mut ino = hash(path(nodes, root, parent)?.join(name).as_bytes());
+    if directory.is_none() {
+        *directory = path();
+    }
+    let mut ino = hash(directory.as_ref()?.join(name).as_bytes());
     while ino <= Ino::ROOT.0 || nodes.contains_key(&Ino(ino)) {
         ino = ino.wrapping_add(1);
     }

@@ -34,8 +34,9 @@ impl Names {
         if self.dots(&mut add) {
             return;
         }
+        let mut numbers = self.fs.inodes.numbers(self.ino);
         for (next, (name, attributes)) in self.rest() {
-            let Some(ino) = self.fs.inodes.number(self.ino, name, attributes) else {
+            let Some(ino) = numbers(name, attributes) else {
                 return;
             };
             let entry = DirEntry {

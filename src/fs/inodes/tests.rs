@@ -54,7 +54,7 @@ fn numbers_survive_forgetting_and_remounting() {
     let second = table();
     for table in [first, second] {
         assert_eq!(table.enter(Ino::ROOT, &name("a"), &directory()), Some(a));
-        assert_eq!(table.number(a, &name("b"), &file(1)), Some(b));
+        assert_eq!(table.numbers(a)(&name("b"), &file(1)), Some(b));
         assert_eq!(table.enter(a, &name("b"), &file(1)), Some(b));
     }
 }
@@ -81,7 +81,7 @@ fn the_servers_unique_numbers_files_but_no_directories() {
 #[test]
 fn colliding_hashes_probe_on() {
     let table = table();
-    let wanted = table.number(Ino::ROOT, &name("a"), &file(1)).unwrap();
+    let wanted = table.numbers(Ino::ROOT)(&name("a"), &file(1)).unwrap();
     // Another file already has that number.
     let other = unique(wanted.0);
     assert_eq!(table.enter(Ino::ROOT, &name("x"), &other), Some(wanted));
@@ -169,7 +169,7 @@ proptest! {
                 (false, 0) => file(1),
                 (false, n) => unique(n + 1),
             };
-            let foreseen = table.number(parent, &name, &attributes);
+            let foreseen = table.numbers(parent)(&name, &attributes);
             let entered = table.enter(parent, &name, &attributes);
             prop_assert_eq!(foreseen, entered);
             match entered {
