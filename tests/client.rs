@@ -533,6 +533,21 @@ fn a_listing_that_an_early_close_broke_is_asked_for_without_one() {
     assert_eq!(pool.profile().early_close, None);
 }
 
+/// The length of the link decides whether a file is worth several streams.
+#[test]
+fn a_login_that_takes_long_is_not_taken_for_a_long_link() {
+    let faults = server::Faults::default();
+    let rig = Rig::new(Security::Implicit, |config| {
+        config.faults = Some(faults.clone())
+    });
+    let rule = "PASS: stall 400ms".parse::<server::Rules>();
+    faults.set(rule.expect("a rule"));
+    let pool = rig.pool(|_| {}).expect("a pool");
+    assert_eq!(faults.counts().hits, 1);
+    let trip = pool.room().expect("an idle session");
+    assert!(trip < Duration::from_millis(300), "{trip:?}");
+}
+
 /// Bytes in the clear, from a broken device or from somebody on the wire, cost a connection and no more.
 #[test]
 fn a_connection_that_brings_rubbish_is_replaced() {

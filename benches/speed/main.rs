@@ -263,6 +263,8 @@ impl Bench {
             half_trips.map(|(after, before)| (after - before) as f64 / 2.0 / count as f64);
         if let Some(mounted) = mounted {
             measured.peak_memory = mounted.peak_memory();
+            // The end of the mount waits for what is still to be sent, which is not measured.
+            wait_until(self.patience, || (row.done)(&self.scene));
         }
         Ok(())
     }

@@ -117,7 +117,9 @@ impl Session {
         stumbled: &mut bool,
         deadline: Instant,
     ) -> Result<Self, Error> {
+        let started = Instant::now();
         let tcp = connect::connect(server, deadline)?;
+        let round_trip = started.elapsed();
         let failed = |e: io::Error| Error::io("connecting", &e);
         // Behind a proxy the server's address is not known: not specified stands for it.
         let peer = match &server.config.special.proxy {
@@ -131,7 +133,6 @@ impl Session {
             explicit_silence: server.config.security == Security::Explicit,
             stumbled: false,
         };
-        let started = Instant::now();
         let step = opening.negotiation.start();
         let ready = opening.negotiate(step, deadline);
         *stumbled = opening.stumbled;
@@ -165,7 +166,7 @@ impl Session {
             last_used: now,
             last_spoke: now,
             patience: None,
-            round_trip: now - started,
+            round_trip,
             ahead: None,
             final_reply: None,
             window: None,
