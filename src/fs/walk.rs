@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use super::Fs;
 use crate::cache::Directory;
 use crate::proto::RemotePath;
-use crate::remote::{FileKind, Listing};
+use crate::remote::FileKind;
 
 /// Who enters no directory for so long walks no more.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -77,7 +78,7 @@ impl Walks {
         &self,
         path: &RemotePath,
         directory: &Directory,
-        parent: impl FnOnce(&RemotePath) -> Option<std::sync::Arc<Directory>>,
+        parent: impl FnOnce(&RemotePath) -> Option<Arc<Directory>>,
         now: Instant,
     ) -> bool {
         if !self.enabled {
@@ -112,13 +113,19 @@ impl Walks {
         state.wants_worker()
     }
 
-    /// Says that a directory was listed ahead. Whether another worker has something to do.
-    fn listed(&self, path: &RemotePath, directory: &Directory) -> bool {
+    /// Says that directories were listed ahead. Whether another worker has something to do.
+    fn listed<'a>(
+        &self,
+        told: impl DoubleEndedIterator<Item = (&'a RemotePath, &'a Arc<Directory>)>,
+    ) -> bool {
         let state = &mut *self.state.lock();
-        if state.ahead.contains(path) {
-            let queued = state.entered.get_or_insert_mut_ref(path, || false);
-            if !std::mem::replace(queued, true) {
-                state.put_up(path, directory);
+        // What lies in the first is entered first: it is put up last.
+        for (path, directory) in told.rev() {
+            if state.ahead.contains(path) {
+                let queued = state.entered.get_or_insert_mut_ref(path, || false);
+                if !std::mem::replace(queued, true) {
+                    state.put_up(path, directory);
+                }
             }
         }
         state.wants_worker()
@@ -212,13 +219,19 @@ impl Fs {
                 continue;
             }
             let listings = spare.list(&paths, now + PATIENCE.min(self.config.timeout));
-            let told = |(place, listing): (_, Option<Listing>)| Some((place, listing?));
             let places = flights.into_iter().zip(paths).zip(listings);
-            for ((flight, path), listing) in places.filter_map(told) {
-                let directory = self.keep_listing(&path, ticket, listing);
-                if self.walks.listed(&path, &directory) {
-                    self.start_walker();
-                }
+            let told = places.filter_map(|((flight, path), listing)| {
+                let directory = self.keep_listing(&path, ticket, listing?);
+                Some((flight, path, directory))
+            });
+            let told: Vec<_> = told.collect();
+            if self
+                .walks
+                .listed(told.iter().map(|(_, path, listed)| (path, listed)))
+            {
+                self.start_walker();
+            }
+            for (flight, _, directory) in told {
                 let _landed = flight.with(Ok(directory));
             }
         }

@@ -1,8 +1,7 @@
 use super::*;
 use crate::cache::{Cache, Limits};
 use crate::proto::Name;
-use crate::remote::Attributes;
-use std::sync::Arc;
+use crate::remote::{Attributes, Listing};
 use std::time::UNIX_EPOCH;
 
 fn path(text: &str) -> RemotePath {
@@ -62,10 +61,23 @@ fn what_a_walk_comes_to_next_is_listed_first() {
     assert!(enter(&walks, "/a", &["x", "y"], &["a", "b", "c"], now));
     // Those who fetch look themselves at what is known already: /a is.
     assert_eq!(take(&walks, 3), ["/a/x", "/a/y", "/a"]);
-    assert!(walks.listed(&path("/a/y"), &directory(&["z"])));
+    assert!(walks.listed([(&path("/a/y"), &directory(&["z"]))].into_iter()));
     assert_eq!(take(&walks, 9), ["/a/y/z", "/b", "/c"]);
     assert_eq!(take(&walks, 9), [""; 0]);
     assert!(!walks.go_on());
+}
+
+#[test]
+fn what_lies_in_the_first_of_several_is_listed_first() {
+    let walks = Walks::new(true);
+    let now = Instant::now();
+    enter(&walks, "/", &["a", "b", "c"], &[], now);
+    enter(&walks, "/a", &[], &["a", "b", "c"], now);
+    assert_eq!(take(&walks, 3), ["/a", "/b", "/c"]);
+    let (b, c) = (path("/b"), path("/c"));
+    let (below_b, below_c) = (directory(&["1", "2"]), directory(&["3"]));
+    assert!(walks.listed([(&b, &below_b), (&c, &below_c)].into_iter()));
+    assert_eq!(take(&walks, 9), ["/b/1", "/b/2", "/c/3"]);
 }
 
 #[test]
