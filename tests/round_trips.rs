@@ -190,7 +190,9 @@ fn write_whole(remote: &Remote, path: &RemotePath, content: &[u8], replaces: boo
 }
 
 fn append(remote: &Remote, path: &RemotePath, known: &Attributes, more: &[u8]) -> Attributes {
-    let mut upload = remote.append(path, known.size, soon()).expect("an append");
+    let mut upload = remote
+        .append(path, known.size, true, soon())
+        .expect("an append");
     upload.write(more, soon()).expect("sent");
     upload.finish(soon()).expect("received");
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_333_333_333);

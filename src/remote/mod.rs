@@ -328,13 +328,20 @@ impl Remote {
         Upload::store(&self.pool, path, deadline)
     }
 
-    /// Begins to append to a file of exactly `size` bytes; else `Changed`.
-    pub fn append(&self, path: &RemotePath, size: u64, deadline: Instant) -> Result<Upload, Error> {
-        Upload::append(&self.pool, path, size, deadline)
+    /// Begins to append to a file of exactly `size` bytes; else `Changed`. One that was `seen` a moment
+    /// ago takes a round trip less, and is there again, empty, where it is gone by now.
+    pub fn append(
+        &self,
+        path: &RemotePath,
+        size: u64,
+        seen: bool,
+        deadline: Instant,
+    ) -> Result<Upload, Error> {
+        Upload::append(&self.pool, path, size, seen, deadline)
     }
 
     /// Begins to overwrite a file of exactly `size` bytes in place, from `offset` (not 0) on;
-    /// what lies behind the bytes sent stays. Only where [`Remote::patches_in_place`].
+    /// what lies behind the bytes sent stays. Only for files seen a moment ago, where [`Remote::patches_in_place`].
     pub fn patch(
         &self,
         path: &RemotePath,

@@ -60,15 +60,17 @@ impl Upload {
             &[],
             || Command::Stor(path.into()),
             None,
+            false,
             deadline,
         )
     }
 
-    /// APPE, where the file has `size` bytes now; else [`Error::Changed`].
+    /// APPE, where the file has `size` bytes now; else [`Error::Changed`]. `seen`: it was there a moment ago.
     pub(super) fn append(
         pool: &Arc<Pool>,
         path: &RemotePath,
         size: u64,
+        seen: bool,
         deadline: Instant,
     ) -> Result<Self, Error> {
         Self::start(
@@ -77,12 +79,14 @@ impl Upload {
             &[],
             || Command::Appe(path.into()),
             Some(size),
+            seen,
             deadline,
         )
     }
 
     /// REST and STOR: overwrites from `offset` on, and keeps what lies behind; only for servers
-    /// that do so, where the file has `size` bytes now, and from 1 on (REST 0 is a plain STOR).
+    /// that do so, where the file has `size` bytes now and was seen a moment ago, and from 1 on (REST 0
+    /// is a plain STOR).
     pub(super) fn patch(
         pool: &Arc<Pool>,
         path: &RemotePath,
@@ -97,46 +101,52 @@ impl Upload {
             &rest,
             || Command::Stor(path.into()),
             Some(size),
+            true,
             deadline,
         )
     }
 
+    /// `size`: what the file must have. Where it was `seen` a moment ago that is asked in the same write,
+    /// for its answer is there before the first byte has to go; else before it, for the command alone
+    /// makes a file that is gone.
     fn start(
         pool: &Arc<Pool>,
         path: &RemotePath,
         prelude: &[Command],
         command: impl Fn() -> Command,
-        expected: Option<u64>,
+        size: Option<u64>,
+        seen: bool,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        // The size is asked in the same write: its answer is there before the first byte has to go.
-        let size = expected.map(|_| Command::Size(path.into()));
-        let prelude: Vec<_> = size.into_iter().chain(prelude.iter().cloned()).collect();
-        pool.start(Lane::Transfer, deadline, |lease, bound| {
+        let ask = Command::Size(path.into());
+        let along = seen.then_some(&ask).into_iter();
+        let prelude: Vec<_> = along.chain(prelude).cloned().collect();
+        pool.start(Lane::Transfer, deadline, |mut lease, bound| {
+            if size.is_some() && !seen && number(&lease.execute(&ask, bound)?) != size {
+                return Ok(Err(Error::Changed));
+            }
             let verb = command().verb();
             let started = client::Upload::start(lease, &prelude, command(), bound)?;
             let mut replies = started.prelude.iter();
-            let found = expected.and_then(|_| replies.next());
-            let changed = found.filter(|found| number(found) != expected);
+            let changed = seen && replies.next().and_then(number) != size;
             match (started.upload, replies.next()) {
                 // A plain STOR would have emptied the file: it is broken off at once.
                 (Ok(stream), Some(rest)) if !rest.code.is_intermediate() => {
                     stream.give_up();
                     Ok(Err(Error::Unsupported(format!("REST: {rest}"))))
                 }
-                (Ok(stream), _) => match changed {
-                    Some(found) => {
-                        end_with_nothing(stream, path, found, bound)?;
-                        Ok(Err(Error::Changed))
-                    }
-                    None => Ok(Ok(Self {
-                        pool: pool.clone(),
-                        path: path.clone(),
-                        verb,
-                        stream,
-                    })),
-                },
-                (Err(_), _) if changed.is_some() => Ok(Err(Error::Changed)),
+                // In good order: some servers delete what an upload was broken off of.
+                (Ok(stream), _) if changed => {
+                    stream.finish(bound)?;
+                    Ok(Err(Error::Changed))
+                }
+                (Err(_), _) if changed => Ok(Err(Error::Changed)),
+                (Ok(stream), _) => Ok(Ok(Self {
+                    pool: pool.clone(),
+                    path: path.clone(),
+                    verb,
+                    stream,
+                })),
                 (Err(reply), _) => {
                     let error = refusal(pool, path, verb, &reply, deadline)?;
                     Ok(Err(error))
@@ -196,22 +206,6 @@ impl Upload {
             other => other.into(),
         }
     }
-}
-
-/// Ends an append or a patch, of which nothing was sent, in good order: some servers delete what an
-/// upload was broken off of. Where the file was gone it is there again by the command alone, empty.
-fn end_with_nothing(
-    stream: client::Upload,
-    path: &RemotePath,
-    found: &Reply,
-    deadline: Instant,
-) -> Result<(), client::Error> {
-    let mut lease = stream.finish(deadline)?;
-    let size = Command::Size(path.into());
-    if found.code.as_u16() == 550 && number(&lease.execute(&size, deadline)?) == Some(0) {
-        lease.execute(&Command::Dele(path.into()), deadline)?;
-    }
-    Ok(())
 }
 
 /// Writes ten bytes, overwrites three in the middle, and reads all back.

@@ -320,13 +320,20 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
     put(server, &remote, &path("/empty"), b"", false);
     assert_eq!(fs::read(server.root.join("empty")).unwrap(), b"");
     let size = fs::metadata(&local).unwrap().len();
+    for seen in [false, true] {
+        let refused = remote.append(&file, size - 1, seen, soon()).err();
+        assert!(matches!(refused, Some(Error::Changed)), "{refused:?}");
+    }
+    // The command alone makes a file that others have removed.
+    let gone = path("/gone");
     assert!(matches!(
-        remote.append(&file, size - 1, soon()).err(),
+        remote.append(&gone, 5, false, soon()).err(),
         Some(Error::Changed)
     ));
+    assert!(!server.root.join("gone").exists());
     for _ in 0..3 {
         let size = fs::metadata(&local).unwrap().len();
-        let mut upload = remote.append(&file, size, soon()).unwrap();
+        let mut upload = remote.append(&file, size, true, soon()).unwrap();
         upload.write(b"more", soon()).unwrap();
         upload.finish(soon()).unwrap();
         assert_eq!(fs::metadata(&local).unwrap().len(), size + 4);
@@ -342,6 +349,11 @@ fn uploads_appends_and_patches(server: &RealServer, change: fn(&mut Config)) {
         upload.finish(soon()).unwrap();
         let mut expected = expected;
         expected[5000..5007].copy_from_slice(b"patched");
+        assert!(fs::read(&local).unwrap() == expected);
+        for other in [size + 1, 5001] {
+            let refused = remote.patch(&file, 5000, other, soon()).err();
+            assert!(matches!(refused, Some(Error::Changed)), "{refused:?}");
+        }
         assert!(fs::read(&local).unwrap() == expected);
     }
     // Uploads under TLS 1.3 may leave a session nothing to resume: many in a row go through.

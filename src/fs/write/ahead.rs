@@ -382,7 +382,7 @@ impl Course<'_> {
             let deadline = clock.deadline();
             let upload = match self.at {
                 0 => self.fs.remote.store(&path, deadline),
-                at => self.fs.remote.append(&path, at, deadline),
+                at => self.fs.remote.append(&path, at, true, deadline),
             };
             self.upload = Some((upload?, Instant::now()));
             self.confirmed = false;

@@ -14,6 +14,7 @@ use super::super::{Fs, Ino, NAME_MAX};
 use super::names::InUse;
 use super::upload::{Clock, Stop, Task};
 use super::{Doubt, Draft};
+use crate::cache::Answer;
 use crate::proto::{Name, RemotePath};
 use crate::remote::{self, Attributes, Expected, Publication, Reserved, Upload};
 
@@ -24,6 +25,8 @@ pub(super) const CHUNK: usize = 256 << 10;
 const BRIDGE: u64 = 512 << 10;
 /// A file that did not grow for so long is not being written any more.
 const SETTLING: Duration = Duration::from_millis(500);
+/// Whether a file is still there that was there so long ago need not be asked.
+const MOMENT: Duration = Duration::from_secs(1);
 /// How long the removal of what a failed upload left may take.
 const CLEANING: Duration = Duration::from_secs(3);
 
@@ -249,7 +252,8 @@ impl Fs {
         if begin == task.size {
             return Ok((self.verify(draft, task, &path, clock)?, place));
         }
-        let append = || self.remote.append(&path, begin, clock.deadline());
+        let seen = self.was_seen(&path);
+        let append = || self.remote.append(&path, begin, seen, clock.deadline());
         let upload = match self.unread(draft, append) {
             // Another has changed it. What we have whole replaces that; else it would be a mix.
             Err(remote::Error::Changed | remote::Error::NotFound) if draft.is_whole() => {
@@ -260,6 +264,15 @@ impl Fs {
         };
         self.pour(draft, task, upload, begin..task.size, clock)?;
         Ok((self.verify(draft, task, &path, clock)?, place))
+    }
+
+    /// Whether the server has told of a file a moment ago.
+    fn was_seen(&self, path: &RemotePath) -> bool {
+        let now = Instant::now();
+        match self.cache.attributes(path, now) {
+            Answer::Present(_, until) => until + MOMENT > now + self.config.attr_timeout,
+            Answer::Absent(_) | Answer::Unknown => false,
+        }
     }
 
     /// Where a broken append is to be continued: behind what arrived of it, if that is ours.
