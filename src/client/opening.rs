@@ -19,6 +19,8 @@ pub(super) struct Opening {
     pub(super) explicit_silence: bool,
     /// It went wrong while replies to several commands were awaited.
     pub(super) stumbled: bool,
+    /// The shortest that a first reply was waited for.
+    pub(super) round_trip: Duration,
 }
 
 impl Opening {
@@ -30,13 +32,9 @@ impl Opening {
             stumbled,
             ..
         } = self;
-        let mut driver = Driver {
-            control,
-            negotiation,
-            tls,
-            at_once: 0,
-        };
+        let mut driver = Driver::new(control, negotiation, tls);
         let result = driver.run(step, deadline);
+        self.round_trip = driver.round_trip;
         *stumbled = driver.at_once > 1 && result.as_ref().is_err_and(may_be_stumbling);
         result.map_err(|error| match error {
             Error::TimedOut { .. } if self.explicit_silence && !self.control.stream.is_tls() => {
@@ -56,7 +54,9 @@ pub(super) struct Driver<'a> {
     pub(super) negotiation: &'a mut Negotiation,
     pub(super) tls: &'a SessionTls,
     /// Commands in the last write.
-    pub(super) at_once: usize,
+    at_once: usize,
+    /// [`Opening::round_trip`].
+    round_trip: Duration,
 }
 
 /// Servers that lose commands say nothing, or something else than was asked.
@@ -70,7 +70,21 @@ fn may_be_stumbling(error: &Error) -> bool {
     )
 }
 
-impl Driver<'_> {
+impl<'a> Driver<'a> {
+    pub(super) fn new(
+        control: &'a mut Control,
+        negotiation: &'a mut Negotiation,
+        tls: &'a SessionTls,
+    ) -> Self {
+        Self {
+            control,
+            negotiation,
+            tls,
+            at_once: 0,
+            round_trip: Duration::MAX,
+        }
+    }
+
     /// Replies to several commands at once are awaited for half of the time only, so that there is
     /// time to try it one by one.
     pub(super) fn run(&mut self, mut step: Step, mut deadline: Instant) -> Result<Ready, Error> {
@@ -99,7 +113,10 @@ impl Driver<'_> {
                     }
                     self.control.send(&commands, deadline)?;
                     during = commands.last().map_or(during, Command::verb);
-                    self.await_reply(during, deadline)?
+                    let sent = Instant::now();
+                    let next = self.await_reply(during, deadline)?;
+                    self.round_trip = self.round_trip.min(sent.elapsed());
+                    next
                 }
                 Step::Await => self.await_reply(during, deadline)?,
             };

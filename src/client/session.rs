@@ -117,9 +117,7 @@ impl Session {
         stumbled: &mut bool,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let started = Instant::now();
         let tcp = connect::connect(server, deadline)?;
-        let round_trip = started.elapsed();
         let failed = |e: io::Error| Error::io("connecting", &e);
         // Behind a proxy the server's address is not known: not specified stands for it.
         let peer = match &server.config.special.proxy {
@@ -132,6 +130,7 @@ impl Session {
             tls: server.trust.session(server.prefers_tls12())?,
             explicit_silence: server.config.security == Security::Explicit,
             stumbled: false,
+            round_trip: Duration::MAX,
         };
         let step = opening.negotiation.start();
         let ready = opening.negotiate(step, deadline);
@@ -151,6 +150,7 @@ impl Session {
             control,
             negotiation,
             tls,
+            round_trip,
             ..
         } = opening;
         let now = Instant::now();
@@ -166,7 +166,7 @@ impl Session {
             last_used: now,
             last_spoke: now,
             patience: None,
-            round_trip,
+            round_trip: round_trip.min(server.config.connect_timeout),
             ahead: None,
             final_reply: None,
             window: None,
@@ -518,12 +518,7 @@ impl Session {
     }
 
     fn renegotiate(&mut self, step: Step, deadline: Instant) -> Result<(), Error> {
-        let mut driver = Driver {
-            control: &mut self.control,
-            negotiation: &mut self.negotiation,
-            tls: &self.tls,
-            at_once: 0,
-        };
+        let mut driver = Driver::new(&mut self.control, &mut self.negotiation, &self.tls);
         self.ready = driver.run(step, deadline)?;
         self.born = Instant::now();
         Ok(())
