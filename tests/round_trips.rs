@@ -561,6 +561,7 @@ fn config_of_files() -> file_system::Config {
         negative_timeout: lifetime,
         cache_entries: 100_000,
         window_bytes: 64 << 20,
+        passthrough: false,
         prefetch: true,
         spool: None,
         strict: false,

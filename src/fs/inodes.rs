@@ -153,6 +153,23 @@ impl Inodes {
         }
     }
 
+    /// A file's content is no more, and its name has gone to another: the next look at the name finds a node
+    /// of its own.
+    pub fn part(&self, ino: Ino) {
+        let nodes = &mut *self.nodes.lock();
+        let Some(node) = nodes.get_mut(&ino) else {
+            return;
+        };
+        node.standing = Standing::Gone;
+        let (parent, name) = (node.parent, node.name.clone());
+        if let Some(parent) = nodes.get_mut(&parent)
+            && let Some(name) = name
+            && parent.children.get(&name) == Some(&ino)
+        {
+            parent.children.remove(&name);
+        }
+    }
+
     /// The files of a directory that were set aside there, and where they are.
     pub fn asides(&self, directory: Ino) -> Vec<(Ino, RemotePath)> {
         let nodes = self.nodes.lock();

@@ -9,6 +9,7 @@
 
 mod attr;
 mod attributes;
+mod backing;
 mod change;
 mod error;
 mod files;
@@ -43,6 +44,8 @@ pub use crate::remote::NAME_MAX;
 use crate::remote::{self, Attributes, FileKind, Listing, Remote, Space, Temporary, Version};
 pub use attr::{Attr, BLOCK_SIZE};
 pub use attributes::Changes;
+pub use backing::Backing;
+use backing::Backings;
 pub use error::Error;
 use files::{Files, OpenFile};
 use flights::Flights;
@@ -95,6 +98,8 @@ pub struct Config {
     pub spool: Option<Spool>,
     /// `cache_dir=`: where content that was read is kept.
     pub shelf: Option<Shelf>,
+    /// Whether the kernel may read that by itself, where it can (not with `nopassthrough`).
+    pub passthrough: bool,
     /// `attrs=strict`: what the server cannot store is refused.
     pub strict: bool,
     /// `upload=direct`: files are uploaded under their own names at once.
@@ -137,11 +142,13 @@ pub enum Lookup {
 }
 
 /// An open file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     pub handle: u64,
     /// Whether what the kernel has of the content is still good.
     pub keep_cache: bool,
+    /// What the kernel may read by itself. It is kept as long as it does.
+    pub backing: Option<Arc<Backing>>,
 }
 
 /// What is shown as free where the server does not tell.
@@ -176,6 +183,8 @@ pub struct Fs {
     /// Where the server ignores case.
     aliases: Option<Aliases>,
     files: Files,
+    /// What the kernel reads by itself.
+    backings: Backings,
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
     lists: Flights<Arc<Directory>>,
@@ -223,6 +232,7 @@ impl Fs {
             inodes: Inodes::new(config.root.clone()),
             aliases: remote.ignores_case().then(Aliases::default),
             files: Files::new(),
+            backings: Backings::default(),
             reads: Reads::new(
                 remote.clone(),
                 config.window_bytes,
@@ -478,6 +488,41 @@ impl Fs {
         Some(Ok(kept.into()))
     }
 
+    /// Where the kernel reads an inode by itself, and the server now has another content under its name: that
+    /// is another file from now on, with a number of its own. Whether it is so.
+    fn parts(&self, ino: Ino, now: &Attributes) -> bool {
+        let Some(backing) = self.backings.following(ino) else {
+            return false;
+        };
+        let is_same = backing.is_of(now) || self.drafts.of(ino).is_some();
+        if is_same || self.inodes.is_unlinked(ino) {
+            return false;
+        }
+        if self.backings.of(ino).is_none() {
+            self.backings.stop(ino);
+            return false;
+        }
+        self.inodes.part(ino);
+        true
+    }
+
+    /// Gives the name of an inode that the kernel reads by itself a new number, for who cannot share the old
+    /// one; what is written by the new one is seen by the old one's readers. Whether it could be done.
+    pub fn part_from_readers(&self, ino: Ino) -> bool {
+        let Some(backing) = self.backings.of(ino) else {
+            return false;
+        };
+        let Some(path) = self.inodes.path(ino) else {
+            return false;
+        };
+        self.backings.spare(&path);
+        // Who writes by the old number does so at the old name.
+        self.drafts.unless_written(ino, || {
+            self.backings.leave_to(&path, &backing);
+            self.inodes.part(ino);
+        })
+    }
+
     /// We ourselves have made something of `path`: `None`, that it is gone.
     fn note(&self, path: &RemotePath, made: Option<&Attributes>) {
         self.forget_kept(path);
@@ -592,7 +637,11 @@ impl Fs {
         let ours = match self.drafts.of(ino).map(|draft| draft.attributes()) {
             Some(Ok(attributes)) => Some(attributes),
             // What it was when it lost its name is all there will ever be.
-            _ if self.inodes.is_unlinked(ino) => self.files.of(ino).map(|f| f.attributes()),
+            _ if self.inodes.is_unlinked(ino) => {
+                let known = self.files.of(ino).map(|file| file.attributes());
+                let passed = self.backings.of(ino);
+                known.map(|known| passed.map_or(known.clone(), |passed| passed.shown(&known)))
+            }
             _ => None,
         };
         if let Some(attributes) = ours {
@@ -618,6 +667,9 @@ impl Fs {
             // Another kind of file has taken the name: the kernel has to look it up once more.
             Answer::Present(attributes, _) if self.inodes.kind(ino) != Some(attributes.kind) => {
                 Err(Error::Stale)
+            }
+            Answer::Present(attributes, _) if self.parts(ino, &attributes) => {
+                self.attributes(ino, patience)
             }
             Answer::Present(attributes, until) => {
                 if ino == Ino::ROOT {
@@ -793,8 +845,13 @@ impl Fs {
         attributes: &Attributes,
         ttl: Duration,
     ) -> Result<Entry, Error> {
-        let ino = self.inodes.enter(parent, name, attributes);
-        let ino = ino.ok_or(Error::Stale)?;
+        let enter = || self.inodes.enter(parent, name, attributes);
+        let mut ino = enter().ok_or(Error::Stale)?;
+        if self.parts(ino, attributes) {
+            self.inodes.forget(ino, 1);
+            ino = enter().ok_or(Error::Stale)?;
+        }
+        self.backings.found(ino, || self.inodes.path(ino));
         if self.drafts.of(ino).is_none() {
             self.files.observe(ino, attributes);
         }

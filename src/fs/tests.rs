@@ -21,6 +21,7 @@ pub(super) fn config() -> Config {
         prefetch: true,
         spool: None,
         shelf: None,
+        passthrough: false,
         strict: false,
         direct: false,
         temp_dir: None,

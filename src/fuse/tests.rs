@@ -127,6 +127,7 @@ impl Mount {
         let remote = Remote::connect(client, Instant::now() + Duration::from_secs(10)).unwrap();
         let mut config = Config {
             shelf: None,
+            passthrough: false,
             root: RemotePath::root(),
             uid: 4711,
             gid: 4712,

@@ -50,6 +50,8 @@ pub struct Options {
     pub cache_dir: Option<PathBuf>,
     /// Bytes.
     pub cache_size: u64,
+    /// Not `nopassthrough`.
+    pub passthrough: bool,
     /// `None`: the usual place.
     pub state_dir: Option<PathBuf>,
     /// Bytes.
@@ -185,6 +187,7 @@ impl Default for Options {
             spool_size: 32 << 30,
             direct_upload: false,
             write_back: false,
+            passthrough: true,
             prefetch: true,
             hard: false,
             retries: 2,

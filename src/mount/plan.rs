@@ -148,6 +148,8 @@ pub fn file_system(source: &Source, options: &Options) -> fs::Config {
         prefetch: options.prefetch,
         spool: None,
         shelf: None,
+        // The kernel lets root alone name it files to read.
+        passthrough: options.passthrough && geteuid().is_root(),
         strict: options.strict_attrs,
         direct: options.direct_upload,
         write_back: options.write_back,

@@ -274,9 +274,16 @@ impl Status {
             } else {
                 ", off: see the log"
             };
+            let passed = match kept.passed {
+                0 => String::new(),
+                times => format!(
+                    ", read by the kernel itself {}",
+                    human::count(times as usize, "time")
+                ),
+            };
             writeln!(
                 out,
-                "content cache: {} of {} in {}, {share} hits ({}){state}",
+                "content cache: {} of {} in {}, {share} hits ({}){passed}{state}",
                 human::size(kept.bytes),
                 human::size(kept.limit),
                 human::count(kept.files, "file"),

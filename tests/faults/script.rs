@@ -229,6 +229,7 @@ impl Session<'_> {
             negative_timeout: NO_TIME,
             cache_entries: 1000,
             window_bytes: 1 << 20,
+            passthrough: false,
             prefetch: false,
             spool: Some(spool.unwrap().0),
             strict: false,

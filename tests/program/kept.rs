@@ -11,20 +11,20 @@ use serde_json::Value;
 use super::bench::{Bench, refusal, said, succeed, wait_until};
 
 /// A server that counts downloads, and a mount of it that keeps what it reads.
-struct Kept {
-    bench: Bench,
+pub struct Kept {
+    pub bench: Bench,
     faults: Faults,
 }
 
 impl Kept {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // A fault that is none, but is counted.
         let faults = Faults::new("RETR always: stall 1ms".parse().unwrap());
         let bench = Bench::with(|config| config.faults = Some(faults.clone()));
         Self { bench, faults }
     }
 
-    fn downloads(&self) -> u64 {
+    pub fn downloads(&self) -> u64 {
         self.faults.counts().hits
     }
 
@@ -37,17 +37,17 @@ impl Kept {
         )
     }
 
-    fn mount(&self, more: &str) {
+    pub fn mount(&self, more: &str) {
         succeed(&mut self.bench.helper("/", &self.options(more)));
     }
 
-    fn unmount(&self) {
+    pub fn unmount(&self) {
         self.bench.unmount();
         self.bench.expect_gone();
     }
 
     /// Puts a file on the server that was changed at that second.
-    fn put(&self, name: &str, content: &[u8], second: u64) {
+    pub fn put(&self, name: &str, content: &[u8], second: u64) {
         let path = self.bench.path("served").join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, content).unwrap();
@@ -56,12 +56,12 @@ impl Kept {
         file.set_modified(time).unwrap();
     }
 
-    fn read(&self, name: &str) -> Vec<u8> {
+    pub fn read(&self, name: &str) -> Vec<u8> {
         fs::read(self.bench.mount_point().join(name)).unwrap()
     }
 }
 
-fn content(seed: u32, length: usize) -> Vec<u8> {
+pub fn content(seed: u32, length: usize) -> Vec<u8> {
     let word = |i: u32| (i ^ seed.rotate_left(16)).wrapping_mul(2_654_435_761);
     let mut bytes: Vec<u8> = (0..length.div_ceil(4) as u32)
         .flat_map(|i| word(i).to_le_bytes())
@@ -70,7 +70,7 @@ fn content(seed: u32, length: usize) -> Vec<u8> {
     bytes
 }
 
-const THEN: u64 = 1_600_000_001;
+pub const THEN: u64 = 1_600_000_001;
 
 #[test]
 fn a_second_mount_reads_without_downloads() {

@@ -9,6 +9,7 @@ mod install;
 mod kept;
 mod life;
 mod open;
+mod passed;
 mod recover;
 mod special;
 mod status;

@@ -48,6 +48,8 @@ pub(super) struct Book {
     size: u64,
     /// What is kept, in bytes of the content. A leaf lock.
     kept: Mutex<RangeSet>,
+    /// What of that we have seen to be whole: we wrote it, or its checksums agreed. A leaf lock.
+    proven: Mutex<RangeSet>,
 }
 
 /// The first page of a book.
@@ -64,6 +66,15 @@ pub(super) fn name(path: &RemotePath) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+/// A book's content; `None` where there is none, or not of that size.
+pub(super) fn content(dir: &File, name: &str, size: u64) -> io::Result<Option<File>> {
+    let opened = open_file(dir, &format!("{name}{DATA}"), OFlag::O_RDWR);
+    let Some(data) = absent_as_none(opened)? else {
+        return Ok(None);
+    };
+    Ok((data.metadata()?.len() == size).then_some(data))
 }
 
 /// Removes a book's files.
@@ -104,6 +115,7 @@ impl Book {
             seed,
             size: title.edition.version.size,
             kept: Mutex::default(),
+            proven: Mutex::default(),
         })
     }
 
@@ -126,6 +138,7 @@ impl Book {
             seed,
             size: wanted.edition.version.size,
             kept: Mutex::default(),
+            proven: Mutex::default(),
         };
         *book.kept.lock() = book.read_table()?;
         Ok(Some(book))
@@ -134,6 +147,11 @@ impl Book {
     /// Whether all of it is kept.
     pub(super) fn holds(&self, range: Range<u64>) -> bool {
         self.kept.lock().contains(range)
+    }
+
+    /// Whether all of the file is kept, and was seen to be whole.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.lock().contains(0..self.size)
     }
 
     /// The bytes of a range that lies within the file, if all of them are kept and whole.
@@ -152,7 +170,7 @@ impl Book {
             Ok(()) => {}
             // Cut off by a crash, or by somebody.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                self.kept.lock().remove(from..to);
+                self.lose(from..to);
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -163,12 +181,13 @@ impl Book {
             if self.sum(number, block) != u64::from_le_bytes(*sum) {
                 whole = false;
                 let at = number * BLOCK;
-                self.kept.lock().remove(at..at + BLOCK);
+                self.lose(at..at + BLOCK);
             }
         }
         if !whole {
             return Ok(None);
         }
+        self.proven.lock().insert(from..to);
         bytes.truncate((range.end - from) as usize);
         bytes.drain(..(range.start - from) as usize);
         Ok(Some(bytes))
@@ -193,9 +212,16 @@ impl Book {
                 .collect();
             self.data.write_all_at(part, gap.start)?;
             self.sums.write_all_at(&sums, self.table + first * 8)?;
-            self.kept.lock().insert(gap);
+            self.kept.lock().insert(gap.clone());
+            self.proven.lock().insert(gap);
         }
         Ok(())
+    }
+
+    /// What was kept there is damaged.
+    fn lose(&self, range: Range<u64>) {
+        self.proven.lock().remove(range.clone());
+        self.kept.lock().remove(range);
     }
 
     /// What it takes of the disk, bytes.

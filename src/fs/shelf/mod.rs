@@ -70,6 +70,9 @@ pub struct Use {
     pub hits: u64,
     pub hit_bytes: u64,
     pub misses: u64,
+    /// Times that a file was opened whose content the kernel reads without us.
+    #[serde(default)]
+    pub passed: u64,
 }
 
 struct Shared {
@@ -103,6 +106,7 @@ struct State {
     hits: u64,
     hit_bytes: u64,
     misses: u64,
+    passed: u64,
     /// Locked until it is closed.
     lock: Option<File>,
 }
@@ -111,6 +115,8 @@ struct Entry {
     edition: Edition,
     bytes: u64,
     number: u64,
+    /// This mount has seen that all of it is kept, and whole.
+    proven: bool,
 }
 
 /// What somebody wants to have kept.
@@ -184,6 +190,7 @@ impl Shelf {
             hits: 0,
             hit_bytes: 0,
             misses: 0,
+            passed: 0,
             lock: Some(lock),
         };
         let found = look_through(&dir);
@@ -234,8 +241,15 @@ impl Shelf {
         range: &Range<u64>,
     ) -> Option<Vec<u8>> {
         let book = self.0.book(path, edition);
-        let bytes = book.and_then(|book| book.map_or(Ok(None), |book| book.read(range)));
-        let bytes = bytes.unwrap_or_else(|error| {
+        let read = book.and_then(|book| {
+            let Some(book) = book else { return Ok(None) };
+            let bytes = book.read(range)?;
+            if let Some(entry) = self.0.state.lock().entry_of(path, &book) {
+                entry.proven = book.is_proven();
+            }
+            Ok(bytes)
+        });
+        let bytes = read.unwrap_or_else(|error| {
             self.0.fail(&error);
             None
         });
@@ -254,6 +268,29 @@ impl Shelf {
     pub(super) fn has_all(&self, path: &RemotePath, edition: &Edition) -> bool {
         let book = self.0.book(path, edition).ok().flatten();
         book.is_some_and(|book| book.holds(0..edition.version.size))
+    }
+
+    /// The local file that has all of the content, where this mount has seen that it is whole: nothing of it
+    /// is written any more, but by who asked for it once the book is forgotten. Opens it, and reads nothing.
+    pub(super) fn proven(&self, path: &RemotePath, edition: &Edition) -> Option<File> {
+        let proven = |state: &mut State| {
+            let entry = state.books.get(path)?;
+            let usable = entry.edition == *edition && entry.proven && !state.off && !state.ending;
+            usable.then_some(entry.number)
+        };
+        let number = proven(&mut self.0.state.lock())?;
+        let opened = book::content(&self.0.dir, &book::name(path), edition.version.size);
+        let data = opened.unwrap_or_else(|error| {
+            self.0.fail(&error);
+            None
+        })?;
+        // Else it may have been removed meanwhile, and this be another's.
+        (proven(&mut self.0.state.lock()) == Some(number)).then_some(data)
+    }
+
+    /// A file was opened whose content the kernel reads without us.
+    pub(super) fn count_passed(&self) {
+        self.0.state.lock().passed += 1;
     }
 
     /// To be asked before the file's bytes are fetched: what takes them, if they are to be kept.
@@ -335,6 +372,7 @@ impl Shelf {
             hits: state.hits,
             hit_bytes: state.hit_bytes,
             misses: state.misses,
+            passed: state.passed,
         }
     }
 }
@@ -398,6 +436,13 @@ impl State {
         Some(self.open.get(&number).cloned().ok_or(number))
     }
 
+    /// The entry of an open book, unless another has taken its place.
+    fn entry_of(&mut self, path: &RemotePath, book: &Arc<Book>) -> Option<&mut Entry> {
+        let entry = self.books.peek_mut(path)?;
+        let open = self.open.peek(&entry.number)?;
+        Arc::ptr_eq(open, book).then_some(entry)
+    }
+
     /// Adds a book; its number.
     fn add(&mut self, title: Title, bytes: u64) -> u64 {
         self.remove(&title.path);
@@ -407,6 +452,7 @@ impl State {
             edition: title.edition,
             bytes,
             number: self.last,
+            proven: false,
         };
         self.paths.insert(title.path.clone());
         self.books.put(title.path, entry);
@@ -535,14 +581,10 @@ impl Shared {
         book.write(job.offset, &job.bytes)?;
         let bytes = book.allocated()?;
         let state = &mut *self.state.lock();
-        if let Some(entry) = state.books.peek_mut(&title.path)
-            && state
-                .open
-                .peek(&entry.number)
-                .is_some_and(|open| Arc::ptr_eq(open, &book))
-        {
-            state.bytes = state.bytes - entry.bytes + bytes;
-            entry.bytes = bytes;
+        if let Some(entry) = state.entry_of(&title.path, &book) {
+            entry.proven = book.is_proven();
+            let before = std::mem::replace(&mut entry.bytes, bytes);
+            state.bytes = state.bytes - before + bytes;
         }
         Ok(())
     }

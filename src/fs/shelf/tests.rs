@@ -468,3 +468,69 @@ fn a_queue_that_is_full_keeps_nobody_waiting() {
     }
     shelf.close();
 }
+
+#[test]
+fn a_file_is_proven_once_this_mount_has_seen_all_of_it() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("c");
+    let (file_path, size) = (path("/f"), 5 * BLOCK + 77);
+    let (edition, other) = (edition(size, 1), edition(size, 2));
+    let bytes = content(1, size);
+    let shelf = open(&folder);
+    let proven = |shelf: &Shelf| {
+        let data = shelf.proven(&file_path, &edition)?;
+        let mut read = vec![0; size as usize];
+        data.read_exact_at(&mut read, 0).unwrap();
+        Some(read)
+    };
+    let mut keeping = shelf.keep(&file_path, edition).unwrap();
+    keeping.push(0, &bytes[..(5 * BLOCK) as usize]);
+    shelf.settle();
+    assert_eq!(proven(&shelf), None, "a part");
+    keeping.push(5 * BLOCK, &bytes[(5 * BLOCK) as usize..]);
+    shelf.settle();
+    assert!(
+        proven(&shelf).as_ref() == Some(&bytes),
+        "it was written by us"
+    );
+    assert!(shelf.proven(&file_path, &other).is_none());
+    shelf.close();
+    assert_eq!(proven(&shelf), None);
+    drop(keeping);
+
+    // What another mount has left is read once, with its checksums.
+    let shelf = open(&folder);
+    assert_eq!(proven(&shelf), None);
+    assert!(shelf.read(&file_path, &edition, &(0..3 * BLOCK)).is_some());
+    assert_eq!(proven(&shelf), None);
+    assert!(
+        shelf
+            .read(&file_path, &edition, &(3 * BLOCK - 1..size))
+            .is_some()
+    );
+    assert!(proven(&shelf).as_ref() == Some(&bytes));
+    // A file that somebody has cut is none.
+    let data = File::options()
+        .write(true)
+        .open(file(&folder, &file_path, DATA));
+    let data = data.unwrap();
+    data.set_len(size - 1).unwrap();
+    assert_eq!(proven(&shelf), None);
+    data.set_len(size).unwrap();
+    // Nor what turns out to be damaged.
+    data.write_all_at(b"?", 9).unwrap();
+    assert_eq!(shelf.read(&file_path, &edition, &(0..size)), None);
+    assert_eq!(proven(&shelf), None);
+    shelf.put(&file_path, edition, &bytes);
+    assert!(proven(&shelf).as_ref() == Some(&bytes));
+    // What was handed out is not touched by what comes after.
+    let held = shelf.proven(&file_path, &edition).unwrap();
+    shelf.forget(&file_path);
+    assert_eq!(proven(&shelf), None);
+    shelf.put(&file_path, other, &content(2, size));
+    assert_eq!(proven(&shelf), None);
+    let mut read = vec![0; size as usize];
+    held.read_exact_at(&mut read, 0).unwrap();
+    assert!(read == bytes);
+    shelf.close();
+}

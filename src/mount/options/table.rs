@@ -428,6 +428,12 @@ pub static TABLE: &[Spec] = &[
         |o, v| values::size(v, 1 << 20, 1 << 50).map(|value| o.cache_size = value),
     ),
     flag(
+        "nopassthrough",
+        Group::Memory,
+        "Have the kernel read nothing of that by itself",
+        |o| o.passthrough = false,
+    ),
+    flag(
         "noprefetch",
         Group::Memory,
         "Fetch nothing before it is asked for",
