@@ -252,6 +252,30 @@ fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
     assert_eq!(there.len(), 1, "{there:?}");
 }
 
+/// Such a read went round in circles, in the threads that serve the kernel: the mount hung.
+#[test]
+fn a_file_that_others_replaced_and_we_write_to_keeps_no_old_reader_waiting() {
+    let mount = Mount::writable();
+    fs::write(mount.there("file"), content(3 << 20)).unwrap();
+    let before = File::open(mount.here("file")).unwrap();
+    let mut part = vec![0; 4096];
+    before.read_exact_at(&mut part, 0).unwrap();
+    fs::write(mount.there("new"), content(2 << 20)).unwrap();
+    fs::rename(mount.there("new"), mount.there("file")).unwrap();
+    thread::sleep(2 * BELIEF);
+    let mut now = append(mount.here("file"));
+    now.write_all(b"more").unwrap();
+    let (told, hears) = mpsc::channel();
+    thread::spawn(move || {
+        let read = before.read_at(&mut part, 1 << 20);
+        told.send(read.map_err(|error| error.raw_os_error()))
+    });
+    let read = hears.recv_timeout(Duration::from_secs(20));
+    assert_eq!(read, Ok(Err(Some(libc::EIO))));
+    drop(now);
+    assert_eq!(stored(&mount, "file").len(), (2 << 20) + 4);
+}
+
 /// A server without room says 226 all the same, and then the connection is lost: before the size was
 /// asked, or after half a file had got its name.
 #[test]
