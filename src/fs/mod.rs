@@ -399,10 +399,11 @@ impl Fs {
         patience: Patience,
     ) -> Result<Data, Error> {
         let file = self.files.file(handle).ok_or(Error::Stale)?;
+        // What others are writing now is not what a handle of the content before is to see.
+        let draft = || self.drafts.of(file.ino).filter(|_| !file.is_replaced());
         let mut changes = 0;
         loop {
-            let draft = self.drafts.of(file.ino).filter(|_| !file.is_replaced());
-            if let Some(draft) = draft {
+            if let Some(draft) = draft() {
                 match self.read_draft(&file, &draft, offset, len, patience) {
                     // It is on the server now, and no longer here.
                     Err(Error::Stale) if !self.drafts.is(&draft) => continue,
@@ -426,8 +427,7 @@ impl Fs {
             };
             match read {
                 // It was uploaded, renamed or begun to be written while we waited.
-                Ok(_) | Err(Failure::Remote(_))
-                    if file.epoch() != epoch || self.drafts.of(file.ino).is_some() => {}
+                Ok(_) | Err(Failure::Remote(_)) if file.epoch() != epoch || draft().is_some() => {}
                 // It may have been replaced while we waited.
                 Ok(data) if !file.is_replaced() => {
                     file.show();
