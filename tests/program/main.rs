@@ -5,6 +5,7 @@ mod bench;
 mod diagnostics;
 mod doctor;
 mod fstab;
+mod hostile;
 mod install;
 mod kept;
 mod life;
