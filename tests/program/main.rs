@@ -8,6 +8,7 @@ mod fstab;
 mod hostile;
 mod install;
 mod kept;
+mod leaving;
 mod life;
 mod open;
 mod recover;
