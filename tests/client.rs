@@ -478,8 +478,6 @@ fn a_request_is_sent_again_as_often_as_it_may_be() {
     }
 }
 
-/// What pyftpdlib does when it is told early that we are done: now and then it bears that, and then it
-/// breaks every listing.
 #[test]
 fn a_file_of_which_the_server_has_half_does_not_keep_its_name() {
     let faults = server::Faults::default();
@@ -508,6 +506,8 @@ fn a_file_of_which_the_server_has_half_does_not_keep_its_name() {
     assert!(!rig.folder.path().join("new").exists());
 }
 
+/// What pyftpdlib does when it is told early that we are done: now and then it bears that, and then it
+/// breaks every listing.
 #[test]
 fn a_listing_that_an_early_close_broke_is_asked_for_without_one() {
     let faults = server::Faults::default();

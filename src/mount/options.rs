@@ -178,7 +178,7 @@ impl Default for Options {
             dir_timeout: Duration::from_secs(10),
             negative_timeout: Duration::from_secs(2),
             cache_entries: 100_000,
-            window: 40 << 20,
+            window: 32 << 20,
             cache_dir: None,
             cache_size: 1 << 30,
             state_dir: None,

@@ -300,27 +300,31 @@ pub(super) fn publish(
                 "{path}: the server has not all of its {size} bytes: {reply}"
             ))
         };
+        // A lost attempt may have renamed it already, and no size verified.
+        if again && number(&session.execute(&size, deadline)?).is_none() {
+            match super::stat(session, path, Some(&FILE), deadline)? {
+                Ok(found) if found.size == publication.size => {
+                    return Dress::new(session, path, publication).put_on(session, deadline);
+                }
+                Ok(found) => {
+                    let (has, size) = (found.size, publication.size);
+                    let why = format!("{path}: the server has {has} bytes of {size}");
+                    return Ok(Err(Error::Lost(why)));
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
         // Asked with the file known: that is cheap on every server.
         if let Some(expected) = publication.expects {
-            let other = match super::stat(session, path, Some(&FILE), deadline)? {
-                Ok(found) if expected == Expected::Version(found.version()) => None,
-                Ok(found) => Some(found),
-                Err(Error::NotFound) => None,
+            match super::stat(session, path, Some(&FILE), deadline)? {
+                Ok(found) if expected == Expected::Version(found.version()) => {}
+                Ok(found) => {
+                    let found = found.version();
+                    log::debug!("{path}: expected {expected:?}, found {found:?}");
+                    return Ok(Err(Error::Changed));
+                }
+                Err(Error::NotFound) => {}
                 Err(error) => return Ok(Err(error)),
-            };
-            if let Some(other) = other {
-                // The first attempt may have renamed it already.
-                let is_ours = again
-                    && other.size == publication.size
-                    && number(&session.execute(&size, deadline)?).is_none();
-                return match is_ours {
-                    true => Dress::new(session, path, publication).put_on(session, deadline),
-                    false => {
-                        let found = other.version();
-                        log::debug!("{path}: expected {expected:?}, found {found:?}");
-                        Ok(Err(Error::Changed))
-                    }
-                };
             }
         }
         let replaces = publication.replaces || again;
@@ -338,11 +342,10 @@ pub(super) fn publish(
                 let why = format!("{path} is a symbolic link, or may be one");
                 return Ok(Err(Error::Unsupported(why)));
             }
-            match replies.first() {
-                Some(reply) if number(reply) == Some(publication.size) => {}
-                // The first attempt may have renamed it already.
-                Some(reply) if !again => return Ok(Err(wrong(reply))),
-                _ => {}
+            if let Some(reply) = replies.first()
+                && number(reply) != Some(publication.size)
+            {
+                return Ok(Err(wrong(reply)));
             }
         }
         let dress = Dress::new(session, path, publication);

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use memmap2::MmapMut;
 use parking_lot::Mutex;
 
 /// The size of a buffer, bytes: two of the kernel's usual requests.
@@ -22,14 +23,15 @@ pub(super) struct Memory {
 
 struct State {
     out: usize,
-    spare: Vec<Box<[u8]>>,
+    spare: Vec<MmapMut>,
     /// How many parts share the memory.
     parts: usize,
 }
 
-/// [`BUFFER`] bytes on loan.
+/// [`BUFFER`] bytes on loan. They are the system's own pages and go back there: given back to the
+/// allocator, buffers that one thread fills and others drop would stay in the arena of each.
 pub(super) struct Buffer {
-    bytes: Box<[u8]>,
+    bytes: Option<MmapMut>,
     part: Arc<Part>,
 }
 
@@ -38,7 +40,7 @@ pub(super) struct Buffer {
 pub(super) enum Refused {
     /// The share is used up.
     Share,
-    /// Others hold more than theirs.
+    /// Others hold more than theirs, or the machine has no more.
     Exhausted,
 }
 
@@ -91,12 +93,15 @@ impl Part {
                 return Err(Refused::Exhausted);
             }
         }
+        let spare = state.spare.pop().map(Ok);
+        let Ok(bytes) = spare.unwrap_or_else(|| MmapMut::map_anon(BUFFER)) else {
+            return Err(Refused::Exhausted);
+        };
         state.out += 1;
         self.held.fetch_add(1, Ordering::Relaxed);
-        let spare = state.spare.pop();
         drop(state);
         Ok(Buffer {
-            bytes: spare.unwrap_or_else(|| vec![0; BUFFER].into()),
+            bytes: Some(bytes),
             part: self.clone(),
         })
     }
@@ -122,13 +127,13 @@ impl Memory {
 impl Deref for Buffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_deref().unwrap_or_default()
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
+        self.bytes.as_deref_mut().unwrap_or_default()
     }
 }
 
@@ -138,7 +143,7 @@ impl Drop for Buffer {
         let mut state = self.part.memory.state.lock();
         state.out -= 1;
         if state.spare.len() < SPARE {
-            state.spare.push(std::mem::take(&mut self.bytes));
+            state.spare.extend(self.bytes.take());
         }
     }
 }
@@ -173,5 +178,34 @@ mod tests {
         assert_eq!(two.lease(0, false).err(), Some(Refused::Exhausted));
         drop((held, urgent, other, two));
         assert_eq!(one.share(), 4);
+    }
+
+    /// In the allocator's hands they made 200 MiB out of 40, thread by thread.
+    #[test]
+    fn what_readers_gave_back_is_the_systems_again() {
+        let memory = Memory::new(1 << 30);
+        let part = memory.join();
+        let mut places = Vec::new();
+        for _ in 0..2 {
+            let lease = |_| {
+                let mut buffer = part.lease(0, false).ok().unwrap();
+                buffer.fill(1);
+                buffer
+            };
+            let held: Vec<Buffer> = (0..8 * SPARE).map(lease).collect();
+            places = held.iter().map(|buffer| buffer.as_ptr() as usize).collect();
+            std::thread::spawn(move || drop(held)).join().unwrap();
+        }
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let is_mapped = |place: &&usize| {
+            maps.lines().any(|line| {
+                let ends = line.split([' ', '-']).take(2);
+                let ends: Vec<_> = ends.map(|end| usize::from_str_radix(end, 16)).collect();
+                matches!(&ends[..], [Ok(from), Ok(to)] if (*from..*to).contains(place))
+            })
+        };
+        // Other tests may have got some of them meanwhile.
+        let left = places.iter().filter(is_mapped).count();
+        assert!(left <= 4 * SPARE, "{left} of {}", places.len());
     }
 }

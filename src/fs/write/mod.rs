@@ -230,12 +230,14 @@ impl Drafts {
     }
 
     /// Ends a draft that nobody writes and that the server has, or shall not have; whether it did.
+    /// Not while it is being sent: what came of that has to be known first. Who sends it tries again.
     pub fn retire(&self, ino: Ino) -> bool {
         let mut table = self.table.lock();
         let Some(slot) = table.get_mut(&ino).filter(|slot| slot.writers == 0) else {
             return false;
         };
-        let Some(draft) = slot.draft.take_if(|draft| draft.is_over()) else {
+        let is_over = |draft: &mut Arc<Draft>| !draft.upload.is_locked() && draft.is_over();
+        let Some(draft) = slot.draft.take_if(is_over) else {
             return false;
         };
         table.remove(&ino);

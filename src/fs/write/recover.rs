@@ -189,7 +189,7 @@ impl Fs {
     }
 
     /// A whole version that was to be renamed to its own name has it now if the temporary name is
-    /// gone: then it is what the next one replaces.
+    /// gone: then it is what the next one replaces. So is what a server without room has kept of it.
     fn resolve(&self, draft: &Draft, doubt: &Doubt, deadline: Instant) -> Result<(), Stop> {
         let look = |path: &RemotePath| match self.remote.stat(path, None, deadline) {
             Ok(found) => Ok(Some(found)),
@@ -208,12 +208,17 @@ impl Fs {
         let base = draft.file.with(|record| record.base)?;
         let found = look(&path)?.filter(|found| {
             let is_old = base.is_some_and(|base| version_of(base) == found.version());
-            found.kind == FileKind::File && found.size == doubt.size && !is_old
+            found.kind == FileKind::File && found.size <= doubt.size && !is_old
         });
-        match found {
-            Some(found) => self.recognize(draft, doubt.version, &found),
-            None => Ok(()),
+        let Some(found) = found else { return Ok(()) };
+        if found.size == doubt.size {
+            return self.recognize(draft, doubt.version, &found);
         }
+        let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
+        if draft.is_whole() && self.is_there(&draft.file, &path, 0..found.size, &mut clock)? {
+            draft.replace(&found)?;
+        }
+        Ok(())
     }
 
     /// Sends one record, `anyhow` even where others changed the file since or it was never

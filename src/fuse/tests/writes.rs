@@ -252,6 +252,38 @@ fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
     assert_eq!(there.len(), 1, "{there:?}");
 }
 
+/// A server without room says 226 all the same, and then the connection is lost: before the size was
+/// asked, or after half a file had got its name.
+#[test]
+fn half_a_file_is_not_taken_for_whole_where_a_reply_was_lost() {
+    for write_back in [false, true] {
+        for lost in ["SIZE", "RNFR", "MFMT"] {
+            let served = tempfile::tempdir().unwrap();
+            let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+            let faults = Faults::default();
+            config.faults = Some(faults.clone());
+            let mount = Mount::writable_serving(served, config, 4, |config| {
+                config.write_back = write_back;
+            });
+            // So that the next one asks nothing of the server's ways.
+            let first = File::create(mount.here("first")).unwrap();
+            first.sync_all().unwrap();
+            let content = content(9000);
+            let rules = format!("STOR 1: full 5000 226; {lost} 1: rst");
+            faults.set(rules.parse().unwrap());
+            let file = File::create(mount.here("file")).unwrap();
+            file.write_all_at(&content, 0).unwrap();
+            file.sync_all().unwrap();
+            assert_eq!(faults.counts().hits, 2, "{lost}");
+            drop(file);
+            assert!(stored(&mount, "file") == content, "{lost}");
+            assert_eq!(names(&mount), ["file", "first"], "{lost}");
+            let there = fs::read_dir(mount.served.path()).unwrap();
+            assert_eq!(there.count(), 2, "{lost}, write-back: {write_back}");
+        }
+    }
+}
+
 #[test]
 fn under_hard_broken_data_connections_are_waited_out() {
     let served = tempfile::tempdir().unwrap();

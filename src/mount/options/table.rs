@@ -406,7 +406,7 @@ pub static TABLE: &[Spec] = &[
     with_value(
         "window",
         "SIZE",
-        Some("40M"),
+        Some("32M"),
         Group::Memory,
         "Memory for read-ahead",
         |o, v| values::size(v, 1 << 20, 1 << 40).map(|value| o.window = value),

@@ -13,6 +13,7 @@ use super::*;
 use crate::client;
 use crate::fs::spool::{self, Base, Durability, Spool, Wanted};
 use crate::fs::tests::config;
+use crate::fs::{Access, Patience};
 use crate::proto::Security;
 use crate::remote::Remote;
 use crate::server::{self, Server, Users};
@@ -631,4 +632,36 @@ fn the_way_back_is_a_whole_command() {
     let kept = rig.spool().kept_as(id);
     let command = format!("ftpsfs recover --state-dir {state} save {kept} FILE");
     assert_eq!(fs.way_back(id), command);
+}
+
+/// The record of what was sent is brought up to date before the cache is: whoever lets go of the
+/// file in between must not uncover what the cache had from before.
+#[test]
+fn a_file_sent_just_now_is_not_shown_as_it_was_before() {
+    let mut rig = Rig::new();
+    rig.write_back = true;
+    let fs = rig.remount();
+    let soon = Patience::Until(Instant::now() + Duration::from_secs(10));
+    let access = Access {
+        write: true,
+        ..Access::default()
+    };
+    let made = fs.create(Ino::ROOT, b"f", 0o644, access, soon);
+    let (entry, opened) = made.unwrap();
+    fs.write(opened.handle, b"first", 0, false).unwrap();
+    fs.fsync(opened.handle, soon).unwrap();
+    fs.write(opened.handle, b", second", 5, false).unwrap();
+    let draft = fs.drafts.of(entry.attr.ino).unwrap();
+    let sending = draft.upload.lock();
+    fs.flush(opened.handle, soon).unwrap();
+    let version = draft.file.with(|record| record.version).unwrap();
+    let base = Base {
+        size: 13,
+        mtime: None,
+    };
+    draft.file.mark_uploaded(version, base).unwrap();
+    fs.release(opened.handle);
+    let (shown, _) = fs.getattr(entry.attr.ino, soon).unwrap();
+    assert_eq!(shown.size, 13);
+    drop(sending);
 }
