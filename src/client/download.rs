@@ -45,7 +45,7 @@ pub enum Progress {
 /// the stream, or the server's refusal.
 pub struct Started {
     pub prelude: Vec<Reply>,
-    /// The server took no REST: the stream begins at 0.
+    /// The server took no REST, or is known to forget it: the stream begins at 0.
     pub from_start: bool,
     pub download: Result<Download, Reply>,
 }
@@ -60,11 +60,13 @@ impl Download {
         deadline: Instant,
     ) -> Result<Started, Error> {
         let mut commands = prelude.to_vec();
+        let forgets = lease.profile().keeps_rest == Some(false);
+        let offset = if forgets { 0 } else { offset };
         // REST stays in force until a transfer: always said, 0 too.
         commands.push(Command::Rest(offset));
         let mut begun = lease.begin(&commands, Command::Retr(path.into()), deadline)?;
         let rest = begun.prelude.pop();
-        let from_start = !rest.is_some_and(|reply| reply.code.is_intermediate());
+        let from_start = forgets || !rest.is_some_and(|reply| reply.code.is_intermediate());
         let download = match begun.transfer {
             Transfer::Refused(reply) => Err(reply),
             Transfer::Started(data) => {

@@ -26,8 +26,12 @@ pub enum Error {
     Connect { target: String, why: String },
     #[error("{0}")]
     Certificate(Box<RefusedCertificate>),
+    /// Broken, or the two ends agree on none: no question of trust.
     #[error("TLS: {0}")]
     Tls(String),
+    /// The server wants a certificate of ours, or another one.
+    #[error("TLS: {0}")]
+    Distrusted(String),
     #[error(transparent)]
     Negotiation(#[from] NegotiationError),
     #[error(transparent)]
@@ -67,7 +71,13 @@ impl Error {
             .and_then(|e| e.downcast_ref::<rustls::Error>());
         match tls.map(|e| (e, RefusedCertificate::from_error(e))) {
             Some((_, Some(refused))) => Self::Certificate(Box::new(refused.clone())),
-            Some((tls, None)) => Self::Tls(format!("{tls} (during {during})")),
+            Some((tls, None)) => {
+                let words = format!("{tls} (during {during})");
+                match is_distrust(tls) {
+                    true => Self::Distrusted(words),
+                    false => Self::Tls(words),
+                }
+            }
             None => Self::Lost {
                 during,
                 why: error.to_string(),
@@ -90,6 +100,26 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// Whether the server says so of our certificate, or of its absence.
+fn is_distrust(error: &rustls::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    let rustls::Error::AlertReceived(alert) = error else {
+        return false;
+    };
+    matches!(
+        alert,
+        Alert::NoCertificate
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired
+    )
 }
 
 impl From<ReplyError> for Error {

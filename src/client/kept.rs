@@ -134,6 +134,7 @@ macro_rules! lessons {
             mlsd_hides_links,
             mlst_hides_links,
             keeps_last_space,
+            keeps_rest,
             patches_in_place,
             renames_over,
             ignores_case

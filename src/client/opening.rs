@@ -10,6 +10,8 @@ use super::{Error, Server};
 
 /// A server that promised to take TLS down after REIN has this long.
 const REIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Some servers say so of a wrong password, though by its first digit it would pass.
+const WRONG_PASSWORD: u16 = 430;
 
 /// A connection on its way to be a session.
 pub(super) struct Opening {
@@ -157,18 +159,27 @@ impl<'a> Driver<'a> {
 }
 
 impl Server {
-    /// Tells a server at its limit from one that refuses us.
+    /// Tells a server at its limit, and one that cannot just now, from one that refuses us.
     pub(super) fn explain(&self, error: Error) -> Error {
-        let busy = match &error {
-            Error::Negotiation(NegotiationError::Unavailable(reply)) => reply,
+        let Error::Negotiation(refusal) = &error else {
+            return error;
+        };
+        match refusal {
+            NegotiationError::Unavailable(reply) => Error::Busy(reply.to_string()),
             // ProFTPD counts its clients at PASS: "530 Sorry, the maximum number of clients".
-            Error::Negotiation(NegotiationError::Login(reply))
+            NegotiationError::Login(reply)
                 if reply.text().to_ascii_lowercase().contains("maximum") =>
             {
-                reply
+                Error::Busy(reply.to_string())
             }
-            _ => return error,
-        };
-        Error::Busy(busy.to_string())
+            NegotiationError::NoTls(reply)
+            | NegotiationError::Login(reply)
+            | NegotiationError::NoProtection(reply)
+                if reply.code.is_transient() && reply.code.as_u16() != WRONG_PASSWORD =>
+            {
+                Error::lost("the login", reply)
+            }
+            _ => error,
+        }
     }
 }

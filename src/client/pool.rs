@@ -311,6 +311,7 @@ impl Pool {
             Error::Busy(_)
             | Error::Connect { .. }
             | Error::Lost { .. }
+            | Error::Tls(_)
             | Error::TimedOut { .. } => {
                 let now = Instant::now();
                 let since = state.outage.as_ref().map_or(now, |o| o.since);

@@ -78,6 +78,9 @@ pub struct Profile {
     pub mlst_hides_links: Option<bool>,
     /// A name may end with a space (Pure-FTPd makes an underscore of that): tried on a directory.
     pub keeps_last_space: Option<bool>,
+    /// A RETR begins where the REST before it said: tried on the last byte of a file. Else a 350 is
+    /// not believed.
+    pub keeps_rest: Option<bool>,
     /// REST and STOR in the middle of a file keep its tail: tried on a scratch file.
     pub patches_in_place: Option<bool>,
     /// RNTO replaces what stands under the new name (not on IIS and FileZilla).

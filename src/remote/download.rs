@@ -17,6 +17,8 @@ const TAIL: usize = 4 << 10;
 const FEW: u64 = 256 << 10;
 /// A TLS record has 16 KiB.
 const WINDOW: usize = 16 << 10;
+/// How often a file may have changed under the proof of REST, or the proof have failed.
+const PROOFS: usize = 4;
 
 /// A file being read, in order. A lost connection is replaced and the reading goes on at the same
 /// offset, unnoticed, unless the file was replaced meanwhile ([`Error::Changed`]).
@@ -275,6 +277,10 @@ impl Download {
         // Bytes read already are read again where growth has to be told from replacement.
         let back = self.tail.len() as u64;
         let begin = self.offset - back;
+        if begin > 0 && self.pool.profile().keeps_rest.is_none() {
+            let size = expected.map_or(begin + 1, |expected| expected.size);
+            self.prove_rest(size, deadline)?;
+        }
         let started = self.start(&ask, begin, deadline)?;
         let mut open = match started.download {
             Ok(open) => open,
@@ -317,6 +323,45 @@ impl Download {
         self.version = version;
         self.stream = Stream::Open(Box::new(open));
         Ok(Opened::Expected)
+    }
+
+    /// Some servers say 350 to REST and send from the start all the same, which nothing would show in
+    /// the middle of a file: of its last byte there must come one byte, and an end. `size` is what
+    /// the file may have; the server tells.
+    fn prove_rest(&self, mut size: u64, deadline: Instant) -> Result<(), Error> {
+        let mut failed = false;
+        for _ in 0..PROOFS {
+            if size < 2 {
+                return Ok(());
+            }
+            let started = self.start(&ask_version(&self.path), size - 1, deadline)?;
+            // What is refused here is refused when it counts, too.
+            let Ok(mut open) = started.download else {
+                return Ok(());
+            };
+            let told = started.prelude.first().and_then(number);
+            let sent = match told == Some(size) && !started.from_start {
+                true => count(&mut open, 2, deadline),
+                false => Ok(0),
+            };
+            open.give_up();
+            match (told, sent?) {
+                (Some(told), 0) if told != size => size = told,
+                (_, 0) => return Ok(()),
+                (_, 1) => {
+                    self.pool.learn(|p| p.keeps_rest = Some(true));
+                    return Ok(());
+                }
+                // Once it may be that the file has just grown.
+                _ if failed => {
+                    log::info!("the server forgets REST: files are read from their start");
+                    self.pool.learn(|p| p.keeps_rest = Some(false));
+                    return Ok(());
+                }
+                _ => failed = true,
+            }
+        }
+        Ok(())
     }
 
     fn start(
@@ -431,6 +476,19 @@ fn discard(open: &mut client::Download, mut skip: u64, deadline: Instant) -> Res
         }
     }
     Ok(())
+}
+
+/// How many bytes come, up to `most`.
+fn count(open: &mut client::Download, most: usize, deadline: Instant) -> Result<usize, Error> {
+    let mut sink = vec![0; most];
+    let mut filled = 0;
+    while filled < most {
+        match open.read(&mut sink[filled..], deadline)? {
+            Progress::Bytes(n) => filled += n,
+            Progress::End { .. } => break,
+        }
+    }
+    Ok(filled)
 }
 
 /// Exactly `length` bytes; an early end means that the file is another.

@@ -51,9 +51,10 @@ impl From<client::Error> for Error {
     fn from(error: client::Error) -> Self {
         match error {
             client::Error::TimedOut { .. } => Self::TimedOut(error.to_string()),
-            client::Error::Lost { .. } | client::Error::Busy(_) | client::Error::Connect { .. } => {
-                Self::Lost(error.to_string())
-            }
+            client::Error::Lost { .. }
+            | client::Error::Busy(_)
+            | client::Error::Connect { .. }
+            | client::Error::Tls(_) => Self::Lost(error.to_string()),
             // 425, 426: the data connection's affair, not the file's.
             client::Error::Refused { ref reply, .. } if reply.code.is_of_data() => {
                 Self::Lost(error.to_string())
@@ -62,7 +63,7 @@ impl From<client::Error> for Error {
             client::Error::Refused { .. }
             | client::Error::NoResumption(_)
             | client::Error::Certificate(_)
-            | client::Error::Tls(_)
+            | client::Error::Distrusted(_)
             | client::Error::Negotiation(_)
             | client::Error::Trust(_)
             | client::Error::Protocol(_) => Self::Failed(error.to_string()),

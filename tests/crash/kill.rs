@@ -28,7 +28,8 @@ kills! {
 
 /// The daemon dies under the load, and now and then its successor dies while it makes up for that.
 fn kill_again_and_again(kind: Kind, mode: Mode) {
-    let crashes = if full() { 25 } else { 2 };
+    // 200 in each of the two modes.
+    let crashes = if full() { 50 } else { 2 };
     let part = match mode {
         Mode::Synchronous => None,
         // What goes over bytes that wait to be sent cannot be taken back.

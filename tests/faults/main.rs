@@ -115,6 +115,9 @@ fn hard_waits_and_nothing_fails() {
             hard("data sent record", GONE, 5),
             hard("data received record", "rst", 3),
             hard("reply byte", "fin", 211),
+            hard("control sent record", "send \"clear\"", 7),
+            hard("control sent record", "forged-close-notify", 7),
+            hard("data sent record", "forged-close-notify", 3),
         ],
     );
 }

@@ -31,6 +31,9 @@ const OUTAGE: Duration = Duration::from_secs(30);
 /// How long `hard` rests between attempts.
 const REST: Duration = Duration::from_millis(100);
 
+/// A session that has not ended by then never will.
+const HANG: Duration = Duration::from_secs(300);
+
 /// What one request may take.
 pub const DEADLINE: Duration = Duration::from_secs(TIMEOUT.as_secs() + SLACK.as_secs());
 
@@ -125,7 +128,16 @@ impl Rig {
             failed: 0,
             wrong: Vec::new(),
         };
+        let (over, is_over) = mpsc::channel::<()>();
+        let watched = rule.to_owned();
+        thread::spawn(move || {
+            if is_over.recv_timeout(HANG) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{watched}: it hangs");
+                std::process::abort();
+            }
+        });
         let (counts, requests, longest) = session.play();
+        drop(over);
         Run {
             counts,
             requests,

@@ -4,10 +4,13 @@
 use crate::common::command::{run, soon, wait, within};
 use crate::common::enclosure::apart;
 use crate::common::mount::{Mount, Place};
-use crate::common::server::{Kind, Options, RealServer};
+use crate::common::server::{Kind, Options, RealServer, UID};
 use crate::common::{tree, wait_until};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -80,7 +83,13 @@ fn the_machine_slept_for_longer_than_the_server_bears_silence() {
 fn a_renewed_certificate_is_taken_and_a_replaced_one_refused() {
     for kind in [Kind::ProftpdExplicit, Kind::VsftpdImplicit, Kind::Pyftpdlib] {
         let mut server = server_with_file(kind, Options::default());
-        let (mount, log) = Mount::logged(&server, "timeout=5,attr_timeout=0,dir_timeout=0");
+        // To wait for another's server would be no help: it is refused under `hard` as well.
+        let hard = match kind {
+            Kind::Pyftpdlib => ",hard",
+            _ => "",
+        };
+        let options = format!("timeout=5,attr_timeout=0,dir_timeout=0{hard}");
+        let (mount, log) = Mount::logged(&server, &options);
         assert_works(&mount.dir, "before");
         server.options.certificate = "renewed";
         server.restart();
@@ -240,5 +249,93 @@ fn calls_fail_fast_while_the_server_is_known_to_be_down() {
             soon(move || fs::read(file)).is_ok_and(|content| content == b"content")
         });
         assert!(works, "{hangs}: it is back");
+    }
+}
+
+/// Whoever waits for a dead server dies within two seconds of SIGKILL, wherever it waits. Each in a
+/// folder of its own, and on names that are known: who looks for one may be alone in waiting for that.
+#[test]
+fn everybody_who_waits_can_be_killed() {
+    let scripts = [
+        "cat file",
+        "mkdir new",
+        "rmdir sub",
+        "rm file",
+        "mv file other",
+        "chmod 600 file",
+        "truncate -s 3 file",
+        "touch -d 2001-01-01 file",
+        "stat unknown/x",
+        "cp file copy",
+        "echo new > new",
+        "echo more >> file",
+        "head -c 64M /dev/zero > new",
+        "dd if=/dev/zero of=file conv=notrunc,fsync count=1",
+    ];
+    for extra in ["", ",hard"] {
+        // vsftpd would never again begin a transfer on a session whose processes were stopped.
+        let server = RealServer::of(Kind::Pyftpdlib);
+        for number in 0..scripts.len() {
+            let folder = server.root.join(number.to_string());
+            tree::put(&folder.join("file"), b"content", Duration::ZERO);
+            fs::create_dir_all(folder.join("sub")).expect("make a folder");
+            // What nobody has looked into yet.
+            fs::create_dir_all(folder.join("unknown")).expect("make a folder");
+            for path in ["", "file", "sub", "unknown"] {
+                chown(folder.join(path), Some(UID), Some(UID)).expect("the tests run as root");
+            }
+        }
+        let options = format!("timeout=60,attr_timeout=300,dir_timeout=300{extra}");
+        let mount = Mount::new(&server, &options);
+        let mut programs: Vec<_> = (scripts.iter().enumerate())
+            .map(|(number, script)| {
+                let mut command = Command::new("bash");
+                let script = format!("ls -l; echo known; read; exec 2>/dev/null; {script}; exit 3");
+                command.args(["-c", &script]);
+                command.current_dir(mount.path(number.to_string()));
+                command.stdin(Stdio::piped()).stdout(Stdio::piped());
+                let mut program = command.spawn().expect("start a shell");
+                let said = BufReader::new(program.stdout.as_mut().expect("its output"));
+                let mut lines = said.lines().map_while(Result::ok);
+                assert!(lines.any(|line| line == "known"));
+                program
+            })
+            .collect();
+        server.pause();
+        for program in &mut programs {
+            let mut go = program.stdin.take().expect("its input");
+            go.write_all(b"go\n").expect("tell it to go on");
+        }
+        std::thread::sleep(Duration::from_secs(2));
+        // What the shell has begun waits, and not the shell.
+        for (program, script) in programs.iter_mut().zip(scripts) {
+            let ended = program.try_wait().expect("ask");
+            assert_eq!(ended, None, "{script}{extra}: it waits for the server");
+            let children = format!("/proc/{0}/task/{0}/children", program.id());
+            let children = fs::read_to_string(children).expect("its children");
+            let waiting = children
+                .split_whitespace()
+                .next()
+                .map_or(program.id(), |child| child.parse().expect("a number"));
+            let begun = Instant::now();
+            let waiting = Pid::from_raw(waiting as i32);
+            kill(waiting, Signal::SIGKILL).expect("kill it");
+            let ended = wait(program, Duration::from_secs(2));
+            assert!(
+                ended.is_some(),
+                "{script}{extra}: {:?} after SIGKILL",
+                begun.elapsed()
+            );
+        }
+        server.resume();
+        let file = mount.path("0/file");
+        assert_eq!(soon(move || fs::read(file)).expect("read"), b"content");
+        // What they wrote before they were killed goes there.
+        let place = mount.into_place();
+        let mut umount = place.binary();
+        umount.arg("umount").arg(&place.dir);
+        let unmounted = run(&mut umount, Duration::from_secs(60));
+        assert!(unmounted.status.success(), "{extra}: {}", unmounted.stderr);
+        assert!(place.is_deserted(), "left behind: {:?}", place.processes());
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn of_client(error: &client::Error, config: &Config) -> (Step, Troubl
                 other_tls(config.security),
             ),
         ),
-        client::Error::Tls(_) => (
+        client::Error::Tls(_) | client::Error::Distrusted(_) => (
             Step::Tls,
             trouble(
                 found,
