@@ -149,10 +149,6 @@ impl Fs {
             }
         }
         let path = self.live_path(ino)?;
-        let passed = self.backings.following(ino);
-        if let Some(passed) = &passed {
-            passed.unsettle();
-        }
         // A link's own time cannot be named: the command would change what it points to.
         let set = match before.kind {
             FileKind::Symlink => Err(remote::Error::Unsupported("the time of a link".into())),
@@ -166,9 +162,6 @@ impl Fs {
                 Ok(())
             }
             Err(cause) => {
-                if let Some(passed) = passed {
-                    passed.became(before);
-                }
                 self.accept(&path, cause)?;
                 self.tell_once("times");
                 // Of a directory that we made, the server's time is not known.

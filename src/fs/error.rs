@@ -48,11 +48,6 @@ pub enum Error {
     /// A device, socket or pipe on the server.
     #[error("not a regular file")]
     NotAFile,
-    /// The kernel cannot have both at a time.
-    #[error(
-        "others read and write it already, and the kernel cannot share its pages with them (nopassthrough)"
-    )]
-    BeingRead,
     /// Only so many requests may wait at a time.
     #[error("too many requests are waiting")]
     Busy,

@@ -153,23 +153,6 @@ impl Inodes {
         }
     }
 
-    /// A file's content is no more, and its name has gone to another: the next look at the name finds a node
-    /// of its own.
-    pub fn part(&self, ino: Ino) {
-        let nodes = &mut *self.nodes.lock();
-        let Some(node) = nodes.get_mut(&ino) else {
-            return;
-        };
-        node.standing = Standing::Gone;
-        let (parent, name) = (node.parent, node.name.clone());
-        if let Some(parent) = nodes.get_mut(&parent)
-            && let Some(name) = name
-            && parent.children.get(&name) == Some(&ino)
-        {
-            parent.children.remove(&name);
-        }
-    }
-
     /// The files of a directory that were set aside there, and where they are.
     pub fn asides(&self, directory: Ino) -> Vec<(Ino, RemotePath)> {
         let nodes = self.nodes.lock();
@@ -202,7 +185,7 @@ impl Inodes {
         reap(nodes, from);
     }
 
-    /// A file that was set aside was removed for good.
+    /// A file that was set aside was removed for good, or its name is another's.
     pub fn vanish(&self, ino: Ino) {
         if let Some(node) = self.nodes.lock().get_mut(&ino) {
             node.standing = Standing::Gone;
@@ -333,10 +316,12 @@ fn number(
     directory: &mut Option<RemotePath>,
     path: impl FnOnce() -> Option<RemotePath>,
 ) -> Option<Ino> {
-    // A live name keeps its number, but not when a file has become a directory or a link: the
-    // kernel never forgives an inode that changes its type.
+    // A live name keeps its number, but not when it was taken from the file, nor when that has become a
+    // directory or a link: the kernel never forgives an inode that changes its type.
     if let Some(ino) = nodes.get(&parent)?.children.get(name)
-        && nodes.get(ino).is_some_and(|n| n.kind == attributes.kind)
+        && let Some(node) = nodes.get(ino)
+        && node.kind == attributes.kind
+        && matches!(node.standing, Standing::Named)
     {
         return Some(*ino);
     }

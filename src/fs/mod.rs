@@ -98,7 +98,7 @@ pub struct Config {
     pub spool: Option<Spool>,
     /// `cache_dir=`: where content that was read is kept.
     pub shelf: Option<Shelf>,
-    /// Whether the kernel may read that by itself, where it can (not with `nopassthrough`).
+    /// Whether the kernel may read that by itself, where nothing can be written (not with `nopassthrough`).
     pub passthrough: bool,
     /// `attrs=strict`: what the server cannot store is refused.
     pub strict: bool,
@@ -147,7 +147,7 @@ pub struct Opened {
     pub handle: u64,
     /// Whether what the kernel has of the content is still good.
     pub keep_cache: bool,
-    /// What the kernel may read by itself. It is kept as long as it does.
+    /// What the kernel may read by itself; to be held as long as it does.
     pub backing: Option<Arc<Backing>>,
 }
 
@@ -183,7 +183,6 @@ pub struct Fs {
     /// Where the server ignores case.
     aliases: Option<Aliases>,
     files: Files,
-    /// What the kernel reads by itself.
     backings: Backings,
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
@@ -488,41 +487,6 @@ impl Fs {
         Some(Ok(kept.into()))
     }
 
-    /// Where the kernel reads an inode by itself, and the server now has another content under its name: that
-    /// is another file from now on, with a number of its own. Whether it is so.
-    fn parts(&self, ino: Ino, now: &Attributes) -> bool {
-        let Some(backing) = self.backings.following(ino) else {
-            return false;
-        };
-        let is_same = backing.is_of(now) || self.drafts.of(ino).is_some();
-        if is_same || self.inodes.is_unlinked(ino) {
-            return false;
-        }
-        if self.backings.of(ino).is_none() {
-            self.backings.stop(ino);
-            return false;
-        }
-        self.inodes.part(ino);
-        true
-    }
-
-    /// Gives the name of an inode that the kernel reads by itself a new number, for who cannot share the old
-    /// one; what is written by the new one is seen by the old one's readers. Whether it could be done.
-    pub fn part_from_readers(&self, ino: Ino) -> bool {
-        let Some(backing) = self.backings.of(ino) else {
-            return false;
-        };
-        let Some(path) = self.inodes.path(ino) else {
-            return false;
-        };
-        self.backings.spare(&path);
-        // Who writes by the old number does so at the old name.
-        self.drafts.unless_written(ino, || {
-            self.backings.leave_to(&path, &backing);
-            self.inodes.part(ino);
-        })
-    }
-
     /// We ourselves have made something of `path`: `None`, that it is gone.
     fn note(&self, path: &RemotePath, made: Option<&Attributes>) {
         self.forget_kept(path);
@@ -638,9 +602,8 @@ impl Fs {
             Some(Ok(attributes)) => Some(attributes),
             // What it was when it lost its name is all there will ever be.
             _ if self.inodes.is_unlinked(ino) => {
-                let known = self.files.of(ino).map(|file| file.attributes());
-                let passed = self.backings.of(ino);
-                known.map(|known| passed.map_or(known.clone(), |passed| passed.shown(&known)))
+                let passed = self.passed(ino);
+                passed.or_else(|| Some(self.files.of(ino)?.attributes()))
             }
             _ => None,
         };
@@ -851,7 +814,6 @@ impl Fs {
             self.inodes.forget(ino, 1);
             ino = enter().ok_or(Error::Stale)?;
         }
-        self.backings.found(ino, || self.inodes.path(ino));
         if self.drafts.of(ino).is_none() {
             self.files.observe(ino, attributes);
         }

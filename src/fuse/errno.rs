@@ -21,7 +21,6 @@ pub(super) fn errno(error: &Error) -> Errno {
         Error::TooLarge => Errno::EFBIG,
         Error::Spool(_) => Errno::EIO,
         Error::NotAFile => Errno::ENXIO,
-        Error::BeingRead => Errno::from_i32(libc::ETXTBSY),
         Error::Busy => Errno::EBUSY,
         Error::TimedOut => Errno::ETIMEDOUT,
     }

@@ -19,7 +19,6 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
@@ -39,7 +38,7 @@ use answer::{answer_lookup, answer_readdirplus, file_attr, file_type};
 use killed::Watch;
 pub use record::{Failure, Record, Report};
 use request::{Refuse, Request, What};
-use through::{How as Reading, Place, Through};
+use through::{Other, Through};
 use workers::Workers;
 pub use xattr::Attributes;
 use xattr::Shown;
@@ -48,9 +47,6 @@ use xattr::Shown;
 const METADATA_THREADS: usize = 16;
 const READ_THREADS: usize = 64;
 const UPLOAD_THREADS: usize = 64;
-/// How long, and how often, it is looked whether those who read a file are done.
-const READERS_END: Duration = Duration::from_millis(500);
-const READERS_LOOK: Duration = Duration::from_millis(20);
 /// How long what is left to do after a close may wait for a thread.
 const LEFTOVER: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -72,7 +68,8 @@ pub struct Door {
     reads: Workers,
     uploads: Workers,
     office: Office,
-    through: Arc<Through>,
+    /// Where the kernel may read files by itself.
+    through: Option<Arc<Through>>,
     /// What the root has of extended attributes; `None`: nothing has any.
     shown: Option<Shown>,
 }
@@ -101,7 +98,7 @@ impl Door {
             reads: Workers::new("read", READ_THREADS),
             uploads: Workers::new("upload", UPLOAD_THREADS),
             office,
-            through: Arc::new(Through::new()),
+            through: None,
             shown: None,
         }
     }
@@ -251,11 +248,11 @@ impl Filesystem for Door {
                 log::debug!("the kernel has no {capability:?}");
             }
         }
-        let passes = self.fs.config().passthrough && self.fs.config().shelf.is_some();
-        if passes && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+        let passthrough = InitFlags::FUSE_PASSTHROUGH;
+        if self.fs.passes() && config.add_capabilities(passthrough).is_ok() {
             // So that a file system may be stacked upon this one, as on any.
             let _ = config.set_max_stack_depth(1);
-            self.through.begin();
+            self.through = Some(Arc::new(Through::new()));
         }
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             log::debug!("the kernel would write {nearest} bytes at once");
@@ -312,23 +309,18 @@ impl Filesystem for Door {
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let access = access_of(flags.0, flags.acc_mode());
-        let reads = flags.acc_mode() != OpenAccMode::O_WRONLY;
         let (asked, through) = (Ino(ino.0), self.through.clone());
         let run = move |fs: &Arc<Fs>, ino, patience| {
-            let is_alias = ino != asked;
-            let place = match access.write && !is_alias {
-                true => Some(place_to_write(&through, fs, ino, reads, patience)?),
-                false => None,
-            };
             let opened = fs.open(ino, access, patience)?;
+            let mut flags = open_flags(&opened, access);
+            // The kernel must not have its pages twice.
+            flags.set(FopenFlags::FOPEN_DIRECT_IO, ino != asked);
+            let through = through.clone().filter(|_| ino == asked);
+            let through = through.map(|through| (through, ino, fs.clone()));
             Ok(Opening {
-                flags: open_flags(&opened, access),
                 opened,
-                is_alias,
-                place,
-                ino,
-                fs: fs.clone(),
-                through: through.clone(),
+                flags,
+                through,
             })
         };
         let request = Request {
@@ -379,7 +371,9 @@ impl Filesystem for Door {
         if let Some(leftover) = self.fs.release(fh.0) {
             self.see_to(leftover);
         }
-        self.through.leave(Ino(ino.0));
+        if let Some(through) = &self.through {
+            through.release(Ino(ino.0));
+        }
         reply.ok();
     }
 
@@ -637,43 +631,22 @@ impl Filesystem for Door {
         reply: ReplyCreate,
     ) {
         let mode = permissions(mode);
-        let mode_of_access = OpenFlags(flags).acc_mode();
-        let access = access_of(flags, mode_of_access);
-        let reads = mode_of_access != OpenAccMode::O_WRONLY;
-        let through = self.through.clone();
-        let undo = |fs: &Fs, (entry, opened, _): (Entry, Opened, Place)| {
-            fs.close_at_once(opened.handle);
-            fs.forget(entry.attr.ino, 1);
-        };
+        let access = access_of(flags, OpenFlags(flags).acc_mode());
         let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
-            let (entry, opened) = fs.create(parent, name, mode, access, patience)?;
-            // It may have been there, although the kernel did not know.
-            match place_to_write(&through, fs, entry.attr.ino, reads, patience) {
-                Ok(place) => Ok((entry, opened, place)),
-                Err(error) => {
-                    fs.close_at_once(opened.handle);
-                    fs.forget(entry.attr.ino, 1);
-                    Err(error)
-                }
-            }
+            fs.create(parent, name, mode, access, patience)
         };
-        let answer = |reply: ReplyCreate, (entry, opened, place): (Entry, Opened, Place)| {
+        let answer = |reply: ReplyCreate, (entry, opened): (Entry, Opened)| {
             let access = Access {
                 write: true,
                 ..Access::default()
             };
             let (attr, handle) = (file_attr(&entry.attr), FileHandle(opened.handle));
-            let (ttl, generation) = (&entry.ttl, Generation(0));
-            match place.keep() {
-                Reading::Cached => {
-                    let flags = open_flags(&opened, access);
-                    reply.created(ttl, &attr, generation, handle, flags);
-                }
-                Reading::Passed(id) | Reading::Direct(id) => {
-                    let flags = FopenFlags::FOPEN_DIRECT_IO;
-                    reply.created_passthrough(ttl, &attr, generation, handle, flags, &id);
-                }
-            }
+            let flags = open_flags(&opened, access);
+            reply.created(&entry.ttl, &attr, Generation(0), handle, flags);
+        };
+        let undo = |fs: &Fs, (entry, opened): (Entry, Opened)| {
+            fs.close_at_once(opened.handle);
+            fs.forget(entry.attr.ino, 1);
         };
         let how = (answer as fn(_, _), undo as fn(&Fs, _));
         self.serve_name(("create", req), (parent, name), run, how, reply);
@@ -929,68 +902,30 @@ fn open_flags(opened: &Opened, access: Access) -> FopenFlags {
 struct Opening {
     opened: Opened,
     flags: FopenFlags,
-    /// The kernel knows the file by another number than its own.
-    is_alias: bool,
-    /// Of a handle that can write.
-    place: Option<Place>,
-    ino: Ino,
-    fs: Arc<Fs>,
-    through: Arc<Through>,
+    /// Where the kernel may read it by itself, by this number.
+    through: Option<(Arc<Through>, Ino, Arc<Fs>)>,
 }
 
 impl Opening {
     fn answer(reply: ReplyOpen, opening: Self) {
         let Self { opened, flags, .. } = opening;
         let handle = FileHandle(opened.handle);
-        if opening.is_alias {
-            // The kernel must not have its pages twice.
-            return reply.opened(handle, flags | FopenFlags::FOPEN_DIRECT_IO);
-        }
-        let backing = opened.backing.as_ref();
+        let Some((through, ino, fs)) = opening.through else {
+            return reply.opened(handle, flags);
+        };
         let register = |file: &File| reply.open_backing(file);
-        let place = opening
-            .place
-            .map_or_else(|| opening.through.read(opening.ino, backing, register), Ok);
-        match place.map(Place::keep) {
-            Ok(Reading::Cached) => reply.opened(handle, flags),
-            Ok(Reading::Passed(id)) => {
-                if let Some(backing) = backing {
-                    backing.count();
-                }
+        match through.open(ino, opened.backing.as_ref(), register) {
+            Ok(None) => reply.opened(handle, flags),
+            Ok(Some(id)) => {
+                fs.count_passed();
+                // The kernel takes no other flag along with that.
                 reply.opened_passthrough(handle, FopenFlags::FOPEN_NOFLUSH, &id);
             }
-            Ok(Reading::Direct(id)) => {
-                let flags = (flags - FopenFlags::FOPEN_KEEP_CACHE) | FopenFlags::FOPEN_DIRECT_IO;
-                reply.opened_passthrough(handle, flags, &id);
-            }
-            // Others have begun to read an older content at this moment.
-            Err(_) => {
-                opening.fs.close_at_once(opened.handle);
+            // It looks the name up once more.
+            Err(Other) => {
+                fs.close_at_once(opened.handle);
                 reply.error(Errno::ESTALE);
             }
-        }
-    }
-}
-
-/// The place of a handle that can write. Where it cannot be had while others read, it is waited a little for
-/// them to end; then the name gets another number, which the kernel finds when it looks the name up anew.
-fn place_to_write(
-    through: &Arc<Through>,
-    fs: &Fs,
-    ino: Ino,
-    reads: bool,
-    patience: Patience,
-) -> Result<Place, Error> {
-    let until = Instant::now() + READERS_END;
-    loop {
-        match (through.write(ino, reads), patience) {
-            (Ok(place), _) => return Ok(place),
-            (Err(_), Patience::MemoryOnly) => return Err(Error::WouldWait),
-            (Err(_), Patience::Until(deadline)) if Instant::now() < deadline.min(until) => {
-                thread::sleep(READERS_LOOK);
-            }
-            (Err(_), _) if fs.part_from_readers(ino) => return Err(Error::Stale),
-            (Err(_), _) => return Err(Error::BeingRead),
         }
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn name(path: &RemotePath) -> String {
 
 /// A book's content; `None` where there is none, or not of that size.
 pub(super) fn content(dir: &File, name: &str, size: u64) -> io::Result<Option<File>> {
-    let opened = open_file(dir, &format!("{name}{DATA}"), OFlag::O_RDWR);
+    let opened = open_file(dir, &format!("{name}{DATA}"), OFlag::O_RDONLY);
     let Some(data) = absent_as_none(opened)? else {
         return Ok(None);
     };

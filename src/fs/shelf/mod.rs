@@ -245,7 +245,8 @@ impl Shelf {
             let Some(book) = book else { return Ok(None) };
             let bytes = book.read(range)?;
             if let Some(entry) = self.0.state.lock().entry_of(path, &book) {
-                entry.proven = book.is_proven();
+                // A book that was closed meanwhile does not know any more.
+                entry.proven = bytes.is_some() && (entry.proven || book.is_proven());
             }
             Ok(bytes)
         });
@@ -270,8 +271,8 @@ impl Shelf {
         book.is_some_and(|book| book.holds(0..edition.version.size))
     }
 
-    /// The local file that has all of the content, where this mount has seen that it is whole: nothing of it
-    /// is written any more, but by who asked for it once the book is forgotten. Opens it, and reads nothing.
+    /// The local file that has all of the content, where this mount has seen that it is whole: it is not
+    /// changed any more. Opens it, and reads nothing.
     pub(super) fn proven(&self, path: &RemotePath, edition: &Edition) -> Option<File> {
         let proven = |state: &mut State| {
             let entry = state.books.get(path)?;
@@ -582,7 +583,7 @@ impl Shared {
         let bytes = book.allocated()?;
         let state = &mut *self.state.lock();
         if let Some(entry) = state.entry_of(&title.path, &book) {
-            entry.proven = book.is_proven();
+            entry.proven |= book.is_proven();
             let before = std::mem::replace(&mut entry.bytes, bytes);
             state.bytes = state.bytes - before + bytes;
         }

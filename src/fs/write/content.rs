@@ -2,28 +2,21 @@
 //!
 //! Must not know the kernel.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::super::files::OpenFile;
 use super::super::read::{Data, Failure, Reader, Target};
 use super::super::spool::{Method, SpoolError};
-use super::super::{Backing, Entry, Error, Fs, Ino, Opened, Patience, parse_name};
+use super::super::{Entry, Error, Fs, Ino, Opened, Patience, parse_name};
 use super::upload::Extent;
 use super::{Draft, blank, now};
-use crate::cache::Ticket;
 use crate::remote::{self, Attributes, FileKind, Temporary, Version};
 
 /// How often, and after which pause, a read looks again where the server has another file than the
 /// one that the draft is based on.
 const LOOKS: usize = 20;
 const LOOK: Duration = Duration::from_millis(50);
-
-/// The kernel reads only what is so old by itself: it would not see that a log grows.
-const PASSED_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,6 +173,7 @@ impl Fs {
         let was_named = !self.inodes.is_unlinked(ino);
         let (attributes, _) = self.attributes(ino, patience)?;
         if was_named && self.inodes.is_unlinked(ino) {
+            // Its name is another's.
             return Err(Error::Stale);
         }
         match attributes.kind {
@@ -198,11 +192,6 @@ impl Fs {
         if access.write {
             // From here on no draft of it ends.
             self.drafts.join(ino);
-            if draft.is_none() && self.inodes.path(ino).is_none() {
-                // Its name has another number since (`Fs::part_from_readers`).
-                self.close_at_once(handle);
-                return Err(Error::Stale);
-            }
             if let Some(path) = self.inodes.path(ino)
                 && !self.cache.is_unchanged_since(ticket, &path)
             {
@@ -210,10 +199,6 @@ impl Fs {
                 return Ok(None);
             }
         }
-        let backing = match access.write {
-            true => None,
-            false => self.backing(ino, &attributes, handle, ticket),
-        };
         if access.truncate
             && let Err(error) = self.cut(ino, 0, &attributes)
         {
@@ -225,46 +210,14 @@ impl Fs {
             false => (attributes.size, attributes.mtime),
         };
         let keep_cache = self.inodes.caches(ino, stamp);
-        if (keep_cache || backing.is_some())
-            && let Some(file) = self.files.file(handle)
-        {
+        if keep_cache && let Some(file) = self.files.file(handle) {
             file.show();
         }
         Ok(Some(Opened {
             handle,
             keep_cache,
-            backing,
+            backing: self.backing(ino, &attributes),
         }))
-    }
-
-    /// What the kernel may read by itself of a file that was just opened, and is so described.
-    fn backing(
-        &self,
-        ino: Ino,
-        attributes: &Attributes,
-        handle: u64,
-        ticket: Ticket,
-    ) -> Option<Arc<Backing>> {
-        if let Some(backing) = self.backings.of(ino) {
-            return Some(backing);
-        }
-        let shelf = self.config.shelf.as_ref()?;
-        let age = SystemTime::now().duration_since(attributes.mtime).ok()?;
-        let is_ours = || self.drafts.of(ino).is_some();
-        if !self.config.passthrough || age < PASSED_AGE || is_ours() {
-            return None;
-        }
-        let path = self.inodes.path(ino)?;
-        if self.backings.spares(&path) {
-            return None;
-        }
-        let edition = self.files.file(handle)?.target(&path)?.edition?;
-        let data = shelf.proven(&path, &edition)?;
-        let backing = Backing::new(data, edition, Some(shelf.clone()));
-        let backing = self.backings.share(ino, backing)?;
-        // From here on what we change is changed in it, too.
-        let is_current = !is_ours() && self.cache.is_unchanged_since(ticket, &path);
-        (is_current && backing.is_of(attributes)).then_some(backing)
     }
 
     /// Closes a handle that its caller will not see.
@@ -284,16 +237,10 @@ impl Fs {
     ) -> Result<usize, Error> {
         let file = self.files.file(handle).ok_or(Error::Stale)?;
         let draft = self.draft(file.ino, || file.attributes())?;
-        let write = || {
-            let at = match append {
-                true => draft.file.size()?,
-                false => offset,
-            };
-            Ok((at, draft.write(bytes, at)?))
-        };
-        let (_, written) = self.change(&draft, write, |data, (at, written)| {
-            data.write_all_at(&bytes[..*written], *at)
-        })?;
+        let written = match append {
+            true => draft.append(bytes),
+            false => draft.write(bytes, offset),
+        }?;
         self.send_ahead(&draft)?;
         Ok(written)
     }
@@ -302,38 +249,16 @@ impl Fs {
     pub fn allocate(&self, handle: u64, size: u64) -> Result<(), Error> {
         let file = self.files.file(handle).ok_or(Error::Stale)?;
         let draft = self.draft(file.ino, || file.attributes())?;
-        let grow = || match draft.file.size()? < size {
-            true => draft.truncate(size).map(|()| true),
-            false => Ok(false),
-        };
-        self.change(&draft, grow, |data, grown| match grown {
-            true => data.set_len(size),
-            false => Ok(()),
-        })?;
+        if draft.file.size()? < size {
+            draft.truncate(size)?;
+        }
         Ok(())
-    }
-
-    /// Changes a draft, and what the kernel reads of the file by itself with it.
-    fn change<T>(
-        &self,
-        draft: &Draft,
-        change: impl FnOnce() -> Result<T, SpoolError>,
-        same: impl FnOnce(&File, &T) -> io::Result<()>,
-    ) -> Result<T, Error> {
-        Ok(match self.backings.following(draft.ino) {
-            Some(backing) => backing.follow(change, same)?,
-            None => change()?,
-        })
     }
 
     /// Makes a file `size` bytes long, in the spool; `found` is what is known of it.
     pub(in crate::fs) fn cut(&self, ino: Ino, size: u64, found: &Attributes) -> Result<(), Error> {
         let draft = self.draft(ino, || found.clone())?;
-        self.change(
-            &draft,
-            || draft.truncate(size),
-            |data, ()| data.set_len(size),
-        )
+        Ok(draft.truncate(size)?)
     }
 
     /// The draft of a file that is open, or about to be cut; begun where there is none, upon what

@@ -56,9 +56,7 @@ impl Fs {
         let size = self.files.of(from)?.attributes().size;
         let draft = self.drafts.of(to).filter(|draft| draft.is_untouched())?;
         let whole = len > 0 && size == len && from != to;
-        // What the kernel reads by itself would have to be fetched.
-        let is_ours = self.backings.following(to).is_none();
-        (whole && is_clean && is_ours && !self.inodes.is_unlinked(from))
+        (whole && is_clean && !self.inodes.is_unlinked(from))
             .then_some((self.inodes.path(from)?, draft))
     }
 

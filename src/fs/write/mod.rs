@@ -169,17 +169,6 @@ impl Drafts {
             .is_some_and(|slot| slot.writers > 0)
     }
 
-    /// Calls `then` where no handle may write to the file and it has no draft; whether it did. Nobody joins
-    /// meanwhile.
-    pub fn unless_written(&self, ino: Ino, then: impl FnOnce()) -> bool {
-        let table = self.table.lock();
-        let is_free = !table.contains_key(&ino);
-        if is_free {
-            then();
-        }
-        is_free
-    }
-
     /// A handle that could write is gone. The draft, where nobody is left to write it.
     pub fn leave(&self, ino: Ino) -> Option<Arc<Draft>> {
         let mut table = self.table.lock();
@@ -353,6 +342,12 @@ impl Draft {
         let written = self.file.write_at(bytes, offset)?;
         self.touch()?;
         Ok(written)
+    }
+
+    /// Writes behind the last byte.
+    pub fn append(&self, bytes: &[u8]) -> Result<usize, SpoolError> {
+        let size = self.file.size()?;
+        self.write(bytes, size)
     }
 
     pub fn truncate(&self, len: u64) -> Result<(), SpoolError> {

@@ -248,9 +248,6 @@ impl Fs {
         if let Some(file) = self.files.of(ino) {
             file.renew(Some(server));
         }
-        if let Some(backing) = self.backings.following(ino) {
-            backing.became(server);
-        }
         self.inodes.caches(ino, (server.size, server.mtime));
         self.note(path, Some(server));
     }
