@@ -149,6 +149,7 @@ impl Fs {
             }
         }
         let path = self.live_path(ino)?;
+        let _changing = self.files.change(ino);
         // A link's own time cannot be named: the command would change what it points to.
         let set = match before.kind {
             FileKind::Symlink => Err(remote::Error::Unsupported("the time of a link".into())),

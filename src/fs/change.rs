@@ -377,7 +377,8 @@ impl Fs {
         attributes: &Attributes,
     ) -> Result<Entry, Error> {
         self.note(path, Some(attributes));
-        self.enter(parent, name, attributes, self.config.attr_timeout)
+        let asked = self.files.ask();
+        self.enter(parent, name, attributes, self.config.attr_timeout, asked)
     }
 
     /// We have removed a name.

@@ -8,8 +8,9 @@
 //! Must not know the kernel or the cache. The table's lock is a leaf.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -26,7 +27,13 @@ const PROOF: usize = 4 << 10;
 /// All handles.
 pub(super) struct Files {
     table: Mutex<Table>,
+    /// Counts what we ourselves made of files.
+    clock: Arc<AtomicU64>,
 }
+
+/// When it was asked what the server holds, or what is known of that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked(u64);
 
 #[derive(Default)]
 struct Table {
@@ -34,7 +41,16 @@ struct Table {
     directories: HashMap<u64, Arc<OpenDirectory>>,
     /// The state that the next handle of an inode shares.
     by_inode: HashMap<Ino, Arc<OpenFile>>,
+    /// Those that we ourselves are changing on the server just now, and how often at a time.
+    changing: HashMap<Ino, usize>,
     last: u64,
+}
+
+/// We ourselves are changing a file on the server, until this is dropped: what the server says of it meanwhile
+/// may be that.
+pub(super) struct Changing<'a> {
+    files: &'a Files,
+    ino: Ino,
 }
 
 struct Handle {
@@ -65,6 +81,7 @@ pub(super) struct OpenFile {
     /// Whether a reader, or the kernel's cache, may have seen some of the content.
     seen: AtomicBool,
     handles: AtomicUsize,
+    clock: Arc<AtomicU64>,
 }
 
 /// One open directory: what it held when it was opened or rewound, so that offsets stay true
@@ -79,7 +96,7 @@ pub(super) struct OpenDirectory {
 #[derive(Clone, Debug)]
 struct Content {
     attributes: Attributes,
-    /// See [`Target`].
+    /// See [`Target`]. What was asked for before tells nothing of it.
     epoch: u64,
 }
 
@@ -103,23 +120,33 @@ impl Files {
     pub fn new() -> Self {
         Self {
             table: Mutex::new(Table::default()),
+            clock: Arc::default(),
         }
     }
 
-    /// A new handle of a file. `ours`: what is known of it comes from what we write ourselves, and
-    /// tells nothing of what the server holds.
+    /// To be called before it is asked what [`Files::observe`] and [`Files::open`] are told.
+    pub fn ask(&self) -> Asked {
+        Asked(self.clock.load(Ordering::SeqCst))
+    }
+
+    /// A new handle of a file. `asked`: `None` where what is known of it comes from what we write
+    /// ourselves, and tells nothing of what the server holds.
     pub fn open(
         &self,
         ino: Ino,
         attributes: &Attributes,
         writer: bool,
-        ours: bool,
+        asked: Option<Asked>,
         reader: impl FnOnce() -> Reader,
     ) -> u64 {
         let mut table = self.table.lock();
         let shared = table.by_inode.get(&ino).cloned();
+        let asked = asked.filter(|_| !table.changing.contains_key(&ino));
+        let is_same = |file: &Arc<OpenFile>| {
+            asked.is_none_or(|asked| file.observe(attributes, asked) == Observed::Same)
+        };
         let (file, other) = match shared {
-            Some(file) if ours || file.observe(attributes) == Observed::Same => (file, None),
+            Some(file) if is_same(&file) => (file, None),
             other => {
                 let file = Arc::new(OpenFile {
                     ino,
@@ -132,6 +159,7 @@ impl Files {
                     replaced: AtomicBool::new(false),
                     seen: AtomicBool::new(false),
                     handles: AtomicUsize::new(0),
+                    clock: self.clock.clone(),
                 });
                 table.by_inode.insert(ino, file.clone());
                 (file, other)
@@ -154,12 +182,27 @@ impl Files {
     }
 
     /// Takes note of what the server now says of a file that may be open.
-    pub fn observe(&self, ino: Ino, attributes: &Attributes) {
-        if let Some(file) = self.of(ino)
-            && file.observe(attributes) != Observed::Same
-        {
+    pub fn observe(&self, ino: Ino, attributes: &Attributes, asked: Asked) {
+        let table = self.table.lock();
+        let file = table.by_inode.get(&ino).cloned();
+        let Some(file) = file.filter(|_| !table.changing.contains_key(&ino)) else {
+            return;
+        };
+        let observed = file.observe(attributes, asked);
+        drop(table);
+        if observed != Observed::Same {
             file.reader.close();
         }
+    }
+
+    /// To be called before a file is changed on the server, and dropped once [`OpenFile::renew`] was.
+    pub fn change(&self, ino: Ino) -> Changing<'_> {
+        *self.table.lock().changing.entry(ino).or_default() += 1;
+        Changing { files: self, ino }
+    }
+
+    pub fn is_changing(&self, ino: Ino) -> bool {
+        self.table.lock().changing.contains_key(&ino)
     }
 
     /// What the handles of an open file share; of handles whose content was replaced, it is
@@ -220,6 +263,18 @@ impl Files {
     /// Every handle of a file.
     pub fn handles(&self) -> Vec<u64> {
         self.table.lock().files.keys().copied().collect()
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        let mut table = self.files.table.lock();
+        if let Entry::Occupied(mut times) = table.changing.entry(self.ino) {
+            *times.get_mut() -= 1;
+            if *times.get() == 0 {
+                times.remove();
+            }
+        }
     }
 }
 
@@ -289,7 +344,7 @@ impl OpenFile {
     /// read from now on is fetched anew.
     pub fn renew(&self, attributes: Option<&Attributes>) {
         let mut content = self.content.lock();
-        content.epoch += 1;
+        content.epoch = 1 + self.clock.fetch_add(1, Ordering::SeqCst);
         if let Some(attributes) = attributes {
             content.attributes = attributes.clone();
             self.replaced.store(false, Ordering::Relaxed);
@@ -327,12 +382,15 @@ impl OpenFile {
         self.reader.close();
     }
 
-    /// Compares with what the server now says. Unless it is the same, the reader is to be closed.
-    fn observe(&self, now: &Attributes) -> Observed {
+    /// Compares with what the server says. Unless it is the same, the reader is to be closed.
+    fn observe(&self, now: &Attributes, asked: Asked) -> Observed {
         if self.replaced.load(Ordering::Relaxed) {
             return Observed::Replaced;
         }
         let mut content = self.content.lock();
+        if content.epoch > asked.0 {
+            return Observed::Same;
+        }
         let before = std::mem::replace(&mut content.attributes, now.clone());
         if !continues_as(&before, now) {
             self.replaced.store(true, Ordering::Relaxed);

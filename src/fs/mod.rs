@@ -47,7 +47,7 @@ pub use attributes::Changes;
 pub use backing::Backing;
 use backing::Backings;
 pub use error::Error;
-use files::{Files, OpenFile};
+use files::{Asked, Files, OpenFile};
 use flights::Flights;
 pub use inodes::Ino;
 use inodes::Inodes;
@@ -161,6 +161,8 @@ const FAREWELL: Duration = Duration::from_secs(60);
 /// How long a caller waits for news of the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Between looks whether a change of our own is done.
+const LOOK: Duration = Duration::from_millis(5);
 /// How often one read follows a file that is replaced again and again.
 const CHANGES: usize = 3;
 
@@ -299,10 +301,12 @@ impl Fs {
     /// The same for a name that is spelt as the directory has it.
     fn find_spelt(&self, parent: Ino, name: &Name, patience: Patience) -> Result<Lookup, Error> {
         let path = self.live_path(parent)?.join(name);
+        let asked = self.files.ask();
         let draft = self.inodes.child(parent, name);
         let draft = draft.and_then(|ino| self.drafts.of(ino));
         if let Some(attributes) = draft.and_then(|draft| draft.attributes().ok()) {
-            let entry = self.enter(parent, name, &attributes, self.config.attr_timeout)?;
+            let ttl = self.config.attr_timeout;
+            let entry = self.enter(parent, name, &attributes, ttl, asked)?;
             return Ok(Lookup::Found(entry));
         }
         let (attributes, until) = match self.stat(&path, patience)? {
@@ -313,7 +317,7 @@ impl Fs {
             }
             Answer::Unknown => return Err(Error::WouldWait),
         };
-        let entry = self.enter(parent, name, &attributes, remaining(until))?;
+        let entry = self.enter(parent, name, &attributes, remaining(until), asked)?;
         Ok(Lookup::Found(entry))
     }
 
@@ -324,9 +328,10 @@ impl Fs {
 
     /// An inode's attributes, and how long they may be believed.
     pub fn getattr(&self, ino: Ino, patience: Patience) -> Result<(Attr, Duration), Error> {
+        let asked = self.files.ask();
         let (attributes, until) = self.attributes(ino, patience)?;
         if self.drafts.of(ino).is_none() {
-            self.files.observe(ino, &attributes);
+            self.files.observe(ino, &attributes, asked);
         }
         let ttl = self.kernel_may_believe(remaining(until));
         Ok((self.show(ino, &attributes), ttl))
@@ -472,13 +477,14 @@ impl Fs {
         if let Patience::MemoryOnly = patience {
             return Some(Err(Failure::WouldWait));
         }
+        let asked = self.files.ask();
         // Any other word leaves it to a download to find out.
         let Ok(Answer::Present(now, _)) = self.stat(&target.path, patience) else {
             return None;
         };
         if now.kind != FileKind::File || Edition::of(&now) != Some(edition) {
             if self.drafts.of(file.ino).is_none() {
-                self.files.observe(file.ino, &now);
+                self.files.observe(file.ino, &now, asked);
             }
             return None;
         }
@@ -516,7 +522,11 @@ impl Fs {
         path: &RemotePath,
         patience: Patience,
     ) -> Result<(), Error> {
-        patience.deadline()?;
+        let deadline = patience.deadline()?;
+        // It may be what we ourselves are making of it just now.
+        while self.files.is_changing(file.ino) && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
         let went_over = || file.version().is_some_and(|now| Some(now) != failed);
         if went_over() {
             return Ok(()); // By another read.
@@ -807,6 +817,7 @@ impl Fs {
         name: &Name,
         attributes: &Attributes,
         ttl: Duration,
+        asked: Asked,
     ) -> Result<Entry, Error> {
         let enter = || self.inodes.enter(parent, name, attributes);
         let mut ino = enter().ok_or(Error::Stale)?;
@@ -815,7 +826,7 @@ impl Fs {
             ino = enter().ok_or(Error::Stale)?;
         }
         if self.drafts.of(ino).is_none() {
-            self.files.observe(ino, attributes);
+            self.files.observe(ino, attributes, asked);
         }
         Ok(self.entry(ino, attributes, ttl))
     }

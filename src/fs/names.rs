@@ -60,10 +60,11 @@ impl Names {
         let now = Instant::now();
         for (next, (name, listed)) in self.rest() {
             let (fs, directory) = (&self.fs, &self.directory);
+            let asked = fs.files.ask();
             let fresh = fs.cache.attributes_in(directory, &self.path, name, now);
             let (attributes, entry) = match fresh {
                 Answer::Present(attributes, until) => {
-                    let entry = fs.enter(self.ino, name, &attributes, remaining(until));
+                    let entry = fs.enter(self.ino, name, &attributes, remaining(until), asked);
                     (attributes, entry.ok())
                 }
                 // Removed since: a name that does not exist any more need not be shown.

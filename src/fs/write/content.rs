@@ -164,6 +164,7 @@ impl Fs {
         patience: Patience,
     ) -> Result<Option<Opened>, Error> {
         let draft = self.drafts.of(ino);
+        let asked = self.files.ask();
         if access.append && draft.is_none() {
             // What others have appended meanwhile must be known.
             patience.deadline()?;
@@ -186,9 +187,12 @@ impl Fs {
         }
         self.hold(ino)?;
         let reader = || Reader::new(&self.reads);
+        // Of a file being written it is the draft that tells, not the server.
+        let is_server = draft.is_none() && self.drafts.of(ino).is_none();
+        let asked = is_server.then_some(asked);
         let handle = self
             .files
-            .open(ino, &attributes, access.write, draft.is_some(), reader);
+            .open(ino, &attributes, access.write, asked, reader);
         if access.write {
             // From here on no draft of it ends.
             self.drafts.join(ino);

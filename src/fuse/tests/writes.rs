@@ -276,6 +276,50 @@ fn a_file_that_others_replaced_and_we_write_to_keeps_no_old_reader_waiting() {
     assert_eq!(stored(&mount, "file").len(), (2 << 20) + 4);
 }
 
+/// What a reader had learned before the file was given a time, or written, was taken for others' work
+/// where it came late: all who had the file open got EIO.
+#[test]
+fn readers_bear_that_a_file_is_dated_and_written_meanwhile() {
+    let mount = Mount::writable_with(4, |config| config.attr_timeout = Duration::from_millis(5));
+    fs::write(mount.here("file"), content(50_000)).unwrap();
+    let until = Instant::now() + Duration::from_secs(4);
+    let path = mount.here("file");
+    let mut reads = 0;
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut reads = 0;
+                    while Instant::now() < until {
+                        let mut read = Vec::new();
+                        let mut file = File::open(&path).unwrap();
+                        file.read_to_end(&mut read).unwrap();
+                        assert!(read.len() >= 50_000 && read[..50_000] == content(50_000));
+                        reads += 1;
+                    }
+                    reads
+                })
+            })
+            .collect();
+        let mut seconds = 1_500_000_000;
+        while Instant::now() < until {
+            let mut file = append(path.clone());
+            file.write_all(b"x").unwrap();
+            nix::unistd::close(file).unwrap();
+            for _ in 0..3 {
+                seconds += 10;
+                let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+                let file = File::open(&path).unwrap();
+                file.set_modified(time).unwrap();
+            }
+        }
+        for reader in readers {
+            reads += reader.join().unwrap();
+        }
+    });
+    assert!(reads > 50, "{reads}");
+}
+
 /// A server without room says 226 all the same, and then the connection is lost: before the size was
 /// asked, or after half a file had got its name.
 #[test]
