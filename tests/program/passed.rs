@@ -221,6 +221,7 @@ def look(me, until):
             held[at] = file, fd, now
         while len(held) > chance.randrange(4): os.close(held.pop(chance.randrange(len(held)))[1])
 for file in range(FILES): put(file, 0)
+while len(os.listdir()) < FILES: time.sleep(0.1)
 children, until = [], time.time() + SECONDS
 for me in range(READERS):
     pid = os.fork()

@@ -171,10 +171,10 @@ impl Fs {
             self.cache.changed(&self.live_path(ino)?);
         }
         let ticket = self.cache.begin(Instant::now());
-        let was_named = !self.inodes.is_unlinked(ino);
+        let may_part = self.passes() && !self.inodes.is_unlinked(ino);
         let (attributes, _) = self.attributes(ino, patience)?;
-        if was_named && self.inodes.is_unlinked(ino) {
-            // Its name is another's.
+        if may_part && self.inodes.is_unlinked(ino) {
+            // Its name is another's (`Fs::parts`).
             return Err(Error::Stale);
         }
         match attributes.kind {
