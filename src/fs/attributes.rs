@@ -209,30 +209,33 @@ impl Fs {
     }
 
     /// The server has taken a change: what is known of the file follows.
-    fn changed_there(&self, ino: Ino, change: impl FnOnce(&mut Attributes), before: &Attributes) {
+    pub(super) fn changed_there(
+        &self,
+        ino: Ino,
+        change: impl FnOnce(&mut Attributes),
+        before: &Attributes,
+    ) {
         let draft = self.drafts.of(ino);
         let mut attributes = match &draft {
             Some(draft) => draft.server(),
             None => before.clone(),
         };
         change(&mut attributes);
-        if let Some(draft) = &draft {
-            let current = draft.file.with(|record| record.version);
-            let told = current.and_then(|version| {
-                draft
-                    .file
-                    .mark_uploaded(version, super::write::base_of(&attributes))
-            });
-            if let Err(error) = told {
-                log::debug!("inode {}: {error}", ino.0);
-            }
-            draft.settle(&attributes, None);
-        }
         if let Some(path) = self.inodes.path(ino) {
             match attributes.kind {
                 FileKind::File => self.made(ino, &path, &attributes),
                 _ => self.note(&path, Some(&attributes)),
             }
+        }
+        // One that began meanwhile is based on what was known before. What was closed since is owed still.
+        if let Some(draft) = self.drafts.of(ino) {
+            let base = super::write::base_of(&attributes);
+            let uploaded = draft.file.with(|record| record.uploaded);
+            let told = uploaded.and_then(|version| draft.file.mark_uploaded(version, base));
+            if let Err(error) = told {
+                log::debug!("inode {}: {error}", ino.0);
+            }
+            draft.settle(&attributes, None);
         }
     }
 

@@ -93,6 +93,7 @@ impl Fs {
         let involved: Vec<_> = draft.iter().cloned().collect();
         let places = Drafts::lock_places(&involved, deadline)?;
         self.resolve_doubts(&involved, deadline)?;
+        let _changing = ino.map(|ino| self.files.change(ino));
         let aside = match &draft {
             Some(draft) if !draft.occupies() => None,
             draft => {
@@ -106,8 +107,8 @@ impl Fs {
         if let Some(draft) = &draft {
             draft.unlink()?;
         }
-        drop(places);
         self.disappeared(parent, &name, &path, aside);
+        drop(places);
         if let Some(ino) = ino {
             self.retire(ino);
         }
@@ -146,6 +147,7 @@ impl Fs {
         self.drafts.spool()?;
         let (name, from) = self.child_path(parent, name, patience)?;
         let asked = parse_name(to_name)?;
+        let given = to_name;
         let (mut to_name, mut to) = self.new_path(to_parent, to_name, patience)?;
         let respells = from == to && asked != to_name;
         if respells {
@@ -190,8 +192,26 @@ impl Fs {
         }
         involved.extend(below);
         let places = Drafts::lock_places(&involved, deadline)?;
+        // What began to be written while we waited may be on its way to either name.
+        let is_new = |draft: &Arc<Draft>| !involved.iter().any(|one| Arc::ptr_eq(one, draft));
+        let mut now = self.drafts_below(&from);
+        now.extend(self.drafts_below(&to));
+        if now.iter().any(is_new) {
+            drop(places);
+            return self.rename(
+                (parent, name.as_bytes()),
+                (to_parent, given),
+                keep,
+                patience,
+            );
+        }
         self.resolve_doubts(&involved, deadline)?;
         let source = self.inodes.child(parent, &name);
+        let _changing: Vec<_> = [source, victim]
+            .into_iter()
+            .flatten()
+            .map(|ino| self.files.change(ino))
+            .collect();
         let pending = source.and_then(|ino| self.drafts.of(ino));
         let pending = pending.filter(|draft| !draft.occupies());
         let victim_draft = victim.and_then(|ino| self.drafts.of(ino));
@@ -259,8 +279,9 @@ impl Fs {
             draft.unlink()?;
         }
         self.inodes.rename(parent, &name, to_parent, &to_name);
-        drop(places);
+        // Before anything of it is sent: what that makes of it is the newer word.
         self.moved(&from, &to, &moved, victim);
+        drop(places);
         Ok(spool.sync()?)
     }
 

@@ -442,6 +442,11 @@ impl Fs {
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
+                    // It may be what we ourselves are making of it just now.
+                    self.await_changes(file.ino, patience.deadline()?);
+                    if file.epoch() != epoch {
+                        continue;
+                    }
                     changes += 1;
                     if changes > CHANGES {
                         return Err(Error::remote(&path, remote::Error::Changed));
@@ -512,6 +517,13 @@ impl Fs {
         }
     }
 
+    /// Waits until nothing that we ourselves are making of a file on the server is under way.
+    fn await_changes(&self, ino: Ino, deadline: Instant) {
+        while self.files.is_changing(ino) && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+    }
+
     /// The server holds another content than was known when the file was opened: what is known
     /// of it is learned anew, and the handle goes over to it if nobody has seen the old content.
     /// `failed`: the version that is not there.
@@ -522,11 +534,7 @@ impl Fs {
         path: &RemotePath,
         patience: Patience,
     ) -> Result<(), Error> {
-        let deadline = patience.deadline()?;
-        // It may be what we ourselves are making of it just now.
-        while self.files.is_changing(file.ino) && Instant::now() < deadline {
-            thread::sleep(LOOK);
-        }
+        patience.deadline()?;
         let went_over = || file.version().is_some_and(|now| Some(now) != failed);
         if went_over() {
             return Ok(()); // By another read.

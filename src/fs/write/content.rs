@@ -364,7 +364,11 @@ impl Fs {
         (epoch, there): (u64, Option<Version>),
         patience: Patience,
     ) -> Result<Option<Vec<u8>>, Failure> {
-        let lost = |error: SpoolError| Failure::Remote(remote::Error::Failed(error.to_string()));
+        let lost = |error: SpoolError| match error {
+            // The draft has ended meanwhile, which the caller finds out.
+            SpoolError::Gone => Failure::Remote(remote::Error::Changed),
+            error => Failure::Remote(remote::Error::Failed(error.to_string())),
+        };
         let gone = || Failure::Remote(remote::Error::NotFound);
         let size = draft.file.size().map_err(lost)?;
         let end = size.min(offset.saturating_add(len as u64));

@@ -98,6 +98,8 @@ impl Fs {
         clock: &mut Clock,
     ) -> Result<Sent<'a>, Stop> {
         let place = self.place(draft, clock)?;
+        // A time that it is being given would look like others' work.
+        self.await_changes(draft.ino, clock.deadline());
         let path = self.target(draft)?;
         if !task.is_of(draft) {
             return Err(Stop::Again);

@@ -161,8 +161,8 @@ impl Fs {
             }
             sent => sent,
         };
-        if let Err(Stop::Remote(remote::Error::NotFound)) = &sent {
-            // Its directory may have been renamed meanwhile.
+        if let Err(Stop::Remote(remote::Error::NotFound | remote::Error::Changed)) = &sent {
+            // It, or its directory, may have been renamed meanwhile.
             let _place = self.place(draft, clock)?;
             if self.inodes.path(draft.ino) != path {
                 return Err(Stop::Again);

@@ -665,3 +665,29 @@ fn a_file_sent_just_now_is_not_shown_as_it_was_before() {
     assert_eq!(shown.size, 13);
     drop(sending);
 }
+
+/// The file was written and closed between the server's word on its time and ours that it has it: the
+/// version closed then was taken for sent, and was lost.
+#[test]
+fn what_is_closed_while_a_file_is_given_a_time_is_sent() {
+    let mut rig = Rig::new();
+    let fs = rig.remount();
+    let soon = Patience::Until(Instant::now() + Duration::from_secs(10));
+    let access = Access {
+        write: true,
+        ..Access::default()
+    };
+    let made = fs.create(Ino::ROOT, b"f", 0o644, access, soon);
+    let (entry, opened) = made.unwrap();
+    fs.write(opened.handle, b"first", 0, false).unwrap();
+    fs.flush(opened.handle, soon).unwrap();
+    let draft = fs.drafts.of(entry.attr.ino).unwrap();
+    let before = draft.server();
+    fs.write(opened.handle, b", second", 5, false).unwrap();
+    draft.file.commit().unwrap();
+    let date = |attributes: &mut Attributes| attributes.mtime = UNIX_EPOCH;
+    fs.changed_there(entry.attr.ino, date, &before);
+    fs.flush(opened.handle, soon).unwrap();
+    fs.release(opened.handle);
+    assert_eq!(fs::read(rig.there("f")).unwrap(), b"first, second");
+}
