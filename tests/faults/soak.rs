@@ -94,7 +94,7 @@ fn random_operations_under_random_faults_lose_nothing() {
         let value = std::env::var(name).ok()?;
         value.parse::<u64>().ok()
     };
-    let seconds = number("FTPSFS_SOAK").unwrap_or(if full() { 600 } else { 120 });
+    let seconds = number("FTPSFS_SOAK").unwrap_or(if full() { 600 } else { 90 });
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let first = number("FTPSFS_SEED").unwrap_or_else(|| match full() {
         true => now.unwrap().as_secs() * 100,
