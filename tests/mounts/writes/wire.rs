@@ -83,9 +83,10 @@ pub fn small_changes_of_large_files(kind: Kind) {
                 dd of=large conv=notrunc bs=4096 seek={middle} oflag=seek_bytes status=none"
             );
             let changed = moved(|| drop(script(&mount, &text)));
-            // Pure-FTPd cuts what lies behind, so the file is sent whole.
+            // The server's ways are tried out once. Pure-FTPd cuts what lies behind, so the file is sent whole.
+            let most = if round == 0 { 2 * MOST } else { MOST };
             assert!(
-                changed < MOST || kind == Kind::PureFtpd,
+                changed < most || kind == Kind::PureFtpd,
                 "change {round} in the middle moved {changed} bytes"
             );
         }
