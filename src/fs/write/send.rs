@@ -198,8 +198,11 @@ impl Fs {
         if is_as_long
             && (task.size == 0 || self.is_there(&draft.file, &path, 0..task.size, clock)?)
         {
-            self.remote.unlink(temporary, clock.deadline())?;
-            return Ok(theirs);
+            match self.remote.unlink(temporary, clock.deadline()) {
+                // A server that was slow has renamed it just now.
+                Ok(()) | Err(remote::Error::NotFound) => return Ok(theirs),
+                Err(error) => return Err(error.into()),
+            }
         }
         let copy = conflict_copy(&path, SystemTime::now()).ok_or(Stop::Unwanted)?;
         let publication = Publication {
