@@ -5,7 +5,6 @@ use std::time::SystemTime;
 use proptest::prelude::*;
 
 use super::*;
-use crate::remote::FileKind;
 
 fn path(text: &str) -> RemotePath {
     RemotePath::parse(text.as_bytes()).unwrap()
@@ -16,16 +15,7 @@ fn name(text: &str) -> Name {
 }
 
 fn attributes(size: u64) -> Attributes {
-    Attributes {
-        kind: FileKind::File,
-        size,
-        mtime: SystemTime::UNIX_EPOCH,
-        mode: None,
-        uid: None,
-        gid: None,
-        unique: None,
-        link_target: None,
-    }
+    Attributes::file(size, SystemTime::UNIX_EPOCH)
 }
 
 fn listing(names: &[&str], size: u64, complete: bool) -> Listing {

@@ -216,10 +216,7 @@ impl Fs {
         before: &Attributes,
     ) {
         let draft = self.drafts.of(ino);
-        let mut attributes = match &draft {
-            Some(draft) => draft.server(),
-            None => before.clone(),
-        };
+        let mut attributes = draft.map_or_else(|| before.clone(), |draft| draft.server());
         change(&mut attributes);
         if let Some(path) = self.inodes.path(ino) {
             match attributes.kind {

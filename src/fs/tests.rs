@@ -34,14 +34,5 @@ pub(super) fn config() -> Config {
 }
 
 pub(super) fn file(size: u64) -> Attributes {
-    Attributes {
-        kind: FileKind::File,
-        size,
-        mtime: SystemTime::UNIX_EPOCH,
-        mode: None,
-        uid: None,
-        gid: None,
-        unique: None,
-        link_target: None,
-    }
+    Attributes::file(size, SystemTime::UNIX_EPOCH)
 }

@@ -77,21 +77,12 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::remote::{Attributes, FileKind};
+    use crate::remote::Attributes;
 
     const INO: Ino = Ino(7);
 
     fn backing() -> Arc<Backing> {
-        let attributes = Attributes {
-            kind: FileKind::File,
-            size: 0,
-            mtime: SystemTime::UNIX_EPOCH,
-            mode: None,
-            uid: None,
-            gid: None,
-            unique: None,
-            link_target: None,
-        };
+        let attributes = Attributes::file(0, SystemTime::UNIX_EPOCH);
         Arc::new(Backing::new(tempfile::tempfile().unwrap(), attributes))
     }
 

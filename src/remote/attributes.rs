@@ -57,6 +57,20 @@ pub struct Version {
 }
 
 impl Attributes {
+    /// A file of so many bytes, of which nothing else is known but its time.
+    pub const fn file(size: u64, mtime: SystemTime) -> Self {
+        Self {
+            kind: FileKind::File,
+            size,
+            mtime,
+            mode: None,
+            uid: None,
+            gid: None,
+            unique: None,
+            link_target: None,
+        }
+    }
+
     /// From facts, with the listing's time where it is the only one. `offset`: what listing
     /// times must be moved by to be UTC, seconds.
     pub(super) fn new(facts: &Facts, offset: i64) -> Self {

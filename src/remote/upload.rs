@@ -444,16 +444,7 @@ impl<'a> Dress<'a> {
 }
 
 /// A file of which nothing else is known.
-const FILE: Attributes = Attributes {
-    kind: FileKind::File,
-    size: 0,
-    mtime: SystemTime::UNIX_EPOCH,
-    mode: None,
-    uid: None,
-    gid: None,
-    unique: None,
-    link_target: None,
-};
+const FILE: Attributes = Attributes::file(0, SystemTime::UNIX_EPOCH);
 
 /// Whether a rename onto `path` would, or might, replace a symbolic link. `stat`: the reply to
 /// STAT of it.

@@ -9,16 +9,7 @@ fn path(text: &str) -> RemotePath {
 
 fn listing(sizes: &[(&str, u64)]) -> Arc<Directory> {
     let entry = |&(name, size): &(&str, u64)| {
-        let attributes = Attributes {
-            kind: FileKind::File,
-            size,
-            mtime: UNIX_EPOCH,
-            mode: None,
-            uid: None,
-            gid: None,
-            unique: None,
-            link_target: None,
-        };
+        let attributes = Attributes::file(size, UNIX_EPOCH);
         (Name::parse(name.as_bytes()).expect("a name"), attributes)
     };
     let listing = Listing {

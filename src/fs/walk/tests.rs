@@ -12,13 +12,7 @@ fn path(text: &str) -> RemotePath {
 fn directory(names: &[&str]) -> Arc<Directory> {
     let attributes = |kind| Attributes {
         kind,
-        size: 0,
-        mtime: UNIX_EPOCH,
-        mode: None,
-        uid: None,
-        gid: None,
-        unique: None,
-        link_target: None,
+        ..Attributes::file(0, UNIX_EPOCH)
     };
     let entry = |(name, kind): (&str, _)| {
         let name = Name::parse(name.as_bytes()).expect("a name");

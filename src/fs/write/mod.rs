@@ -29,7 +29,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::spool::{self, Base, Method, RecordId, Spool, SpoolError, SpoolFile, Wanted};
 use super::{Error, Ino};
 use crate::proto::RemotePath;
-use crate::remote::{Attributes, FileKind, Version};
+use crate::remote::{Attributes, Version};
 use ahead::Ahead;
 use backlog::Backlog;
 pub use content::{Access, Leftover};
@@ -570,16 +570,7 @@ pub(super) fn version_of(base: Base) -> Version {
 
 /// A file of which nothing is known but its time.
 pub(super) fn blank(mtime: SystemTime) -> Attributes {
-    Attributes {
-        kind: FileKind::File,
-        size: 0,
-        mtime,
-        mode: None,
-        uid: None,
-        gid: None,
-        unique: None,
-        link_target: None,
-    }
+    Attributes::file(0, mtime)
 }
 
 /// The time, as it can be given to a server: in whole seconds, so that it does not change when it

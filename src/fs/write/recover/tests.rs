@@ -131,6 +131,19 @@ impl Rig {
         )
     }
 
+    /// A new file `f` in a mount, of which the server has the first word; it is still open, by the handle.
+    fn begun(fs: &Fs) -> (Arc<Draft>, u64) {
+        let access = Access {
+            write: true,
+            ..Access::default()
+        };
+        let made = fs.create(Ino::ROOT, b"f", 0o644, access, soon());
+        let (entry, opened) = made.unwrap();
+        fs.write(opened.handle, b"first", 0, false).unwrap();
+        fs.fsync(opened.handle, soon()).unwrap();
+        (fs.drafts.of(entry.attr.ino).unwrap(), opened.handle)
+    }
+
     /// What a remount makes of it: everything is sent, and nothing else is left there.
     fn sends(&mut self, name: &str, expected: &[u8]) {
         let fs = self.remount();
@@ -160,6 +173,10 @@ impl Rig {
         assert_eq!(self.spool().records(), []);
         fs::remove_file(self.there(name)).unwrap();
     }
+}
+
+fn soon() -> Patience {
+    Patience::Until(Instant::now() + Duration::from_secs(10))
 }
 
 const CHANGED: &str = "the file changed on the server since";
@@ -641,27 +658,18 @@ fn a_file_sent_just_now_is_not_shown_as_it_was_before() {
     let mut rig = Rig::new();
     rig.write_back = true;
     let fs = rig.remount();
-    let soon = Patience::Until(Instant::now() + Duration::from_secs(10));
-    let access = Access {
-        write: true,
-        ..Access::default()
-    };
-    let made = fs.create(Ino::ROOT, b"f", 0o644, access, soon);
-    let (entry, opened) = made.unwrap();
-    fs.write(opened.handle, b"first", 0, false).unwrap();
-    fs.fsync(opened.handle, soon).unwrap();
-    fs.write(opened.handle, b", second", 5, false).unwrap();
-    let draft = fs.drafts.of(entry.attr.ino).unwrap();
+    let (draft, handle) = Rig::begun(&fs);
+    fs.write(handle, b", second", 5, false).unwrap();
     let sending = draft.upload.lock();
-    fs.flush(opened.handle, soon).unwrap();
+    fs.flush(handle, soon()).unwrap();
     let version = draft.file.with(|record| record.version).unwrap();
     let base = Base {
         size: 13,
         mtime: None,
     };
     draft.file.mark_uploaded(version, base).unwrap();
-    fs.release(opened.handle);
-    let (shown, _) = fs.getattr(entry.attr.ino, soon).unwrap();
+    fs.release(handle);
+    let (shown, _) = fs.getattr(draft.ino, soon()).unwrap();
     assert_eq!(shown.size, 13);
     drop(sending);
 }
@@ -672,22 +680,13 @@ fn a_file_sent_just_now_is_not_shown_as_it_was_before() {
 fn what_is_closed_while_a_file_is_given_a_time_is_sent() {
     let mut rig = Rig::new();
     let fs = rig.remount();
-    let soon = Patience::Until(Instant::now() + Duration::from_secs(10));
-    let access = Access {
-        write: true,
-        ..Access::default()
-    };
-    let made = fs.create(Ino::ROOT, b"f", 0o644, access, soon);
-    let (entry, opened) = made.unwrap();
-    fs.write(opened.handle, b"first", 0, false).unwrap();
-    fs.flush(opened.handle, soon).unwrap();
-    let draft = fs.drafts.of(entry.attr.ino).unwrap();
+    let (draft, handle) = Rig::begun(&fs);
     let before = draft.server();
-    fs.write(opened.handle, b", second", 5, false).unwrap();
+    fs.write(handle, b", second", 5, false).unwrap();
     draft.file.commit().unwrap();
     let date = |attributes: &mut Attributes| attributes.mtime = UNIX_EPOCH;
-    fs.changed_there(entry.attr.ino, date, &before);
-    fs.flush(opened.handle, soon).unwrap();
-    fs.release(opened.handle);
+    fs.changed_there(draft.ino, date, &before);
+    fs.flush(handle, soon()).unwrap();
+    fs.release(handle);
     assert_eq!(fs::read(rig.there("f")).unwrap(), b"first, second");
 }
