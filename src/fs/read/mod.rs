@@ -91,6 +91,8 @@ pub(super) struct Reader {
 struct Streams {
     /// The most recently used last.
     list: Vec<Arc<Stream>>,
+    /// The newest that was asked for.
+    epoch: u64,
     run: Option<Run>,
 }
 
@@ -209,7 +211,7 @@ impl Reader {
             if self.ended.load(Ordering::Relaxed) {
                 return Err(Failure::TimedOut); // Whoever asked is gone.
             }
-            let Some(stream) = self.choose(target, &read, handles) else {
+            let Some(stream) = self.choose(target, &read, handles)? else {
                 let deadline = deadline.ok_or(Failure::WouldWait)?;
                 match deadline.saturating_duration_since(Instant::now()) {
                     Duration::ZERO => return Err(Failure::TimedOut),
@@ -262,9 +264,19 @@ impl Reader {
     }
 
     /// The stream that will have the read's bytes first, or a new one; `None` while there cannot
-    /// be a new one.
-    fn choose(&self, target: &Target, read: &Range<u64>, handles: usize) -> Option<Arc<Stream>> {
+    /// be a new one. Fails where others read what became of the file since: one would end the streams of the
+    /// other for ever.
+    fn choose(
+        &self,
+        target: &Target,
+        read: &Range<u64>,
+        handles: usize,
+    ) -> Result<Option<Arc<Stream>>, Failure> {
         let mut locked = self.streams.lock();
+        if target.epoch < locked.epoch {
+            return Err(Failure::Remote(remote::Error::Changed));
+        }
+        locked.epoch = target.epoch;
         let streams = &mut locked.list;
         streams.retain(|stream| {
             let current = stream.epoch() == target.epoch;
@@ -279,10 +291,10 @@ impl Reader {
         if let Some((_, at)) = nearest {
             let stream = streams.remove(at);
             streams.push(stream.clone());
-            return Some(stream);
+            return Ok(Some(stream));
         }
         if self.reads.is_crowded() || self.pauses.load(Ordering::Relaxed) > 0 {
-            return None;
+            return Ok(None);
         }
         streams.retain(|s| !s.is_over());
         // One for each reader, should it go on there; the others' sessions are needed next.
@@ -306,7 +318,7 @@ impl Reader {
         let part = self.reads.memory.join();
         let stream = self.reads.start(target, window, part);
         streams.push(stream.clone());
-        Some(stream)
+        Ok(Some(stream))
     }
 
     /// A read was answered by `stream` up to `position`: has several streams fetch what comes next
@@ -317,7 +329,7 @@ impl Reader {
         }
         let (now, size) = (Instant::now(), target.version.size);
         let mut locked = self.streams.lock();
-        let Streams { list, run } = &mut *locked;
+        let Streams { list, run, .. } = &mut *locked;
         if !run.as_ref().is_some_and(|run| run.has(stream)) {
             if let Some(run) = run
                 && list.iter().any(|stream| run.has(stream))

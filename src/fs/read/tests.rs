@@ -91,3 +91,20 @@ fn several_streams_give_the_same_bytes_in_order() {
     }
     assert!(widest > 1, "a second stream was earned");
 }
+
+#[test]
+fn a_read_of_what_the_file_was_before_does_not_end_the_streams_of_others() {
+    let (_served, reads, now) = serve(&[7; 100_000], 8 * BUFFER, &Faults::default());
+    let then = now.clone();
+    let now = Target { epoch: 1, ..now };
+    let reader = Reader::new(&reads);
+    let read = |target, at| reader.read(target, at, 1000, 2, Some(soon()));
+    assert!(read(&then, 0).is_ok());
+    assert_eq!(*read(&now, 0).unwrap(), [7; 1000]);
+    let outdated = read(&then, 0);
+    assert!(matches!(
+        outdated,
+        Err(Failure::Remote(remote::Error::Changed))
+    ));
+    assert_eq!(*read(&now, 50_000).unwrap(), [7; 1000]);
+}
