@@ -565,6 +565,13 @@ fn by_mlst(
         return Ok(None);
     }
     let error = meaning::of_refusal(session, path, "MLST", &reply, deadline)?;
+    if let Error::Denied(_) = error {
+        // One file may have lost the name just then, and another taken it.
+        let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
+        if let Some(attributes) = listing::parse_mlst(&reply) {
+            return Ok(Some(Ok(attributes)));
+        }
+    }
     Ok(Some(Err(error)))
 }
 
