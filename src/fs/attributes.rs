@@ -4,11 +4,13 @@
 //! Must not know the kernel.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::files::Changing;
 use super::spool::SpoolError;
 use super::write::{Draft, whole};
 use super::{Attr, Error, Fs, Ino, Patience, attr};
+use crate::cache::Ticket;
 use crate::proto::RemotePath;
 use crate::remote::{self, Attributes, FileKind};
 
@@ -35,9 +37,23 @@ impl Fs {
         patience: Patience,
     ) -> Result<(Attr, Duration), Error> {
         self.drafts.spool()?;
+        let set = self.try_setattr(ino, changes, patience);
+        set.map_err(|error| self.missed(ino, error))
+    }
+
+    fn try_setattr(
+        &self,
+        ino: Ino,
+        changes: Changes,
+        patience: Patience,
+    ) -> Result<(Attr, Duration), Error> {
         // Where bytes are to be sent the caller has all the time in the world, but not for a reply.
         let soon = || patience.within(self.config.timeout);
+        let arrival = self.arrivals.arrive(ino, soon())?;
+        let ticket = self.cache.begin(Instant::now());
         let (before, _) = self.attributes(ino, soon())?;
+        // Whoever takes its name may be waited for by an upload.
+        let _arrival = (changes.size.is_none() && !self.config.strict).then_some(arrival);
         let draft = self.drafts.of(ino).filter(|draft| !draft.is_over());
         let local = match changes.size {
             Some(_) => changes.through_handle,
@@ -54,13 +70,13 @@ impl Fs {
         }
         self.change_owner(ino, &before, changes)?;
         if let Some(size) = changes.size {
-            self.resize(ino, size, &before, changes.through_handle)?;
+            self.resize(ino, size, &before, (ticket, soon()), changes.through_handle)?;
         }
         if let Some(mode) = changes.mode {
-            self.change_mode(ino, mode, &before, soon())?;
+            self.change_mode(ino, mode, soon())?;
         }
         if let Some(modified) = changes.modified {
-            self.change_time(ino, modified, &before, soon())?;
+            self.change_time(ino, modified, soon())?;
         }
         if is_promised {
             self.drafts.spool()?.sync()?;
@@ -73,6 +89,7 @@ impl Fs {
         ino: Ino,
         size: u64,
         before: &Attributes,
+        (ticket, patience): (Ticket, Patience),
         through_handle: bool,
     ) -> Result<(), Error> {
         match before.kind {
@@ -83,12 +100,20 @@ impl Fs {
             }
             FileKind::Symlink | FileKind::Other => return Err(Error::NotAFile),
         }
+        let cut = || {
+            let path = self.inodes.path(ino);
+            let is_old = path.is_some_and(|path| !self.cache.is_unchanged_since(ticket, &path));
+            match is_old {
+                true => self.cut(ino, size, &self.attributes(ino, patience)?.0),
+                false => self.cut(ino, size, before),
+            }
+        };
         if through_handle {
-            return self.cut(ino, size, before);
+            return cut();
         }
         // Nobody will close it: it is uploaded at once. Counted as a writer meanwhile, it stays.
         self.drafts.join(ino);
-        let cut = self.cut(ino, size, before);
+        let cut = cut();
         let sent = match self.drafts.of(ino) {
             Some(draft) if cut.is_ok() => self.deliver(&draft),
             _ => Ok(()),
@@ -98,24 +123,15 @@ impl Fs {
         cut.and(sent)
     }
 
-    fn change_mode(
-        &self,
-        ino: Ino,
-        mode: u16,
-        before: &Attributes,
-        patience: Patience,
-    ) -> Result<(), Error> {
+    fn change_mode(&self, ino: Ino, mode: u16, patience: Patience) -> Result<(), Error> {
         let mode = mode & 0o7777;
-        if let Some(draft) = self.pending(ino)? {
+        let Some(_changing) = self.take_along(ino, |draft| draft.set_mode(mode))? else {
             if let Some(path) = self.inodes.path(ino) {
                 self.overlay.drop_mode(&path);
             }
-            match draft.set_mode(mode) {
-                // It was uploaded at this moment.
-                Err(SpoolError::Gone) => {}
-                set => return Ok(set?),
-            }
-        }
+            return Ok(());
+        };
+        let (before, _) = self.attributes(ino, patience)?;
         if before.kind == FileKind::Symlink {
             return Ok(());
         }
@@ -123,7 +139,7 @@ impl Fs {
         match self.remote.set_mode(&path, mode, patience.deadline()?) {
             Ok(()) => {
                 self.overlay.drop_mode(&path);
-                self.changed_there(ino, |attributes| attributes.mode = Some(mode), before);
+                self.changed_there(ino, |attributes| attributes.mode = Some(mode), &before);
                 Ok(())
             }
             Err(cause) => {
@@ -134,22 +150,13 @@ impl Fs {
         }
     }
 
-    fn change_time(
-        &self,
-        ino: Ino,
-        modified: SystemTime,
-        before: &Attributes,
-        patience: Patience,
-    ) -> Result<(), Error> {
+    fn change_time(&self, ino: Ino, modified: SystemTime, patience: Patience) -> Result<(), Error> {
         let modified = whole(modified);
-        if let Some(draft) = self.pending(ino)? {
-            match draft.set_modified(modified) {
-                Err(SpoolError::Gone) => {}
-                set => return Ok(set?),
-            }
-        }
+        let Some(_changing) = self.take_along(ino, |draft| draft.set_modified(modified))? else {
+            return Ok(());
+        };
+        let (before, _) = self.attributes(ino, patience)?;
         let path = self.live_path(ino)?;
-        let _changing = self.files.change(ino);
         // A link's own time cannot be named: the command would change what it points to.
         let set = match before.kind {
             FileKind::Symlink => Err(remote::Error::Unsupported("the time of a link".into())),
@@ -159,7 +166,7 @@ impl Fs {
         };
         match set {
             Ok(()) => {
-                self.changed_there(ino, |attributes| attributes.mtime = modified, before);
+                self.changed_there(ino, |attributes| attributes.mtime = modified, &before);
                 Ok(())
             }
             Err(cause) => {
@@ -189,6 +196,28 @@ impl Fs {
             self.overlay.set_owner(&path, uid, gid);
         }
         Ok(())
+    }
+
+    /// Has a change go to the server along with what was written; `None` where it will. Else the server is to be
+    /// told: what was written is there, and nothing is sent while this is held.
+    fn take_along(
+        &self,
+        ino: Ino,
+        set: impl Fn(&Draft) -> Result<(), SpoolError>,
+    ) -> Result<Option<Changing<'_>>, Error> {
+        loop {
+            if let Some(draft) = self.pending(ino)? {
+                match set(&draft) {
+                    // It was uploaded at this moment.
+                    Err(SpoolError::Gone) => {}
+                    set => return Ok(set.map(|()| None)?),
+                }
+            }
+            let changing = self.files.change(ino);
+            if self.drafts.of(ino).is_none_or(|draft| draft.is_clean()) {
+                return Ok(Some(changing));
+            }
+        }
     }
 
     /// The draft that is to take the change along. Under `attrs=strict` it is uploaded first, so

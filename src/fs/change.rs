@@ -93,24 +93,27 @@ impl Fs {
         let involved: Vec<_> = draft.iter().cloned().collect();
         let places = Drafts::lock_places(&involved, deadline)?;
         self.resolve_doubts(&involved, deadline)?;
+        let _leaving = self.arrivals.leave(ino.into_iter());
         let _changing = ino.map(|ino| self.files.change(ino));
         let aside = match &draft {
             Some(draft) if !draft.occupies() => None,
             draft => {
                 let needed = ino.filter(|ino| {
-                    self.files.of(*ino).is_some() && !draft.as_ref().is_some_and(|d| d.is_whole())
+                    self.files.of(*ino).is_some() && !draft.as_ref().is_some_and(|d| d.keeps_all())
                 });
                 let aside = needed.map(|_| self.remote.temporaries().beside(&path));
                 self.take_away(&path, aside, deadline)?
             }
         };
-        if let Some(draft) = &draft {
+        self.disappeared(parent, &name, &path, aside);
+        // Also one that was begun meanwhile.
+        if let Some(draft) = ino.and_then(|ino| self.drafts.of(ino)) {
             draft.unlink()?;
         }
-        self.disappeared(parent, &name, &path, aside);
         drop(places);
         if let Some(ino) = ino {
             self.retire(ino);
+            self.remove_aside(ino);
         }
         // Else a loss of power would bring back what an earlier upload had made.
         Ok(self.drafts.spool()?.sync()?)
@@ -155,6 +158,7 @@ impl Fs {
             to_name = asked;
         }
         let deadline = patience.deadline()?;
+        let ticket = self.cache.begin(Instant::now());
         let moved = self.present(parent, &name, &from, patience)?;
         let replaced = match respells {
             true => None,
@@ -207,15 +211,19 @@ impl Fs {
         }
         self.resolve_doubts(&involved, deadline)?;
         let source = self.inodes.child(parent, &name);
-        let _changing: Vec<_> = [source, victim]
-            .into_iter()
-            .flatten()
-            .map(|ino| self.files.change(ino))
-            .collect();
+        let files = [source, victim].into_iter().flatten();
+        let _leaving = self.arrivals.leave(files.clone());
+        let _changing: Vec<_> = files.map(|ino| self.files.change(ino)).collect();
         let pending = source.and_then(|ino| self.drafts.of(ino));
         let pending = pending.filter(|draft| !draft.occupies());
         let victim_draft = victim.and_then(|ino| self.drafts.of(ino));
-        // It may have been uploaded while we waited.
+        // They may have been uploaded while we waited.
+        let moved = match self.cache.is_unchanged_since(ticket, &from) {
+            true => moved,
+            false => self
+                .present(parent, &name, &from, patience)?
+                .unwrap_or(moved),
+        };
         let replaced = match &victim_draft {
             // A broken upload has made it what nobody knows.
             Some(draft) if draft.is_torn() => Some(blank(UNIX_EPOCH)),
@@ -228,17 +236,16 @@ impl Fs {
             None => replaced.is_some(),
         };
         let open = victim.filter(|ino| {
-            let is_whole = victim_draft.as_ref().is_some_and(|d| d.is_whole());
-            stands && !is_done && self.files.of(*ino).is_some() && !is_whole
+            let keeps_all = victim_draft.as_ref().is_some_and(|d| d.keeps_all());
+            stands && !is_done && self.files.of(*ino).is_some() && !keeps_all
         });
         let spool = self.drafts.spool()?;
-        let mut replaces = None;
+        let (mut replaces, mut set_aside) = (None, None);
         match (&pending, open) {
             // The server has nothing of it yet: it goes there under its new name.
             (Some(_), Some(_)) => {
                 let aside = self.remote.temporaries().in_place_of(&to);
-                let aside = self.take_away(&to, Some(aside), deadline)?;
-                self.inodes.unlink(to_parent, &to_name, aside);
+                set_aside = self.take_away(&to, Some(aside), deadline)?;
             }
             (Some(draft), None) if stands => {
                 // Written under that name, it would go to where the link points.
@@ -251,22 +258,25 @@ impl Fs {
             }
             (Some(_), None) => {}
             (None, open) => {
-                let open = open.map(|_| (to_parent, &to_name));
                 spool.begin_rename(&from, &to)?;
                 self.forget_kept(&from);
                 self.forget_kept(&to);
                 let renamed = match respells {
                     true => {
                         let respelt = self.remote.respell(&from, &to, deadline);
-                        respelt.map_err(|cause| self.failed(&to, cause))
+                        let respelt = respelt.map_err(|cause| self.failed(&to, cause));
+                        respelt.map(|()| None)
                     }
-                    false => self.rename_there(&from, &to, open, deadline),
+                    false => self.rename_there(&from, &to, open.is_some(), deadline),
                 };
-                if let Err(error) = renamed {
-                    // It may have been done all the same.
-                    self.altered(&from);
-                    spool.cancel_rename(&from)?;
-                    return Err(error);
+                match renamed {
+                    Ok(aside) => set_aside = aside,
+                    Err(error) => {
+                        // It may have been done all the same.
+                        self.altered(&from);
+                        spool.cancel_rename(&from)?;
+                        return Err(error);
+                    }
                 }
             }
         }
@@ -275,28 +285,37 @@ impl Fs {
         if let Some((draft, replaced)) = pending.as_ref().zip(replaces.as_ref()) {
             draft.shows_over(replaced);
         }
-        if let Some(draft) = &victim_draft {
-            draft.unlink()?;
+        if let Some(aside) = set_aside {
+            aside.settle();
+            self.inodes.unlink(to_parent, &to_name, Some(aside));
         }
         self.inodes.rename(parent, &name, to_parent, &to_name);
+        // Also one that was begun meanwhile.
+        if let Some(draft) = victim.and_then(|ino| self.drafts.of(ino)) {
+            draft.unlink()?;
+        }
         // Before anything of it is sent: what that makes of it is the newer word.
         self.moved(&from, &to, &moved, victim);
         drop(places);
+        if let Some(victim) = victim {
+            self.remove_aside(victim);
+        }
         Ok(spool.sync()?)
     }
 
-    /// Renames on the server. What is open under the new name is set aside before.
+    /// Renames on the server. What is open under the new name is set aside before, and where to is told.
     fn rename_there(
         &self,
         from: &RemotePath,
         to: &RemotePath,
-        open: Option<(Ino, &Name)>,
+        is_open: bool,
         deadline: Instant,
-    ) -> Result<(), Error> {
-        let Some((parent, name)) = open else {
+    ) -> Result<Option<Reserved>, Error> {
+        if !is_open {
             let renamed = self.remote.rename(from, to, deadline);
-            return renamed.map_err(|cause| self.failed(to, cause));
-        };
+            renamed.map_err(|cause| self.failed(to, cause))?;
+            return Ok(None);
+        }
         let aside = self.remote.temporaries().in_place_of(to);
         let aside = self.take_away(to, Some(aside), deadline)?;
         if let Err(cause) = self.remote.rename(from, to, deadline) {
@@ -308,8 +327,7 @@ impl Fs {
             }
             return Err(self.failed(to, cause));
         }
-        self.inodes.unlink(parent, name, aside);
-        Ok(())
+        Ok(aside)
     }
 
     /// What is known follows a rename.

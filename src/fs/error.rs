@@ -64,6 +64,11 @@ impl Error {
         }
     }
 
+    /// Whether what was asked for by its number has gone.
+    pub fn is_stale(&self) -> bool {
+        matches!(self, Self::Stale) || self.is_not_found()
+    }
+
     /// Whether it says no more than that there is no such file.
     pub fn is_not_found(&self) -> bool {
         let cause = match self {

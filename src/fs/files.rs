@@ -11,8 +11,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::Ino;
 use super::read::{Reader, Target};
@@ -27,6 +28,8 @@ const PROOF: usize = 4 << 10;
 /// All handles.
 pub(super) struct Files {
     table: Mutex<Table>,
+    /// Rung when a change of ours is done.
+    changed: Condvar,
     /// Counts what we ourselves made of files.
     clock: Arc<AtomicU64>,
 }
@@ -120,6 +123,7 @@ impl Files {
     pub fn new() -> Self {
         Self {
             table: Mutex::new(Table::default()),
+            changed: Condvar::new(),
             clock: Arc::default(),
         }
     }
@@ -153,7 +157,7 @@ impl Files {
                     reader: reader(),
                     content: Mutex::new(Content {
                         attributes: attributes.clone(),
-                        epoch: 0,
+                        epoch: asked.unwrap_or_else(|| self.ask()).0,
                     }),
                     proof: Mutex::new(None),
                     replaced: AtomicBool::new(false),
@@ -195,14 +199,25 @@ impl Files {
         }
     }
 
+    /// We ourselves have made something of a file, open or not.
+    pub fn tick(&self) {
+        self.clock.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// To be called before a file is changed on the server, and dropped once [`OpenFile::renew`] was.
     pub fn change(&self, ino: Ino) -> Changing<'_> {
         *self.table.lock().changing.entry(ino).or_default() += 1;
         Changing { files: self, ino }
     }
 
-    pub fn is_changing(&self, ino: Ino) -> bool {
-        self.table.lock().changing.contains_key(&ino)
+    /// Waits until nothing that we ourselves are making of a file on the server is under way.
+    pub fn await_changes(&self, ino: Ino, deadline: Instant) {
+        let mut table = self.table.lock();
+        while table.changing.contains_key(&ino) {
+            if self.changed.wait_until(&mut table, deadline).timed_out() {
+                return;
+            }
+        }
     }
 
     /// What the handles of an open file share; of handles whose content was replaced, it is
@@ -273,6 +288,7 @@ impl Drop for Changing<'_> {
             *times.get_mut() -= 1;
             if *times.get() == 0 {
                 times.remove();
+                self.files.changed.notify_all();
             }
         }
     }

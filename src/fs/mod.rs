@@ -7,6 +7,7 @@
 //! Locks, none of them held while the server is asked: an open file's list of streams, then one
 //! stream; all others (inode table, handles, cache, flights) are leaves.
 
+mod arrivals;
 mod attr;
 mod attributes;
 mod backing;
@@ -42,6 +43,7 @@ use crate::cache::{Answer, Cache, Directory, Limits, Ticket};
 use crate::proto::{Name, PathError, RemotePath};
 pub use crate::remote::NAME_MAX;
 use crate::remote::{self, Attributes, FileKind, Listing, Remote, Space, Temporary, Version};
+use arrivals::Arrivals;
 pub use attr::{Attr, BLOCK_SIZE};
 pub use attributes::Changes;
 pub use backing::Backing;
@@ -161,8 +163,6 @@ const FAREWELL: Duration = Duration::from_secs(60);
 /// How long a caller waits for news of the root, where it is known from before.
 const ROOT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Between looks whether a change of our own is done.
-const LOOK: Duration = Duration::from_millis(5);
 /// How often one read follows a file that is replaced again and again.
 const CHANGES: usize = 3;
 
@@ -185,6 +185,7 @@ pub struct Fs {
     /// Where the server ignores case.
     aliases: Option<Aliases>,
     files: Files,
+    arrivals: Arrivals,
     backings: Backings,
     reads: Arc<Reads>,
     stats: Flights<Attributes>,
@@ -233,6 +234,7 @@ impl Fs {
             inodes: Inodes::new(config.root.clone()),
             aliases: remote.ignores_case().then(Aliases::default),
             files: Files::new(),
+            arrivals: Arrivals::new(),
             backings: Backings::default(),
             reads: Reads::new(
                 remote.clone(),
@@ -291,11 +293,20 @@ impl Fs {
     pub fn lookup(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<Lookup, Error> {
         let asked = parse_name(name)?;
         let name = self.spelling(parent, asked.clone(), patience)?;
-        let mut found = self.find_spelt(parent, &name, patience)?;
-        if let Lookup::Found(entry) = &mut found {
-            entry.attr.ino = self.known_as(entry.attr.ino, &asked, &name);
+        loop {
+            let mut found = self.find_spelt(parent, &name, patience)?;
+            if let Lookup::Found(entry) = &mut found {
+                let ino = entry.attr.ino;
+                let is_kept = self.arrivals.expect(parent, ino, patience);
+                if !matches!(is_kept, Ok(true)) || self.inodes.is_unlinked(ino) {
+                    self.inodes.forget(ino, 1);
+                    is_kept?;
+                    continue;
+                }
+                entry.attr.ino = self.known_as(ino, &asked, &name);
+            }
+            return Ok(found);
         }
-        Ok(found)
     }
 
     /// The same for a name that is spelt as the directory has it.
@@ -442,9 +453,7 @@ impl Fs {
                     return Ok(data);
                 }
                 Ok(_) | Err(Failure::Remote(remote::Error::Changed)) => {
-                    // It may be what we ourselves are making of it just now.
-                    self.await_changes(file.ino, patience.deadline()?);
-                    if file.epoch() != epoch {
+                    if self.was_changed(&file, epoch, patience)? {
                         continue;
                     }
                     changes += 1;
@@ -455,6 +464,8 @@ impl Fs {
                 }
                 Err(Failure::WouldWait) => return Err(Error::WouldWait),
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
+                Err(Failure::Remote(remote::Error::NotFound))
+                    if self.was_changed(&file, epoch, patience)? => {}
                 Err(Failure::Remote(cause)) => return Err(Error::remote(&path, cause)),
             }
         }
@@ -502,6 +513,7 @@ impl Fs {
     fn note(&self, path: &RemotePath, made: Option<&Attributes>) {
         self.forget_kept(path);
         self.cache.note(path, made, Instant::now());
+        self.files.tick();
     }
 
     /// We ourselves have changed what is at `path`, or may have.
@@ -517,11 +529,11 @@ impl Fs {
         }
     }
 
-    /// Waits until nothing that we ourselves are making of a file on the server is under way.
-    fn await_changes(&self, ino: Ino, deadline: Instant) {
-        while self.files.is_changing(ino) && Instant::now() < deadline {
-            thread::sleep(LOOK);
-        }
+    /// Whether a read that failed met what we ourselves were making of the file on the server, or of its
+    /// name. `epoch`: when it began.
+    fn was_changed(&self, file: &OpenFile, epoch: u64, patience: Patience) -> Result<bool, Error> {
+        self.files.await_changes(file.ino, patience.deadline()?);
+        Ok(file.epoch() != epoch)
     }
 
     /// The server holds another content than was known when the file was opened: what is known
@@ -658,7 +670,14 @@ impl Fs {
                 }
                 Ok((attributes, until))
             }
-            Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
+            Answer::Absent(_) => {
+                // It may be losing its name just now, or have another.
+                self.files.await_changes(ino, patience.deadline()?);
+                match self.inodes.path(ino).as_ref() == Some(&path) {
+                    true => Err(Error::remote(&path, remote::Error::NotFound)),
+                    false => self.attributes(ino, patience),
+                }
+            }
             Answer::Unknown => Err(Error::WouldWait),
         }
     }

@@ -141,6 +141,7 @@ impl Fs {
         }
         let target = match &told.holds {
             Holds::Spare => None,
+            Holds::Replaced(_) if self.remote.temporaries().is_settled(&name) => None,
             Holds::Replaced(Some(target)) => Some(directory.join(target)),
             Holds::Replaced(None) => {
                 log::warn!("{path} holds what a rename was about to replace; it is left alone");

@@ -26,15 +26,6 @@ pub(super) fn errno(error: &Error) -> Errno {
     }
 }
 
-/// The same for a request by an inode number that the kernel has from a name. Where ESTALE comes
-/// of it the kernel looks the name up anew, and finds that there is no such file, or another.
-pub(super) fn by_name(error: &Error) -> Errno {
-    match error.is_not_found() {
-        true => Errno::ESTALE,
-        false => errno(error),
-    }
-}
-
 fn of_remote(cause: &remote::Error) -> Errno {
     match cause {
         remote::Error::NotFound => Errno::ENOENT,

@@ -132,13 +132,13 @@ impl Door {
                 operation,
                 ino: parent,
                 name: Some(name.clone().into()),
+                by_name: false,
             },
             tid: req.pid(),
             run: Box::new(move |fs, patience| run(fs, fs.actual(parent), &name, patience)),
             answer,
             undo,
             failed: |_, _| {},
-            errno: errno::errno,
             is_transfer: false,
         };
         self.serve(request, reply);
@@ -203,6 +203,7 @@ impl Door {
             operation,
             ino: Ino(ino.0),
             name: None,
+            by_name: false,
         };
         let answered = catch_unwind(AssertUnwindSafe(|| match run(&self.fs) {
             Ok(done) => answer(reply, done),
@@ -844,13 +845,13 @@ fn on_inode<R, T>(
             operation,
             ino,
             name: None,
+            by_name: false,
         },
         tid: req.pid(),
         run: Box::new(move |fs, patience| run(fs, fs.actual(ino), patience)),
         answer,
         undo: |_, _| {},
         failed: |_, _| {},
-        errno: errno::errno,
         is_transfer: false,
     }
 }
@@ -864,10 +865,9 @@ fn by_name<R, T>(
     run: impl Fn(&Arc<Fs>, Ino, Patience) -> Result<T, Error> + Send + 'static,
     answer: fn(R, T),
 ) -> Request<R, T> {
-    Request {
-        errno: errno::by_name,
-        ..on_inode(operation, req, ino, run, answer)
-    }
+    let mut request = on_inode(operation, req, ino, run, answer);
+    request.what.by_name = true;
+    request
 }
 
 /// How a request that gives back nothing is answered, and taken back.

@@ -38,8 +38,6 @@ pub(super) struct Request<R, T> {
     pub undo: fn(&Fs, T),
     /// Called before it is answered that it failed.
     pub failed: fn(&Office, Ino),
-    /// What the kernel is told of a failure.
-    pub errno: fn(&Error) -> Errno,
     /// It may take as long as a transfer goes on, and sees to its own deadlines.
     pub is_transfer: bool,
 }
@@ -53,6 +51,8 @@ pub(super) struct What {
     pub operation: &'static str,
     pub ino: Ino,
     pub name: Option<Box<[u8]>>,
+    /// The inode was found by its name just before: should it be gone, the kernel looks that up once more.
+    pub by_name: bool,
 }
 
 impl<R: Refuse, T: 'static> Request<R, T> {
@@ -95,7 +95,7 @@ impl<R: Refuse, T: 'static> Request<R, T> {
         match outcome {
             Ok(done) => (self.answer)(reply, done),
             Err(error) => {
-                let errno = (self.errno)(&error);
+                let errno = self.what.errno(&error);
                 self.what.log(office, &error, errno);
                 (self.failed)(office, self.what.ino);
                 reply.refuse(errno);
@@ -189,9 +189,18 @@ impl<R: Refuse> Waiting for Slot<R> {
 }
 
 impl What {
+    /// What the kernel is told of a failure.
+    pub fn errno(&self, error: &Error) -> Errno {
+        match self.by_name && error.is_stale() {
+            true => Errno::ESTALE,
+            false => errno(error),
+        }
+    }
+
     /// Programs look for files that are not there, and try to write, all the time.
     pub fn log(&self, office: &Office, error: &Error, errno: Errno) {
         let expected = error.is_not_found()
+            || self.by_name && error.is_stale()
             || matches!(
                 error,
                 Error::ReadOnly | Error::NotPermitted(_) | Error::AlreadyExists

@@ -224,7 +224,9 @@ impl Remote {
         let change = Change::Rename(from.clone(), to.clone());
         self.change(change, deadline, |session, again, deadline| {
             change::rename(session, from, to, aside.path(), again, deadline)
-        })
+        })?;
+        aside.settle();
+        Ok(())
     }
 
     /// Gives a file or directory another spelling of its own name, where the server ignores case.
@@ -378,8 +380,10 @@ impl Remote {
     ) -> Result<Published, Error> {
         self.check_new(path, deadline)?;
         let aside = self.temporaries.in_place_of(path);
-        let aside = aside.path();
-        upload::publish(&self.pool, temporary, path, aside, publication, deadline)
+        let at = aside.path();
+        let published = upload::publish(&self.pool, temporary, path, at, publication, deadline)?;
+        aside.settle();
+        Ok(published)
     }
 
     /// Refuses a name that the server would change: what it then makes, or replaces, is another

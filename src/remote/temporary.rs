@@ -6,24 +6,35 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::NAME_MAX;
 use crate::proto::{Name, RemotePath};
 
 const PREFIX: &[u8] = b".ftpsfs-";
+/// Of so many replaced files it is remembered that they are; all but a few are removed at once.
+const SETTLED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// Makes the temporary names of one mount, and knows which of them are in use.
 #[derive(Debug)]
 pub struct Temporaries {
     mount: AtomicU64,
     next: AtomicU32,
-    /// A leaf lock.
-    in_use: Arc<Mutex<HashSet<Name>>>,
+    names: Arc<Names>,
+}
+
+/// Leaf locks.
+#[derive(Debug)]
+struct Names {
+    in_use: Mutex<HashSet<Name>>,
+    /// Of what was replaced, and need not be put back.
+    settled: Mutex<LruCache<Name, ()>>,
 }
 
 /// A temporary name in use: as long as this or a clone of it is there, its file is no leftover.
@@ -31,13 +42,13 @@ pub struct Temporaries {
 pub struct Reserved {
     path: RemotePath,
     name: Name,
-    _claim: Arc<Claim>,
+    claim: Arc<Claim>,
 }
 
 #[derive(Debug)]
 struct Claim {
     name: Name,
-    all: Arc<Mutex<HashSet<Name>>>,
+    all: Arc<Names>,
 }
 
 /// What a temporary name tells.
@@ -67,7 +78,10 @@ impl Temporaries {
             mount: AtomicU64::new(random.hash_one(std::process::id())),
             // No name is used twice, though a mount begin twice within a second.
             next: AtomicU32::new(random.hash_one(SystemTime::now()) as u32),
-            in_use: Arc::default(),
+            names: Arc::new(Names {
+                in_use: Mutex::default(),
+                settled: Mutex::new(LruCache::new(SETTLED)),
+            }),
         }
     }
 
@@ -106,13 +120,13 @@ impl Temporaries {
         let ending = if fits { ending } else { b"-" };
         let name = Name::parse(&[&plain, ending].concat());
         let name = name.expect("digits and the end of a path make a name");
-        self.in_use.lock().insert(name.clone());
+        self.names.in_use.lock().insert(name.clone());
         Reserved {
             path: directory.join(&name),
             name: name.clone(),
-            _claim: Arc::new(Claim {
+            claim: Arc::new(Claim {
                 name,
-                all: self.in_use.clone(),
+                all: self.names.clone(),
             }),
         }
     }
@@ -124,7 +138,12 @@ impl Temporaries {
 
     /// Whether it is ours and needed.
     pub fn is_in_use(&self, name: &Name) -> bool {
-        self.in_use.lock().contains(name)
+        self.names.in_use.lock().contains(name)
+    }
+
+    /// Whether what is under a name of ours has been replaced for good.
+    pub fn is_settled(&self, name: &Name) -> bool {
+        self.names.settled.lock().contains(name)
     }
 }
 
@@ -142,11 +161,16 @@ impl Reserved {
     pub fn name(&self) -> &Name {
         &self.name
     }
+
+    /// What replaces its file has come: it is not to be put back any more.
+    pub fn settle(&self) {
+        self.claim.all.settled.lock().put(self.name.clone(), ());
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.all.lock().remove(&self.name);
+        self.all.in_use.lock().remove(&self.name);
     }
 }
 

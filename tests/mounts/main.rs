@@ -3,6 +3,7 @@
 mod caps;
 #[path = "../common/mod.rs"]
 mod common;
+mod contention;
 mod desktop;
 mod doctor;
 mod every_server;

@@ -37,6 +37,13 @@ pub struct Leftover {
     upload: Option<Extent>,
 }
 
+/// What came of opening a file.
+enum Tried {
+    Opened(Opened),
+    /// We changed the file ourselves while it was being opened: what was known of it then is old.
+    Again(u64),
+}
+
 impl Fs {
     /// Makes a file and opens it for writing; where there is one already it is opened.
     pub fn create(
@@ -48,26 +55,34 @@ impl Fs {
         patience: Patience,
     ) -> Result<(Entry, Opened), Error> {
         self.drafts.spool()?;
-        let entry = match self.find_child(parent, name, patience)? {
-            Some(found) if access.exclusive => {
-                self.forget(found.attr.ino, 1);
-                return Err(Error::AlreadyExists);
-            }
-            Some(found) => found,
-            None => self.begin_new(parent, name, mode)?,
-        };
-        let ino = entry.attr.ino;
-        let undo = |error| {
-            self.forget(ino, 1);
-            error
-        };
         let access = Access {
             write: true,
             ..access
         };
-        let opened = self.open(ino, access, patience).map_err(undo)?;
-        let (attr, ttl) = self.getattr(ino, patience).map_err(undo)?;
-        Ok((Entry { attr, ttl }, opened))
+        loop {
+            let entry = match self.find_child(parent, name, patience)? {
+                Some(found) if access.exclusive => {
+                    self.forget(found.attr.ino, 1);
+                    return Err(Error::AlreadyExists);
+                }
+                Some(found) => found,
+                None => self.begin_new(parent, name, mode)?,
+            };
+            let ino = entry.attr.ino;
+            let undo = |error| {
+                self.forget(ino, 1);
+                error
+            };
+            match self.open(ino, access, patience).map_err(undo) {
+                // Removed since it was found.
+                Err(error) if error.is_stale() && Instant::now() < patience.deadline()? => {}
+                opened => {
+                    let opened = opened?;
+                    let (attr, ttl) = self.getattr(ino, patience).map_err(undo)?;
+                    return Ok((Entry { attr, ttl }, opened));
+                }
+            }
+        }
     }
 
     /// Makes an empty file on the server.
@@ -130,7 +145,7 @@ impl Fs {
     fn unmake(&self, parent: Ino, name: &[u8], ino: Ino) {
         if let Some(draft) = self.drafts.of(ino)
             && draft.unlink().is_ok()
-            && self.drafts.retire(ino)
+            && self.drafts.retire(ino, || false)
         {
             self.forget(ino, 1);
         }
@@ -148,21 +163,36 @@ impl Fs {
         if access.write || access.truncate {
             self.drafts.spool()?;
         }
+        let mut before = None;
         loop {
-            if let Some(opened) = self.try_open(ino, access, patience)? {
-                return Ok(opened);
+            let opened = match self.try_open(ino, access, patience) {
+                // Until the next is open, that one keeps the file.
+                Ok(Tried::Again(handle)) => Err(handle),
+                Ok(Tried::Opened(opened)) => Ok(Ok(opened)),
+                Err(error) => Ok(Err(self.missed(ino, error))),
+            };
+            if let Some(handle) = before.take() {
+                self.close_at_once(handle);
+            }
+            match opened {
+                Ok(opened) => return opened,
+                Err(handle) => before = Some(handle),
             }
         }
     }
 
-    /// `None` where we changed the file ourselves while it was being opened for writing: what was
-    /// known of it then is old.
-    fn try_open(
-        &self,
-        ino: Ino,
-        access: Access,
-        patience: Patience,
-    ) -> Result<Option<Opened>, Error> {
+    /// Takes note of a file that had gone by the time it was to be used: whoever has its name tries again.
+    pub(in crate::fs) fn missed(&self, ino: Ino, error: Error) -> Error {
+        if error.is_stale()
+            && let Some(directory) = self.inodes.parent(ino)
+        {
+            self.arrivals.miss(directory);
+        }
+        error
+    }
+
+    fn try_open(&self, ino: Ino, access: Access, patience: Patience) -> Result<Tried, Error> {
+        let arrival = self.arrivals.arrive(ino, patience)?;
         let draft = self.drafts.of(ino);
         let asked = self.files.ask();
         if access.append && draft.is_none() {
@@ -193,15 +223,19 @@ impl Fs {
         let handle = self
             .files
             .open(ino, &attributes, access.write, asked, reader);
+        drop(arrival);
+        if self.drafts.of(ino).is_none() && self.is_gone(ino) {
+            self.close_at_once(handle);
+            return Err(Error::Stale);
+        }
         if access.write {
             // From here on no draft of it ends.
             self.drafts.join(ino);
-            if let Some(path) = self.inodes.path(ino)
-                && !self.cache.is_unchanged_since(ticket, &path)
-            {
-                self.close_at_once(handle);
-                return Ok(None);
-            }
+        }
+        if let Some(path) = self.inodes.path(ino)
+            && !self.cache.is_unchanged_since(ticket, &path)
+        {
+            return Ok(Tried::Again(handle));
         }
         if access.truncate
             && let Err(error) = self.cut(ino, 0, &attributes)
@@ -217,11 +251,16 @@ impl Fs {
         if keep_cache && let Some(file) = self.files.file(handle) {
             file.show();
         }
-        Ok(Some(Opened {
+        Ok(Tried::Opened(Opened {
             handle,
             keep_cache,
             backing: self.backing(ino, &attributes),
         }))
+    }
+
+    /// Whether nothing is left of a file, but for what is being written of it.
+    fn is_gone(&self, ino: Ino) -> bool {
+        self.inodes.path(ino).is_none() && self.passed(ino).is_none()
     }
 
     /// Closes a handle that its caller will not see.
@@ -313,6 +352,8 @@ impl Fs {
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
                 // It was uploaded or renamed meanwhile.
                 Err(Failure::Remote(_)) if file.epoch() != epoch => {}
+                Err(Failure::Remote(remote::Error::NotFound))
+                    if self.was_changed(file, epoch, patience)? => {}
                 Err(Failure::Remote(remote::Error::Changed)) if looks < LOOKS => {
                     looks += 1;
                     there = self.halfway(file, draft, patience)?;
@@ -509,6 +550,16 @@ impl Fs {
         if let Err(error) = delivered {
             log::warn!("upload after the last close: {error}");
         }
+        self.remove_aside(ino);
+        self.drop_leftover(leftover);
+    }
+
+    /// Removes a file that was set aside for those who had it open, once nobody has.
+    pub(in crate::fs) fn remove_aside(&self, ino: Ino) {
+        if self.inodes.aside(ino).is_none() {
+            return;
+        }
+        let _leaving = self.arrivals.leave([ino].into_iter());
         if let Some(aside) = self.inodes.aside(ino)
             && self.files.of(ino).is_none()
         {
@@ -520,7 +571,6 @@ impl Fs {
                 Err(error) => log::warn!("{aside} stays on the server: {error}"),
             }
         }
-        self.drop_leftover(leftover);
     }
 
     /// Nobody can do it: what was written stays in the spool.
@@ -530,8 +580,10 @@ impl Fs {
     }
 
     /// Ends a draft, where it is over.
+    /// What has no name is kept for those who read it.
     pub(in crate::fs) fn retire(&self, ino: Ino) {
-        if self.drafts.retire(ino) {
+        let is_read = || self.inodes.is_unlinked(ino) && self.files.of(ino).is_some();
+        if self.drafts.retire(ino, is_read) {
             // The draft's own hold.
             self.inodes.forget(ino, 1);
         }

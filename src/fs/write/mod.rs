@@ -230,10 +230,12 @@ impl Drafts {
     }
 
     /// Ends a draft that nobody writes and that the server has, or shall not have; whether it did.
-    /// Not while it is being sent: what came of that has to be known first. Who sends it tries again.
-    pub fn retire(&self, ino: Ino) -> bool {
+    /// Not while it is being sent: what came of that has to be known first. Who sends it tries again. Nor while
+    /// it `is_read` and is all there is: asked under the lock, so that whoever begins to finds it or does not.
+    pub fn retire(&self, ino: Ino, is_read: impl FnOnce() -> bool) -> bool {
         let mut table = self.table.lock();
-        let Some(slot) = table.get_mut(&ino).filter(|slot| slot.writers == 0) else {
+        let idle = table.get_mut(&ino).filter(|slot| slot.writers == 0);
+        let Some(slot) = idle.filter(|_| !is_read()) else {
             return false;
         };
         let is_over = |draft: &mut Arc<Draft>| !draft.upload.is_locked() && draft.is_over();
@@ -509,6 +511,12 @@ impl Draft {
     pub fn is_whole(&self) -> bool {
         let whole = |record: &super::spool::Record| record.missing(0..record.size).next().is_none();
         self.file.with(whole).unwrap_or(false)
+    }
+
+    /// Whether it can be read without the server for as long as it is open. While its place is locked: one that
+    /// the server has could end.
+    pub fn keeps_all(&self) -> bool {
+        self.is_whole() && !self.is_clean()
     }
 
     /// What of a range only the server has, and the content that it has there.

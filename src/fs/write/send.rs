@@ -98,8 +98,6 @@ impl Fs {
         clock: &mut Clock,
     ) -> Result<Sent<'a>, Stop> {
         let place = self.place(draft, clock)?;
-        // A time that it is being given would look like others' work.
-        self.await_changes(draft.ino, clock.deadline());
         let path = self.target(draft)?;
         if !task.is_of(draft) {
             return Err(Stop::Again);
@@ -533,14 +531,18 @@ impl Fs {
         Ok(upload.finish(clock.deadline())?)
     }
 
-    /// The draft's name on the server stays what it is while this is held.
+    /// The draft's name on the server stays what it is while this is held. What else we are making of the file is
+    /// waited for: a time that it is being given would look like others' work.
     pub(super) fn place<'a>(
         &self,
         draft: &'a Draft,
         clock: &Clock,
     ) -> Result<MutexGuard<'a, ()>, Stop> {
         let place = draft.place.try_lock_until(clock.deadline());
-        place.ok_or_else(|| Stop::Remote(remote::Error::TimedOut("waiting for a rename".into())))
+        let timed_out = || Stop::Remote(remote::Error::TimedOut("waiting for a rename".into()));
+        let place = place.ok_or_else(timed_out)?;
+        self.files.await_changes(draft.ino, clock.deadline());
+        Ok(place)
     }
 
     fn target(&self, draft: &Draft) -> Result<RemotePath, Stop> {

@@ -161,8 +161,8 @@ impl Fs {
             }
             sent => sent,
         };
-        if let Err(Stop::Remote(remote::Error::NotFound | remote::Error::Changed)) = &sent {
-            // It, or its directory, may have been renamed meanwhile.
+        if let Err(Stop::Remote(_)) = &sent {
+            // It, or its directory, may have been renamed meanwhile, or removed.
             let _place = self.place(draft, clock)?;
             if self.inodes.path(draft.ino) != path {
                 return Err(Stop::Again);
@@ -245,11 +245,12 @@ impl Fs {
         path: &RemotePath,
         server: &Attributes,
     ) {
+        // First the cache: who asks from the renewal on is believed.
+        self.note(path, Some(server));
         if let Some(file) = self.files.of(ino) {
             file.renew(Some(server));
         }
         self.inodes.caches(ino, (server.size, server.mtime));
-        self.note(path, Some(server));
     }
 
     /// What cannot be sent stays in the spool; told once.
