@@ -157,6 +157,18 @@ impl Remote {
         self.pool.room()
     }
 
+    /// Makes sure, beside the reading of this file, that a download may begin in the middle of it: the first
+    /// one for which that is not known has to wait until it is.
+    pub fn prove_rest(&self, path: &RemotePath, size: u64, deadline: Instant) {
+        download::prove_rest_aside(&self.pool, path, size, deadline);
+    }
+
+    /// Whether the server keeps REST, where that is known.
+    #[cfg(test)]
+    pub fn keeps_rest(&self) -> Option<bool> {
+        self.pool.profile().keeps_rest
+    }
+
     /// Starts reading a range of a file, whatever version that is; beyond it nothing will be read.
     pub fn download_range(
         &self,
