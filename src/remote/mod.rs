@@ -120,7 +120,7 @@ impl Remote {
     pub fn list(&self, path: &RemotePath, deadline: Instant) -> Result<Listing, Error> {
         check(path)?;
         self.metadata(deadline, |session, deadline| {
-            listing::list(session, path, deadline)
+            listing::list(session, Some(&self.pool), path, deadline)
         })
     }
 
@@ -467,7 +467,7 @@ impl Spare {
         let listed = match paths {
             _ if !paths.iter().all(fits) => Ok(vec![None; paths.len()]),
             [path] if self.lists_at_once() == 1 => {
-                let listed = listing::list(&mut self.0, path, deadline);
+                let listed = listing::list(&mut self.0, None, path, deadline);
                 listed.map(|listing| vec![listing.ok()])
             }
             _ => listing::list_many(&mut self.0, paths, deadline),
