@@ -370,6 +370,9 @@ impl Reader {
         if run.next.is_none() && large {
             let first = (stream.end().max(position) + run.stripe).next_multiple_of(1 << 20);
             run.next = stream.end_at(first).then_some(first);
+            if run.next.is_some() {
+                run.pace.measure_from(first);
+            }
         }
         while let Some(from) = run.next.filter(|next| *next < size) {
             // While one fetches its last bytes the next one begins.
