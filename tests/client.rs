@@ -564,3 +564,53 @@ fn a_connection_that_brings_rubbish_is_replaced() {
     assert_eq!(asked.expect("an answer").code.as_u16(), 257);
     assert_eq!(faults.counts().hits, 1);
 }
+
+/// The answers to very many questions are the same, and in order, where other sessions help, whatever becomes
+/// of those.
+#[test]
+fn many_questions_go_on_the_sessions_that_can_be_spared() {
+    let faults = server::Faults::default();
+    let rig = Rig::new(Security::Explicit, |config| {
+        config.faults = Some(faults.clone())
+    });
+    for n in 0..10 {
+        std::fs::write(rig.folder.path().join(n.to_string()), vec![0; n]).expect("a file");
+    }
+    let size = |n: usize| RemotePath::parse(format!("/{}", n % 10).as_bytes()).expect("a path");
+    let asked: Vec<_> = (0..5000)
+        .map(|n| Command::Size((&size(n)).into()))
+        .collect();
+    let right = |replies: Vec<ftpsfs::proto::Reply>| {
+        assert_eq!(replies.len(), asked.len());
+        for (n, reply) in replies.iter().enumerate() {
+            assert_eq!(reply.to_string(), format!("213 {}", n % 10), "{n}");
+        }
+    };
+    // The first is kept from helping, the others are counted.
+    let helped = |most: usize, when: &str, what: &str| {
+        faults.set(server::Rules::default());
+        let pool = rig
+            .pool(|config| config.max_sessions = most)
+            .expect("a pool");
+        let mut session = pool.acquire(Lane::Metadata, soon()).expect("a session");
+        let rule = |n| format!("SIZE {when} connection {n}: {what};");
+        let rules = rule(1) + &rule(2);
+        faults.set(rules.parse().expect("rules"));
+        if most > 1 {
+            drop(pool.acquire(Lane::Metadata, soon()).expect("another"));
+        }
+        let deadline = Instant::now() + Duration::from_secs(6);
+        right(
+            pool.pipeline(&mut session, &asked, deadline)
+                .expect("answers"),
+        );
+        faults.counts().hits
+    };
+    assert_eq!(helped(1, "always", "stall 0ms"), 0, "alone");
+    // The one, or by then a third that was opened ahead of need, too.
+    let theirs = helped(4, "always", "stall 0ms");
+    assert!([2500, 3332].contains(&theirs), "{theirs}");
+    // Lost in the middle, and silent.
+    assert!([1, 2].contains(&helped(4, "300", "rst")));
+    assert!([1, 2].contains(&helped(4, "300", "stall")));
+}

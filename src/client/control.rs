@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::proto::{Command, Reply, ReplyParser};
@@ -20,6 +21,8 @@ const RECORD: usize = 1 << 10;
 const CHUNK: usize = 16 << 10;
 /// How long a connection that broke while sending may take to tell why (a 421 on its way).
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long many replies may gather.
+const GATHERING: Duration = Duration::from_millis(1);
 
 pub(super) struct Control {
     pub(super) stream: Stream,
@@ -87,6 +90,20 @@ impl Control {
     pub(super) fn reply(&mut self, during: &str, deadline: Instant) -> Result<Reply, Error> {
         let reply = self.raw_reply(during, deadline)?;
         not_421(during, reply)
+    }
+
+    /// The next of many replies: where it is not here yet they gather for a moment. One by one each costs a
+    /// packet that acknowledges it, and a wake-up, on both sides more than the reply itself.
+    pub(super) fn reply_of_many(
+        &mut self,
+        during: &str,
+        deadline: Instant,
+    ) -> Result<Reply, Error> {
+        if let Some(reply) = self.reply_now(during)? {
+            return Ok(reply);
+        }
+        thread::sleep(GATHERING);
+        self.reply(during, deadline)
     }
 
     /// The next reply, whatever it is.

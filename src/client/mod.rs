@@ -15,6 +15,7 @@ mod pool;
 mod profile;
 mod proxy;
 mod session;
+mod spread;
 mod upload;
 
 use std::io;

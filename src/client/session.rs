@@ -33,6 +33,8 @@ pub(super) use self::ahead::{Readiness, pause_ahead};
 /// Commands in flight at once: measured safe with every server. They and their replies stay well
 /// within what sockets hold, so that neither end waits for the other to read.
 const WINDOW: usize = 1200;
+/// Where more replies than that are awaited they are left to gather.
+const CROWD: usize = 100;
 /// A listing, at most.
 const MAX_LISTING: usize = ReplyParser::MAX_LISTING;
 /// TLS 1.2 sessions expire at the server an hour after the control connection's handshake at the
@@ -218,10 +220,11 @@ impl Session {
                 sent = until;
                 self.settle_ahead(deadline)?;
             }
-            replies.push(
-                self.control
-                    .reply(commands[replies.len()].verb(), deadline)?,
-            );
+            let verb = commands[replies.len()].verb();
+            replies.push(match sent - replies.len() > CROWD {
+                true => self.control.reply_of_many(verb, deadline)?,
+                false => self.control.reply(verb, deadline)?,
+            });
             if replies.len() == 1 {
                 self.round_trip = self.round_trip.min(started.elapsed());
             }

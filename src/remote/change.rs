@@ -147,7 +147,7 @@ pub(super) fn rmdir(
         Err(error) => Ok(Err(error)),
         Ok(found) if found.kind != FileKind::Directory => Ok(Err(Error::NotDirectory)),
         Ok(_) => {
-            let listing = listing::list(session, path, deadline)?;
+            let listing = listing::list(session, None, path, deadline)?;
             let empty = listing.is_ok_and(|l| l.entries.is_empty() && l.complete);
             if !empty {
                 return Ok(Err(Error::NotEmpty));
@@ -205,7 +205,7 @@ pub(super) fn rename(
         Err(Error::NotFound) => refused_in_parent(session, to, "RNTO", &rnto, deadline),
         Err(error) => Ok(Err(error)),
         Ok(found) if found.kind == FileKind::Directory => {
-            let listing = listing::list(session, to, deadline)?;
+            let listing = listing::list(session, None, to, deadline)?;
             if !listing.is_ok_and(|l| l.entries.is_empty() && l.complete) {
                 return Ok(Err(Error::NotEmpty));
             }

@@ -19,6 +19,8 @@ const FEW: u64 = 256 << 10;
 const WINDOW: usize = 16 << 10;
 /// How often a file may have changed under the proof of REST, or the proof have failed.
 const PROOFS: usize = 4;
+/// Read at a time of what is not wanted.
+const SINK: usize = 64 << 10;
 
 /// A file being read, in order. A lost connection is replaced and the reading goes on at the same
 /// offset, unnoticed, unless the file was replaced meanwhile ([`Error::Changed`]).
@@ -302,23 +304,9 @@ impl Download {
             return Ok(Opened::Other(version));
         }
         let skip = if started.from_start { begin } else { 0 };
-        if let Err(error) = discard(&mut open, skip, deadline) {
+        if let Err(error) = agree(&mut open, skip, &self.tail, deadline) {
             open.give_up();
             return Err(error);
-        }
-        if !self.tail.is_empty() {
-            let again = take(&mut open, self.tail.len(), deadline);
-            match again {
-                Ok(again) if again == self.tail => {}
-                Ok(_) => {
-                    open.give_up();
-                    return Err(Error::Changed);
-                }
-                Err(error) => {
-                    open.give_up();
-                    return Err(error);
-                }
-            }
         }
         self.version = version;
         self.stream = Stream::Open(Box::new(open));
@@ -341,7 +329,7 @@ impl Download {
             };
             let told = started.prelude.first().and_then(number);
             let sent = match told == Some(size) && !started.from_start {
-                true => count(&mut open, 2, deadline),
+                true => fill(&mut open, &mut [0; 2], deadline),
                 false => Ok(0),
             };
             open.give_up();
@@ -406,6 +394,24 @@ impl Drop for Download {
     }
 }
 
+/// Finds out whether the server keeps REST, where that is not known, and holds up nobody with it. `size` is
+/// what the file is thought to have.
+pub(super) fn prove_rest_aside(pool: &Arc<Pool>, path: &RemotePath, size: u64, deadline: Instant) {
+    if pool.profile().keeps_rest.is_some() {
+        return;
+    }
+    let download = Download::closed(pool, path, 0);
+    let prove = move || {
+        if let Err(error) = download.prove_rest(size, deadline) {
+            log::debug!("whether the server keeps REST: {error}");
+        }
+    };
+    let thread = std::thread::Builder::new().name("rest".to_owned());
+    if let Err(error) = thread.spawn(prove) {
+        log::debug!("starting a thread to try REST: {error}");
+    }
+}
+
 /// All of a file that is this version, in one attempt; else `None`.
 pub(super) fn whole(
     lease: Lease,
@@ -429,22 +435,10 @@ pub(super) fn whole(
             .unwrap_or(usize::MAX)
             .saturating_add(1)
     ];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match open.read(&mut bytes[filled..], deadline) {
-            Ok(Progress::Bytes(n)) => filled += n,
-            Ok(Progress::End { .. }) => {
-                bytes.truncate(filled);
-                return Ok((filled as u64 == version.size).then_some(bytes));
-            }
-            Err(error) => {
-                open.give_up();
-                return Err(error.into());
-            }
-        }
-    }
+    let filled = fill(&mut open, &mut bytes, deadline);
     open.give_up();
-    Ok(None)
+    bytes.pop();
+    Ok((filled? as u64 == version.size).then_some(bytes))
 }
 
 /// What tells the version of the file that is about to be read.
@@ -465,41 +459,41 @@ fn told_version(replies: &[Reply], known: Option<Version>, profile: &Profile) ->
     )
 }
 
-/// Reads past bytes that are not wanted: a server without REST sends from the start.
-fn discard(open: &mut client::Download, mut skip: u64, deadline: Instant) -> Result<(), Error> {
-    let mut sink = vec![0; 64 << 10];
+/// Reads past what is not wanted, for a server without REST sends from the start; then the same bytes as
+/// before must come, else the file is another.
+fn agree(
+    open: &mut client::Download,
+    mut skip: u64,
+    known: &[u8],
+    deadline: Instant,
+) -> Result<(), Error> {
+    let mut sink = vec![0; SINK];
     while skip > 0 {
-        let most = sink.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
-        match open.read(&mut sink[..most], deadline)? {
-            Progress::Bytes(n) => skip -= n as u64,
-            Progress::End { .. } => return Err(Error::Changed),
+        let most = SINK.min(usize::try_from(skip).unwrap_or(usize::MAX));
+        match fill(open, &mut sink[..most], deadline)? {
+            0 => return Err(Error::Changed),
+            n => skip -= n as u64,
         }
     }
-    Ok(())
+    let mut again = vec![0; known.len()];
+    match fill(open, &mut again, deadline)? == known.len() && again == known {
+        true => Ok(()),
+        false => Err(Error::Changed),
+    }
 }
 
-/// How many bytes come, up to `most`.
-fn count(open: &mut client::Download, most: usize, deadline: Instant) -> Result<usize, Error> {
-    let mut sink = vec![0; most];
+/// Reads until the space is full or the file ends; how much that was.
+fn fill(
+    open: &mut client::Download,
+    space: &mut [u8],
+    deadline: Instant,
+) -> Result<usize, client::Error> {
     let mut filled = 0;
-    while filled < most {
-        match open.read(&mut sink[filled..], deadline)? {
+    while filled < space.len() {
+        match open.read(&mut space[filled..], deadline)? {
             Progress::Bytes(n) => filled += n,
             Progress::End { .. } => break,
         }
     }
     Ok(filled)
-}
-
-/// Exactly `length` bytes; an early end means that the file is another.
-fn take(open: &mut client::Download, length: usize, deadline: Instant) -> Result<Vec<u8>, Error> {
-    let mut bytes = vec![0; length];
-    let mut filled = 0;
-    while filled < length {
-        match open.read(&mut bytes[filled..], deadline)? {
-            Progress::Bytes(n) => filled += n,
-            Progress::End { .. } => return Err(Error::Changed),
-        }
-    }
-    Ok(bytes)
 }

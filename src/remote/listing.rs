@@ -3,17 +3,23 @@
 //! write): it proves that the directory is there, and keeps names out of the way of servers that
 //! expand patterns (`[`, `*`) or read options (`-`) in arguments.
 
-use std::collections::{HashMap, HashSet};
+mod exact;
+mod parse;
+
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::client::{self, Listed, Profile, Session};
+use crate::client::{self, Listed, Pool, Profile, Session};
 use crate::proto::{
-    Command, Entry, Facts, Kind, ListError, Modify, Name, Pathname, Precision, RemotePath, Reply,
-    parse_list_line, parse_mlsx_line, split_lines,
+    Command, Entry, Facts, Kind, Name, Pathname, RemotePath, Reply, parse_list_line,
+    parse_mlsx_line,
 };
 
 use super::meaning::{self, Error, says};
-use super::{Attributes, FileKind, Listing, clock, number};
+use super::{Attributes, FileKind, Listing, clock};
+use exact::{exact, exact_one, exactly};
+use parse::{finished, parse, parse_lines};
 
 /// What came of a request: the server's meaning, or a failure of the session.
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
@@ -21,8 +27,6 @@ type Outcome<T> = Result<Result<T, Error>, client::Error>;
 /// The longest name that is shown, bytes: one of more than 1024 makes the kernel refuse the whole
 /// directory, and any over 255 could not be looked up.
 pub const NAME_MAX: usize = 255;
-/// Entries of one listing: 64 MiB of the shortest lines would be nine million, in gigabytes.
-const ENTRIES: usize = 2_000_000;
 
 /// A directory as the server lists it, before times are made exact.
 struct Raw {
@@ -30,9 +34,10 @@ struct Raw {
     complete: bool,
 }
 
-/// Lists a directory.
+/// Lists a directory. `helpers`: where there are sessions that may help with very many files.
 pub(super) fn list(
     session: &mut Session,
+    helpers: Option<&Arc<Pool>>,
     path: &RemotePath,
     deadline: Instant,
 ) -> Outcome<Listing> {
@@ -44,7 +49,7 @@ pub(super) fn list(
         return Ok(outcome);
     }
     match by_stat_or_list(session, path, deadline)? {
-        Ok(raw) => exact_one(session, path, raw, deadline).map(Ok),
+        Ok(raw) => exact_one(session, helpers, path, raw, deadline).map(Ok),
         Err(error) => Ok(Err(error)),
     }
 }
@@ -76,7 +81,7 @@ pub(super) fn list_many(
         return Err(not_in_step(session));
     }
     let mut listings = vec![None; paths.len()];
-    for (place, listing) in told.into_iter().zip(exact(session, raws, deadline)?) {
+    for (place, listing) in told.into_iter().zip(exact(session, None, raws, deadline)?) {
         listings[place] = Some(listing);
     }
     Ok(listings)
@@ -96,9 +101,11 @@ pub(super) fn find(
     deadline: Instant,
 ) -> Outcome<Attributes> {
     let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
-        return Ok(list(session, path, deadline)?.map(|root| root.own.unwrap_or_else(unknown_root)));
+        return Ok(
+            list(session, None, path, deadline)?.map(|root| root.own.unwrap_or_else(unknown_root))
+        );
     };
-    Ok(list(session, &parent, deadline)?.and_then(|listing| {
+    Ok(list(session, None, &parent, deadline)?.and_then(|listing| {
         let complete = listing.complete;
         let found = listing.entries.into_iter().find(|(n, _)| *n == name);
         found.map(|(_, attributes)| attributes).ok_or(if complete {
@@ -270,7 +277,7 @@ fn by_mlsd(
         let hides = told.is_none_or(|attributes| attributes.kind != FileKind::Symlink);
         session.learn(|p| p.mlst_hides_links = Some(hides));
     }
-    Ok(Some(Ok(exact_one(session, path, raw, deadline)?)))
+    Ok(Some(Ok(exact_one(session, None, path, raw, deadline)?)))
 }
 
 /// Puts the links that STAT shows in place of what MLSD shows for them, and learns whether
@@ -496,223 +503,9 @@ fn is_whole(listed: &Listed) -> bool {
     listed.clean && !says(&listed.reply, &["truncated"])
 }
 
-/// [`exact`] for one listing.
-fn exact_one(
-    session: &mut Session,
-    path: &RemotePath,
-    raw: Raw,
-    deadline: Instant,
-) -> Result<Listing, client::Error> {
-    let made = exact(session, vec![(path, raw)], deadline)?;
-    let empty = || session.out_of_step("a listing");
-    made.into_iter().next().ok_or_else(empty)
-}
-
-/// Asks MDTM for every file whose time a listing gives to the minute or the day only, and SIZE
-/// for every file without one. Other kinds keep the listing's time, moved to UTC by what the
-/// files show.
-fn exact(
-    session: &mut Session,
-    mut raws: Vec<(&RemotePath, Raw)>,
-    deadline: Instant,
-) -> Result<Vec<Listing>, client::Error> {
-    let mut places = Vec::new();
-    let mut commands = Vec::new();
-    for (list, (path, raw)) in raws.iter().enumerate() {
-        for (place, entry) in raw.entries.iter().enumerate() {
-            if !matches!(entry.facts.kind, Some(Kind::File) | None) {
-                continue;
-            }
-            let Ok(name) = Name::parse(&entry.name).map(|name| path.join(&name)) else {
-                continue;
-            };
-            if !super::fits(&name) {
-                continue;
-            }
-            let inexact = |m: Modify| m.precision != Precision::Second;
-            if entry.facts.modify.is_some_and(inexact) {
-                places.push((list, place));
-                commands.push(Command::Mdtm((&name).into()));
-            }
-            if entry.facts.size.is_none() {
-                places.push((list, place));
-                commands.push(Command::Size((&name).into()));
-            }
-        }
-    }
-    if commands.is_empty() {
-        if !session.is_in_step() {
-            return Err(session.out_of_step("a listing"));
-        }
-    } else {
-        // The last is no file's: where a name in a STAT listing forged replies, it gets a wrong one.
-        commands.push(Command::Noop);
-        let replies = session.pipeline(&commands, deadline)?;
-        if let Some(noop) = replies.last() {
-            in_step(session, noop)?;
-        }
-        let asked = || places.iter().zip(&commands).zip(&replies);
-        let profile = session.profile();
-        let pairs = asked().filter_map(|((&(list, place), command), reply)| {
-            let entry = raws.get(list)?.1.entries.get(place)?;
-            let listed = entry.facts.modify.filter(|_| is_mdtm(command))?;
-            Some((listed, clock::told(reply, &profile)?))
-        });
-        let pairs: Vec<_> = pairs.collect();
-        session.learn(|p| clock::learn(p, &pairs, SystemTime::now()));
-        let profile = session.profile();
-        for ((&(list, place), command), reply) in asked() {
-            let listed = raws.get_mut(list);
-            let Some(Entry { facts, .. }) = listed.and_then(|(_, raw)| raw.entries.get_mut(place))
-            else {
-                continue;
-            };
-            match is_mdtm(command) {
-                false => facts.size = number(reply),
-                true => {
-                    facts.modify = clock::told(reply, &profile).map(exactly).or(facts.modify);
-                }
-            }
-        }
-    }
-    let offset = session.profile().listings_to_utc();
-    let finish = |(_, raw)| finished(raw, offset.unwrap_or(0));
-    Ok(raws.into_iter().map(finish).collect())
-}
-
-fn is_mdtm(command: &Command) -> bool {
-    matches!(command, Command::Mdtm(_))
-}
-
-fn exactly(time: SystemTime) -> Modify {
-    Modify {
-        time,
-        precision: Precision::Second,
-    }
-}
-
-/// What the last line end cuts off is half a line, whatever the server says.
-fn parse(bytes: &[u8], parse: impl Fn(&[u8]) -> Result<Entry, ListError>) -> Raw {
-    let end = bytes.iter().rposition(|byte| *byte == b'\n');
-    let (whole, rest) = bytes.split_at(end.map_or(0, |end| end + 1));
-    let mut raw = parse_lines(split_lines(whole), parse);
-    raw.complete &= rest.is_empty();
-    raw
-}
-
-fn parse_lines<'a>(
-    lines: impl Iterator<Item = &'a [u8]>,
-    parse: impl Fn(&[u8]) -> Result<Entry, ListError>,
-) -> Raw {
-    let mut raw = Raw {
-        entries: Vec::new(),
-        complete: true,
-    };
-    let mut unknown = Dropped::default();
-    for line in lines {
-        match parse(line) {
-            Ok(_) if raw.entries.len() >= ENTRIES => {
-                log::warn!("a listing is cut short after {ENTRIES} entries");
-                raw.complete = false;
-                break;
-            }
-            Ok(entry) => raw.entries.push(entry),
-            Err(ListError::NotAnEntry) => {}
-            Err(ListError::Unknown) => {
-                unknown.add(line);
-                raw.complete = false;
-            }
-        }
-    }
-    unknown.log("lines that were not understood");
-    raw
-}
-
-/// Sorts out `.` and `..`, names that are no names, and names that came twice.
-fn finished(raw: Raw, offset: i64) -> Listing {
-    let mut listing = Listing {
-        entries: Vec::new(),
-        own: None,
-        complete: raw.complete,
-    };
-    let mut seen: HashSet<Name> = HashSet::with_capacity(raw.entries.len());
-    let mut dropped = Dropped::default();
-    for entry in raw.entries {
-        let attributes = Attributes::new(&entry.facts, offset);
-        match (entry.facts.kind, &entry.name[..]) {
-            (Some(Kind::Current), _) | (_, b".") => {
-                if attributes.kind == FileKind::Directory {
-                    listing.own = Some(attributes);
-                }
-            }
-            (Some(Kind::Parent), _) | (_, b"..") => {}
-            (_, bytes) => match Name::parse(bytes) {
-                Ok(name) if bytes.len() <= NAME_MAX => {
-                    if seen.insert(name.clone()) {
-                        listing.entries.push((name, attributes));
-                    }
-                }
-                Ok(_) | Err(_) => dropped.add(bytes),
-            },
-        }
-    }
-    dropped.log("names that cannot be shown");
-    listing
-}
-
-/// What is left out of one listing: counted, and logged in one line, however much a server sends.
-#[derive(Default)]
-struct Dropped {
-    count: usize,
-    first: Vec<u8>,
-}
-
-impl Dropped {
-    fn add(&mut self, bytes: &[u8]) {
-        if self.count == 0 {
-            self.first = bytes[..bytes.len().min(NAME_MAX)].to_vec();
-        }
-        self.count += 1;
-    }
-
-    fn log(&self, what: &str) {
-        if self.count > 0 {
-            let Self { count, first } = self;
-            log::warn!(
-                "a listing has {what}: {count}, the first is {}",
-                first.escape_ascii()
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn mlsx(text: &str) -> Listing {
-        finished(parse(text.as_bytes(), parse_mlsx_line), 0)
-    }
-
-    #[test]
-    fn names_too_long_for_the_kernel_are_left_out_and_their_neighbours_shown() {
-        let (fits, long) = ("f".repeat(NAME_MAX), "l".repeat(NAME_MAX + 1));
-        let listing = mlsx(&format!(
-            "type=file; {long}\r\ntype=file; {fits}\r\ntype=file; a/b\r\n"
-        ));
-        assert!(listing.complete);
-        let names: Vec<_> = listing.entries.iter().map(|(n, _)| n.as_bytes()).collect();
-        assert_eq!(names, [fits.as_bytes()]);
-    }
-
-    #[test]
-    fn a_listing_cut_in_the_middle_of_a_line_is_not_complete() {
-        let listing = mlsx("type=file; whole\r\ntype=file; ha");
-        assert!(!listing.complete);
-        let names: Vec<_> = listing.entries.iter().map(|(n, _)| n.as_bytes()).collect();
-        assert_eq!(names, [b"whole"]);
-        assert!(mlsx("").complete && mlsx("type=file; whole\r\n").complete);
-    }
 
     #[test]
     fn a_link_is_told_from_a_file_by_stat() {
@@ -733,13 +526,5 @@ mod tests {
         assert_eq!(told(&format!("{file} g"), "/d/[fg]"), None);
         assert_eq!(told(&format!("{file} a\r\n{file} b"), "/d/f"), None);
         assert_eq!(told("", "/d/f"), None);
-    }
-
-    #[test]
-    fn a_listing_of_many_short_lines_is_cut_and_said_to_be() {
-        let lines = std::iter::repeat_n(&b"a=; x"[..], ENTRIES + 1);
-        let cut = parse_lines(lines, parse_mlsx_line);
-        assert!(!cut.complete);
-        assert_eq!(cut.entries.len(), ENTRIES);
     }
 }

@@ -120,7 +120,7 @@ impl Remote {
     pub fn list(&self, path: &RemotePath, deadline: Instant) -> Result<Listing, Error> {
         check(path)?;
         self.metadata(deadline, |session, deadline| {
-            listing::list(session, path, deadline)
+            listing::list(session, Some(&self.pool), path, deadline)
         })
     }
 
@@ -155,6 +155,18 @@ impl Remote {
     /// trip to the server takes.
     pub fn room(&self) -> Option<Duration> {
         self.pool.room()
+    }
+
+    /// Makes sure, beside the reading of this file, that a download may begin in the middle of it: the first
+    /// one for which that is not known has to wait until it is.
+    pub fn prove_rest(&self, path: &RemotePath, size: u64, deadline: Instant) {
+        download::prove_rest_aside(&self.pool, path, size, deadline);
+    }
+
+    /// Whether the server keeps REST, where that is known.
+    #[cfg(test)]
+    pub fn keeps_rest(&self) -> Option<bool> {
+        self.pool.profile().keeps_rest
     }
 
     /// Starts reading a range of a file, whatever version that is; beyond it nothing will be read.
@@ -459,7 +471,7 @@ impl Spare {
         let listed = match paths {
             _ if !paths.iter().all(fits) => Ok(vec![None; paths.len()]),
             [path] if self.lists_at_once() == 1 => {
-                let listed = listing::list(&mut self.0, path, deadline);
+                let listed = listing::list(&mut self.0, None, path, deadline);
                 listed.map(|listing| vec![listing.ok()])
             }
             _ => listing::list_many(&mut self.0, paths, deadline),

@@ -37,8 +37,8 @@ const ABANDONED: usize = 64;
 const LOOK: Duration = Duration::from_millis(50);
 /// A stream that was read so recently is not taken away.
 const RECENT: Duration = Duration::from_secs(1);
-/// The first read of a file may be overtaken by the second: so near the beginning it is taken for
-/// the second.
+/// The first read of a file may be overtaken by the second: so near the beginning, or no further from it
+/// than it is long, it is taken for the second.
 const OVERTAKEN: u64 = 256 * 1024;
 
 /// Several streams of one sequential reader take turns of at least this length, bytes: breaking a
@@ -104,6 +104,8 @@ struct Run {
     stripe: u64,
     /// Where the next stripe begins. `None`: one stream goes to the end of the file.
     next: Option<u64>,
+    /// Whether all is known that another stream has to know of the server.
+    prepared: bool,
 }
 
 /// While it lasts a file has no streams, and reads that would need one wait.
@@ -311,7 +313,7 @@ impl Reader {
             streams.remove(at).close();
         }
         let offset = match read.start {
-            near if streams.is_empty() && near <= OVERTAKEN => 0,
+            near if streams.is_empty() && near <= OVERTAKEN.max(read.end - near) => 0,
             offset => offset,
         };
         let window = Window::new(offset, target.version.size);
@@ -341,6 +343,12 @@ impl Reader {
         let Some(run) = run else { return };
         let large = size.saturating_sub(position) > 2 * run.stripe && run.stripe >= STRIPE;
         let room = || self.reads.remote.room();
+        if large && !run.prepared && room().is_some() {
+            run.prepared = true;
+            let deadline = now + self.reads.timeout;
+            let remote = &self.reads.remote;
+            remote.prove_rest(&target.path, size, deadline);
+        }
         run.pace.note(
             position,
             waited,
@@ -359,15 +367,30 @@ impl Reader {
             !passed
         });
         let width = run.pace.width();
+        if width == 1 && run.next.is_some() {
+            // The last has its transfer under way; another would have to begin one.
+            let last = list
+                .iter()
+                .find(|s| run.has(s) && run.next == Some(s.limit()));
+            if last.is_some_and(|last| last.go_on()) {
+                run.next = None;
+            }
+        }
         if width == 1 && run.next.is_none() {
             return;
         }
         if run.next.is_none() && large {
             let first = (stream.end().max(position) + run.stripe).next_multiple_of(1 << 20);
             run.next = stream.end_at(first).then_some(first);
+            if run.next.is_some() {
+                run.pace.measure_from(first);
+            }
         }
         while let Some(from) = run.next.filter(|next| *next < size) {
-            let fetching = list.iter().filter(|s| run.has(s) && s.is_fetching());
+            // While one fetches its last bytes the next one begins.
+            let fetching = list
+                .iter()
+                .filter(|s| run.has(s) && s.left() > run.stripe / 3);
             let fetching = fetching.count();
             let near = from <= position + run.stripe * width as u64;
             let may_start = self.pauses.load(Ordering::Relaxed) == 0;
@@ -429,6 +452,7 @@ impl Run {
             part: Arc::downgrade(part),
             stripe: stripe & !((1 << 20) - 1),
             next: None,
+            prepared: false,
         }
     }
 

@@ -16,7 +16,9 @@ const PAUSE: Duration = Duration::from_secs(30);
 const UNDER_WAY: f64 = 128.0 * 1024.0;
 /// No window holds a stream up over so short a link, and what is measured there is the machines' own time.
 const SHORT_TRIP: Duration = Duration::from_millis(1);
-/// Less time says nothing about a rate.
+/// What comes in before TCP has opened its window says nothing about a rate, bytes.
+const RAMP: u64 = 8 << 20;
+/// Nor does less time.
 const SHORTEST: Duration = Duration::from_millis(200);
 
 /// See the module.
@@ -31,6 +33,7 @@ pub(super) struct Pace {
 }
 
 struct Lap {
+    /// It begins when the reader comes there.
     from: u64,
     begun: Instant,
     reads: u64,
@@ -44,7 +47,7 @@ impl Pace {
         Self {
             width: 1,
             proven: (1, 0.0),
-            lap: Lap::new(position, now),
+            lap: Lap::new(position + RAMP, now),
             not_before: None,
         }
     }
@@ -52,6 +55,11 @@ impl Pace {
     /// How many streams to use.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// What is measured begins at `position` only: what is before it was fetched by fewer streams.
+    pub fn measure_from(&mut self, position: u64) {
+        self.lap.from = position;
     }
 
     /// A read was answered up to `position`. `stripe`: how much each of several streams fetches in
@@ -65,6 +73,10 @@ impl Pace {
         now: Instant,
     ) {
         let lap = &mut self.lap;
+        if position <= lap.from {
+            lap.begun = now;
+            return;
+        }
         lap.reads += 1;
         lap.waits += u64::from(waited);
         let length = position.saturating_sub(lap.from);
@@ -133,7 +145,7 @@ mod tests {
 
     fn begin() -> (Pace, (u64, Instant)) {
         let now = Instant::now();
-        (Pace::new(0, now), (0, now))
+        (Pace::new(0, now), (RAMP, now))
     }
 
     #[test]
@@ -155,6 +167,19 @@ mod tests {
         assert_eq!(read(&mut pace, &mut at, STRIPE, true, LONG, |_| 10), 2);
         assert_eq!(read(&mut pace, &mut at, 2 * STRIPE, true, LONG, |_| 10), 1);
         assert_eq!(read(&mut pace, &mut at, 10 * STRIPE, true, LONG, |_| 10), 1);
+    }
+
+    #[test]
+    fn a_slow_beginning_makes_no_other_stream_look_fast() {
+        let now = Instant::now();
+        let (mut pace, mut at) = (Pace::new(0, now), (0, now));
+        assert_eq!(read(&mut pace, &mut at, RAMP, true, LONG, |_| 10), 1);
+        assert_eq!(read(&mut pace, &mut at, STRIPE, true, LONG, |_| 60), 2);
+        // Its own beginning is no measure of it, either.
+        let first = at.0 + STRIPE;
+        pace.measure_from(first);
+        assert_eq!(read(&mut pace, &mut at, STRIPE, true, LONG, |_| 10), 2);
+        assert_eq!(read(&mut pace, &mut at, 2 * STRIPE, true, LONG, |_| 70), 1);
     }
 
     #[test]

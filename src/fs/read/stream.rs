@@ -176,6 +176,14 @@ impl Stream {
         early
     }
 
+    /// Takes over what was left to others; `false` where it is about to end.
+    pub fn go_on(&self) -> bool {
+        let mut state = self.state.lock();
+        let alive = !state.closed && state.failed.is_none() && state.window.go_on();
+        self.room.notify_one();
+        alive
+    }
+
     fn is_one_of_several(&self) -> bool {
         self.state.lock().window.is_eager()
     }
@@ -195,10 +203,13 @@ impl Stream {
         !self.state.lock().window.is_random()
     }
 
-    /// Whether it fetches, or will.
-    pub fn is_fetching(&self) -> bool {
+    /// How much it has still to fetch.
+    pub fn left(&self) -> u64 {
         let state = self.state.lock();
-        !(state.closed || state.failed.is_some() || state.window.is_complete())
+        match state.closed || state.failed.is_some() {
+            true => 0,
+            false => state.window.left(),
+        }
     }
 
     /// The part of the memory that it shares with those that read the same file beside it.

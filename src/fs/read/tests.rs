@@ -60,16 +60,34 @@ pub(super) struct Served(
     #[allow(dead_code)] tempfile::TempDir,
 );
 
+const MIB: usize = 1 << 20;
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length as u64)
+        .map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8)
+        .collect()
+}
+
+fn faults(rules: &str) -> Faults {
+    Faults::new(rules.parse::<Rules>().unwrap())
+}
+
 #[test]
 fn several_streams_give_the_same_bytes_in_order() {
-    const MIB: usize = 1 << 20;
-    let content: Vec<u8> = (0..(150 * MIB + 777) as u64)
-        .map(|at| (at.wrapping_mul(0x9e37_79b9) >> 13) as u8)
-        .collect();
-    let far: Rules = "connect always: stall 20ms; command always: stall 20ms"
-        .parse()
-        .unwrap();
-    let (_served, reads, target) = serve(&content, 64 * BUFFER, &Faults::new(far));
+    reads_on_several_streams(150 * MIB + 777, FAR);
+}
+
+/// It says 350 and sends from the start.
+#[test]
+fn several_streams_give_the_same_bytes_where_rest_is_forgotten() {
+    reads_on_several_streams(60 * MIB, &format!("{FAR}; REST always: ignore-rest"));
+}
+
+const FAR: &str = "connect always: stall 20ms; command always: stall 20ms";
+
+fn reads_on_several_streams(length: usize, rules: &str) {
+    let content = content(length);
+    let (_served, reads, target) = serve(&content, 64 * BUFFER, &faults(rules));
     let reader = Reader::new(&reads);
     let mut widest = 0;
     let mut at = 0;
@@ -82,7 +100,7 @@ fn several_streams_give_the_same_bytes_in_order() {
         assert!(content[at..].starts_with(&data), "at {at}");
         assert_eq!(data.len(), length.min(content.len() - at));
         at += data.len();
-        let fetching = reads.alive().iter().filter(|s| s.is_fetching()).count();
+        let fetching = reads.alive().iter().filter(|s| s.left() > 0).count();
         widest = widest.max(fetching);
         assert!(reads.memory.out() <= 64 + 8, "{}", reads.memory.out());
         // A link that gives each stream so much.
@@ -107,4 +125,52 @@ fn a_read_of_what_the_file_was_before_does_not_end_the_streams_of_others() {
         Err(Failure::Remote(remote::Error::Changed))
     ));
     assert_eq!(*read(&now, 50_000).unwrap(), [7; 1000]);
+}
+
+#[test]
+fn whether_rest_is_kept_is_known_before_a_second_stream_wants_to_begin() {
+    let content = content(40 * MIB);
+    let counted = faults("RETR always: stall 1ms");
+    let (_served, reads, target) = serve(&content, 64 * BUFFER, &counted);
+    let reader = Reader::new(&reads);
+    let read = |at: usize| {
+        let data = reader.read(&target, at as u64, 4096, 1, Some(soon()));
+        assert!(content[at..].starts_with(&data.unwrap()), "at {at}");
+    };
+    // The session that it goes on is opened meanwhile.
+    let patience = soon();
+    let mut at = 0;
+    while counted.counts().hits < 2 {
+        assert!(Instant::now() < patience, "nothing was tried");
+        read(at);
+        at += 4096;
+        thread::sleep(Duration::from_millis(5));
+    }
+    while reads.remote.keeps_rest().is_none() {
+        assert!(Instant::now() < patience, "nothing was learned");
+        thread::sleep(Duration::from_millis(5));
+    }
+    read(30 * MIB);
+    assert_eq!(counted.counts().hits, 3, "the other stream began at once");
+}
+
+/// The kernel asks for a mebibyte at a time, and two threads take its requests.
+#[test]
+fn a_first_read_that_the_second_overtakes_finds_its_stream() {
+    let content = content(8 * MIB);
+    let (_served, reads, target) = serve(&content, 64 * BUFFER, &Faults::default());
+    let reader = Reader::new(&reads);
+    let second = reader.read(&target, MIB as u64, MIB, 1, None);
+    assert!(matches!(second, Err(Failure::WouldWait)));
+    for at in [0, MIB] {
+        let data = reader.read(&target, at as u64, MIB, 1, Some(soon()));
+        assert!(*data.unwrap() == content[at..at + MIB]);
+    }
+    assert_eq!(reads.alive().len(), 1);
+    // A few bytes there are read alone.
+    let other = Reader::new(&reads);
+    let read = (MIB as u64)..(MIB as u64 + 4096);
+    let data = other.read(&target, read.start, 4096, 1, Some(soon()));
+    assert!(content[MIB..].starts_with(&data.unwrap()));
+    assert!(other.holds(&target, &read) && !other.holds(&target, &(0..4096)));
 }

@@ -103,6 +103,17 @@ impl Window {
         early
     }
 
+    /// Goes on beyond its limit, as far ahead of its reader as where there are no others. `false` where
+    /// nothing is fetched any more.
+    pub fn go_on(&mut self) -> bool {
+        let early = !self.is_complete();
+        if early {
+            self.limit = u64::MAX;
+            self.eager = false;
+        }
+        early
+    }
+
     /// Fetches everything, whether it was asked for yet or not.
     pub fn fetch_all(&mut self) {
         self.sequential = true;
@@ -121,6 +132,14 @@ impl Window {
     /// Whether everything is there that it was to fetch: nothing is asked of the server any more.
     pub fn is_complete(&self) -> bool {
         self.end_of_file || self.end >= self.limit
+    }
+
+    /// How much it has still to fetch.
+    pub fn left(&self) -> u64 {
+        match self.end_of_file {
+            true => 0,
+            false => self.limit.min(self.size).saturating_sub(self.end),
+        }
     }
 
     /// Whether nobody has read from it yet.

@@ -47,6 +47,29 @@ fn the_start_of_a_file_is_read_ahead_modestly() {
 }
 
 #[test]
+fn the_last_of_several_streams_goes_on_alone_unless_it_has_ended() {
+    let part = part();
+    let stripe = || {
+        let mut window = Window::new(10 * MIB, SIZE);
+        assert!(window.end_at(20 * MIB));
+        window
+    };
+    let mut window = stripe();
+    window.ask(&(10 * MIB..11 * MIB));
+    assert!(window.go_on());
+    window.ask(&(19 * MIB..21 * MIB));
+    fetch(&mut window, &part, SIZE, BUFFER);
+    // As far ahead as any reader is.
+    assert!((21 * MIB..=29 * MIB).contains(&window.end()));
+    assert!(!window.is_complete() && window.limit() == u64::MAX);
+
+    let mut ended = stripe();
+    fetch(&mut ended, &part, SIZE, BUFFER);
+    assert!(!ended.go_on());
+    assert_eq!((ended.limit(), ended.left()), (20 * MIB, 0));
+}
+
+#[test]
 fn who_goes_on_reading_gets_more_ahead_up_to_a_bound() {
     let part = part();
     let mut window = Window::new(0, SIZE);
