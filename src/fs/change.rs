@@ -69,7 +69,7 @@ impl Fs {
         self.drafts.spool()?;
         let (name, path) = self.child_path(parent, name, patience)?;
         let deadline = patience.deadline()?;
-        if self.drafts_below(&path).iter().any(|d| !d.is_unlinked()) {
+        if self.drafts_below([&path]).iter().any(|d| !d.is_unlinked()) {
             return Err(Error::remote(&path, remote::Error::NotEmpty));
         }
         let removed = match self.remote.rmdir(&path, deadline) {
@@ -186,20 +186,20 @@ impl Fs {
             }
         }
         let victim = self.inodes.child(to_parent, &to_name);
-        let mut involved = self.drafts_below(&from);
-        let below = self.drafts_below(&to);
-        if below
-            .iter()
-            .any(|d| Some(d.ino) != victim && !d.is_unlinked())
-        {
+        let involved = self.drafts_below([&from, &to]);
+        let is_in_the_way = |draft: &Arc<Draft>| {
+            let at = self.inodes.path(draft.ino);
+            Some(draft.ino) != victim
+                && !draft.is_unlinked()
+                && at.is_some_and(|at| at.starts_with(&to))
+        };
+        if involved.iter().any(is_in_the_way) {
             return Err(Error::remote(&to, remote::Error::NotEmpty));
         }
-        involved.extend(below);
         let places = Drafts::lock_places(&involved, deadline)?;
         // What began to be written while we waited may be on its way to either name.
         let is_new = |draft: &Arc<Draft>| !involved.iter().any(|one| Arc::ptr_eq(one, draft));
-        let mut now = self.drafts_below(&from);
-        now.extend(self.drafts_below(&to));
+        let now = self.drafts_below([&from, &to]);
         if now.iter().any(is_new) {
             drop(places);
             return self.rename(
@@ -371,12 +371,12 @@ impl Fs {
         }
     }
 
-    /// The drafts of files at or below a path.
-    fn drafts_below(&self, path: &RemotePath) -> Vec<Arc<Draft>> {
+    /// The drafts of files at or below these paths.
+    fn drafts_below<const N: usize>(&self, paths: [&RemotePath; N]) -> Vec<Arc<Draft>> {
         let mut drafts = self.drafts.all();
         drafts.retain(|draft| {
             let at = self.inodes.path(draft.ino);
-            at.is_some_and(|at| at.starts_with(path))
+            at.is_some_and(|at| paths.iter().any(|path| at.starts_with(path)))
         });
         drafts
     }

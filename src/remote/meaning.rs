@@ -92,11 +92,11 @@ pub(super) fn of_refusal(
     deadline: Instant,
 ) -> Result<Error, client::Error> {
     let words = format!("{verb}: {reply}");
+    if let Some(error) = of_code(reply, &words) {
+        return Ok(error);
+    }
     match reply.code.as_u16() {
-        452 => return Ok(Error::NoSpace(words)),
-        552 => return Ok(Error::Quota(words)),
         500 | 502 | 504 => return Ok(Error::Unsupported(words)),
-        _ if reply.code.is_of_data() => return Ok(Error::Lost(words)),
         450 | 550 | 553 | 501 => {}
         _ => return Ok(Error::Failed(words)),
     }
@@ -122,6 +122,16 @@ pub(super) fn of_refusal(
         ("RETR", FileKind::Directory) => Error::IsDirectory,
         _ => Error::Denied(words),
     })
+}
+
+/// What a reply's code says by itself: no room, or no data connection.
+pub(super) fn of_code(reply: &Reply, words: &str) -> Option<Error> {
+    match reply.code.as_u16() {
+        452 => Some(Error::NoSpace(words.to_owned())),
+        552 => Some(Error::Quota(words.to_owned())),
+        _ if reply.code.is_of_data() => Some(Error::Lost(words.to_owned())),
+        _ => None,
+    }
 }
 
 /// What is there, asked in another way than by the verb that was refused.

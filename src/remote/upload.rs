@@ -255,15 +255,15 @@ fn refusal(
     deadline: Instant,
 ) -> Result<Error, client::Error> {
     let words = format!("{verb}: {reply}");
-    match reply.code.as_u16() {
-        452 => return Ok(Error::NoSpace(words)),
-        552 => return Ok(Error::Quota(words)),
-        426 | 451 if meaning::says(reply, FULL) => {
-            return Ok(Error::NoSpace(words));
-        }
-        _ if reply.code.is_of_data() => return Ok(Error::Lost(words)),
-        451 | 521 | 522 => return Ok(Error::Failed(words)),
-        _ => {}
+    let code = reply.code.as_u16();
+    if matches!(code, 426 | 451) && meaning::says(reply, FULL) {
+        return Ok(Error::NoSpace(words));
+    }
+    if let Some(error) = meaning::of_code(reply, &words) {
+        return Ok(error);
+    }
+    if matches!(code, 451 | 521 | 522) {
+        return Ok(Error::Failed(words));
     }
     pool.run(Lane::Metadata, deadline, |session, deadline| {
         Ok(match change::look(session, path, deadline)? {

@@ -280,7 +280,7 @@ impl Drop for Rig {
             operations: (acknowledged + interrupted) as u64,
             failed: interrupted as u64,
             losses: u64::from(thread::panicking()),
-            hangs: 0,
+            hangs: u64::from(longest >= PATIENCE),
             longest,
             deadline: PATIENCE,
         };

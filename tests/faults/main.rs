@@ -49,6 +49,7 @@ struct Tally {
     failed_operations: u64,
     longest: Duration,
     losses: Vec<String>,
+    hangs: Vec<String>,
 }
 
 /// Every position with `tests/run --full`, else every `step`th.
@@ -342,6 +343,7 @@ fn sweeps(title: &'static str, sweeps: &[Sweep]) {
 fn conclude(title: &'static str, faults: usize, done: &[Tally], least: u64) {
     let sum = |of: fn(&Tally) -> u64| done.iter().map(of).sum();
     let losses: Vec<_> = done.iter().flat_map(|tally| &tally.losses).collect();
+    let hangs: Vec<_> = done.iter().flat_map(|tally| &tally.hangs).collect();
     let row = Row {
         title: title.to_owned(),
         faults: faults as u64,
@@ -349,7 +351,7 @@ fn conclude(title: &'static str, faults: usize, done: &[Tally], least: u64) {
         operations: sum(|tally| tally.requests),
         failed: sum(|tally| tally.failed_operations),
         losses: losses.len() as u64,
-        hangs: 0,
+        hangs: hangs.len() as u64,
         longest: done
             .iter()
             .map(|tally| tally.longest)
@@ -359,6 +361,7 @@ fn conclude(title: &'static str, faults: usize, done: &[Tally], least: u64) {
     };
     row.report();
     assert!(losses.is_empty(), "{} losses: {losses:#?}", losses.len());
+    assert!(hangs.is_empty(), "{} hangs: {hangs:#?}", hangs.len());
     assert!(row.positions >= least, "{} positions", row.positions);
 }
 
@@ -369,6 +372,7 @@ impl Sweep {
         let mut tally = Tally {
             counted: self.positions(self.count(&healthy.counts)),
             losses: healthy.wrong,
+            hangs: healthy.late,
             ..Tally::default()
         };
         assert!(tally.counted > 0 && healthy.failed == 0, "{self}");
@@ -427,9 +431,9 @@ impl Tally {
         self.requests += run.requests;
         self.failed_operations += run.failed;
         self.longest = self.longest.max(run.longest);
-        let losses = run.wrong.into_iter();
-        self.losses
-            .extend(losses.map(|wrong| format!("{rule}: {wrong}")));
+        let told = |what: String| format!("{rule}: {what}");
+        self.losses.extend(run.wrong.into_iter().map(told));
+        self.hangs.extend(run.late.into_iter().map(told));
     }
 }
 
@@ -451,11 +455,12 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} positions of {} counted, {} operations failed, {} losses",
+            "{} positions of {} counted, {} operations failed, {} losses, {} hangs",
             self.positions,
             self.counted,
             self.failed_operations,
-            self.losses.len()
+            self.losses.len(),
+            self.hangs.len()
         )
     }
 }

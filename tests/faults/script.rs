@@ -68,6 +68,8 @@ pub struct Run {
     pub failed: u64,
     /// What the slowest request took.
     pub longest: Duration,
+    /// What was answered too late.
+    pub late: Vec<String>,
     /// What must not be.
     pub wrong: Vec<String>,
 }
@@ -86,6 +88,7 @@ struct Session<'a> {
     rig: &'a Rig,
     rule: &'a str,
     failed: u64,
+    late: Vec<String>,
     wrong: Vec<String>,
 }
 
@@ -126,6 +129,7 @@ impl Rig {
             rig: self,
             rule,
             failed: 0,
+            late: Vec::new(),
             wrong: Vec::new(),
         };
         let (over, is_over) = mpsc::channel::<()>();
@@ -143,6 +147,7 @@ impl Rig {
             requests,
             failed: session.failed,
             longest,
+            late: session.late,
             wrong: session.wrong,
         }
     }
@@ -196,7 +201,7 @@ impl Session<'_> {
         self.afterwards(&caller, files);
         let longest = caller.longest();
         if longest > DEADLINE && self.rig.manner != Manner::Hard {
-            self.wrong(format!("a request took {longest:?}"));
+            self.late.push(format!("a request took {longest:?}"));
         }
         (counts, caller.requests.load(Ordering::Relaxed), longest)
     }
@@ -211,7 +216,8 @@ impl Session<'_> {
                 Err(error) => error,
             };
             if tried.elapsed() > DEADLINE {
-                self.wrong(format!("connecting took {:?}", tried.elapsed()));
+                let took = tried.elapsed();
+                self.late.push(format!("connecting took {took:?}"));
             }
             if begun.elapsed() > OUTAGE {
                 self.wrong(format!("no connection any more: {error}"));
