@@ -12,18 +12,15 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{Error, Ino, Patience};
 
-/// How long a name is kept for those who may have missed its file, once the first of them has come too; and for
-/// how long they come back, of so many directories.
-const KEPT: Duration = Duration::from_millis(500);
-const MORE: Duration = Duration::from_millis(100);
-const BACK: Duration = Duration::from_secs(1);
+/// Who missed a file comes back within this time, or not at all; of so many it is remembered.
+const BACK: Duration = Duration::from_secs(30);
 const MISSED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
-/// Who takes a name away waits no longer than this for those who open its file.
-const COURTESY: Duration = Duration::from_secs(1);
+/// How long a file's name is kept for who comes back: the kernel may ask for its attributes first.
+const KEPT: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Arrivals {
@@ -33,17 +30,22 @@ pub(super) struct Arrivals {
 
 struct State {
     files: HashMap<Ino, Traffic>,
-    /// Directories of files that had gone when they were to be opened, and when that was.
-    missed: LruCache<Ino, Instant>,
+    /// By whom: any number that tells the callers apart.
+    missed: LruCache<u32, Missed>,
 }
 
+/// How many are opening a file, and how many take its name away.
 #[derive(Default)]
 struct Traffic {
     arriving: usize,
     leaving: usize,
-    /// Those who found it for the second time, and until when it is kept for them.
-    expected: usize,
-    until: Option<Instant>,
+}
+
+/// Somebody's file had lost its name when it was to be opened.
+struct Missed {
+    at: Instant,
+    /// What the name has led to since, and until when that is kept.
+    found: Option<(Ino, Instant)>,
 }
 
 /// A file is being opened, until this is dropped.
@@ -72,77 +74,72 @@ impl Arrivals {
     /// To be called before it is looked what a file is that is to be opened.
     pub fn arrive(&self, ino: Ino, patience: Patience) -> Result<Arrival<'_>, Error> {
         let mut state = self.state.lock();
-        while state.files.get(&ino).is_some_and(|file| file.leaving > 0) {
-            if self
-                .changed
-                .wait_until(&mut state, patience.deadline()?)
-                .timed_out()
-            {
-                return Err(Error::TimedOut);
-            }
-        }
-        let file = state.files.entry(ino).or_default();
-        file.arriving += 1;
-        file.expected = file.expected.saturating_sub(1);
-        // One that comes again looks the name up once or twice.
-        file.until = file.until.map(|until| until.min(Instant::now() + MORE));
+        self.await_leaving(&mut state, ino, patience)?;
+        state.files.entry(ino).or_default().arriving += 1;
         Ok(Arrival {
             arrivals: self,
             ino,
         })
     }
 
-    /// A file of `directory` had lost its name when it was to be opened.
-    pub fn miss(&self, directory: Ino) {
-        self.state.lock().missed.put(directory, Instant::now());
+    /// What `who` was to open had lost its name.
+    pub fn miss(&self, who: u32) {
+        let (at, found) = (Instant::now(), None);
+        self.state.lock().missed.put(who, Missed { at, found });
     }
 
-    /// To be called when a name in `directory` has led to a file: where one was missed there, this one is kept
-    /// for a moment.
-    /// Not where it is losing its name already: false once it has.
-    pub fn expect(&self, directory: Ino, ino: Ino, patience: Patience) -> Result<bool, Error> {
+    /// A name has led `who` to a file: for one who missed his it is kept a moment. Not where it is losing its
+    /// name already: false once it has.
+    pub fn expect(&self, who: u32, ino: Ino, patience: Patience) -> Result<bool, Error> {
         let now = Instant::now();
         let mut state = self.state.lock();
-        let missed = state.missed.peek(&directory);
-        if missed.is_none_or(|at| *at + BACK < now) {
+        let has_missed = |missed: &Missed| missed.at + BACK > now;
+        if !state.missed.peek(&who).is_some_and(has_missed) {
             return Ok(true);
         }
-        let mut is_still_there = true;
+        if self.await_leaving(&mut state, ino, patience)? {
+            return Ok(false);
+        }
+        if let Some(missed) = state.missed.get_mut(&who) {
+            missed.found = Some((ino, now + KEPT));
+        }
+        Ok(true)
+    }
+
+    /// `who` has what he came for, or has gone on to something else.
+    pub fn meet(&self, who: u32) {
+        if self.state.lock().missed.pop(&who).is_some() {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Whether there was anything to wait for.
+    fn await_leaving(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        ino: Ino,
+        patience: Patience,
+    ) -> Result<bool, Error> {
+        let mut has_waited = false;
         while state.files.get(&ino).is_some_and(|file| file.leaving > 0) {
-            is_still_there = false;
-            if self
-                .changed
-                .wait_until(&mut state, patience.deadline()?)
-                .timed_out()
-            {
+            has_waited = true;
+            let waited = self.changed.wait_until(state, patience.deadline()?);
+            if waited.timed_out() {
                 return Err(Error::TimedOut);
             }
         }
-        if is_still_there {
-            state.files.retain(|_, file| !file.is_over());
-            let file = state.files.entry(ino).or_default();
-            file.expected += 1;
-            file.until = Some(now + KEPT);
-        }
-        Ok(is_still_there)
+        Ok(has_waited)
     }
 
-    /// To be called before names are taken from files: waits a little for those who are opening them.
-    pub fn leave(&self, files: impl Iterator<Item = Ino>) -> Leaving<'_> {
+    /// To be called before names are taken from files: waits for those who are opening them, until `end`.
+    pub fn leave(&self, files: impl Iterator<Item = Ino>, end: Instant) -> Leaving<'_> {
         let files: Vec<_> = files.collect();
-        let end = Instant::now() + COURTESY;
         let mut state = self.state.lock();
         for ino in &files {
             state.files.entry(*ino).or_default().leaving += 1;
         }
-        loop {
-            let busy = files
-                .iter()
-                .filter_map(|ino| state.files.get(ino)?.is_busy_until(end));
-            match busy.max().filter(|until| *until > Instant::now()) {
-                Some(until) => self.changed.wait_until(&mut state, until),
-                None => break,
-            };
+        while let Some(until) = state.busy_until(&files, end) {
+            self.changed.wait_until(&mut state, until);
         }
         drop(state);
         Leaving {
@@ -152,32 +149,26 @@ impl Arrivals {
     }
 
     fn done(&self, ino: Ino, change: impl FnOnce(&mut Traffic)) {
-        let mut state = self.state.lock();
-        if let Entry::Occupied(mut file) = state.files.entry(ino) {
+        if let Entry::Occupied(mut file) = self.state.lock().files.entry(ino) {
             change(file.get_mut());
-            if file.get().is_over() {
+            if file.get().arriving == 0 && file.get().leaving == 0 {
                 file.remove();
             }
         }
-        drop(state);
         self.changed.notify_all();
     }
 }
 
-impl Traffic {
-    /// Until when its name is not to be taken, if those who are opening it may have all the time to `end`.
-    fn is_busy_until(&self, end: Instant) -> Option<Instant> {
-        match (self.arriving, self.expected) {
-            (0, 0) => None,
-            (0, _) => self.until.map(|until| until.min(end)),
-            _ => Some(end),
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        let is_awaited =
-            self.expected > 0 && self.until.is_some_and(|until| until > Instant::now());
-        self.arriving == 0 && self.leaving == 0 && !is_awaited
+impl State {
+    /// Until when names are not to be taken from files, where those who are opening them have time to `end`;
+    /// `None` where nobody comes any more.
+    fn busy_until(&self, files: &[Ino], end: Instant) -> Option<Instant> {
+        let is_arriving = |ino| self.files.get(ino).is_some_and(|file| file.arriving > 0);
+        let arrivals = files.iter().filter(|ino| is_arriving(ino)).map(|_| end);
+        let found = self.missed.iter().filter_map(|(_, missed)| missed.found);
+        let kept = found.filter(|(ino, _)| files.contains(ino));
+        let busy = arrivals.chain(kept.map(|(_, until)| until.min(end)));
+        busy.max().filter(|until| *until > Instant::now())
     }
 }
 
@@ -205,7 +196,11 @@ mod tests {
     const FILE: Ino = Ino(7);
 
     fn soon() -> Patience {
-        Patience::Until(Instant::now() + Duration::from_secs(10))
+        Patience::Until(end())
+    }
+
+    fn end() -> Instant {
+        Instant::now() + Duration::from_secs(30)
     }
 
     /// What another thread does meanwhile, and whether it is done after a moment.
@@ -225,7 +220,7 @@ mod tests {
         let arrivals = Arrivals::new();
         let arrival = arrivals.arrive(FILE, soon()).expect("nobody leaves");
         meanwhile(
-            || drop(arrivals.leave([FILE].into_iter())),
+            || drop(arrivals.leave([FILE].into_iter(), end())),
             |left| {
                 assert!(left.recv_timeout(Duration::from_millis(50)).is_err());
                 assert!(matches!(
@@ -236,7 +231,7 @@ mod tests {
                 left.recv().expect("it goes on");
             },
         );
-        let leaving = arrivals.leave([FILE].into_iter());
+        let leaving = arrivals.leave([FILE].into_iter(), end());
         meanwhile(
             || drop(arrivals.arrive(FILE, soon())),
             |arrived| {
@@ -251,36 +246,38 @@ mod tests {
     #[test]
     fn what_was_missed_once_is_kept_for_who_comes_again() {
         let arrivals = Arrivals::new();
-        let expect = || arrivals.expect(Ino::ROOT, FILE, soon()).expect("no wait");
-        assert!(expect());
-        let began = Instant::now();
-        drop(arrivals.leave([FILE].into_iter()));
-        assert!(began.elapsed() < KEPT, "nobody was missed yet");
-        arrivals.miss(Ino::ROOT);
-        assert!(expect() && expect());
+        let expect = |who| arrivals.expect(who, FILE, soon()).expect("no wait");
+        let leave = || {
+            let began = Instant::now();
+            drop(arrivals.leave([FILE].into_iter(), end()));
+            began.elapsed()
+        };
+        assert!(expect(1));
+        assert!(leave() < KEPT, "nobody was missed yet");
+        arrivals.miss(1);
+        assert!(expect(1) && expect(1) && expect(2));
+        assert!(leave() >= KEPT - Duration::from_secs(1), "but not for ever");
+        assert!(expect(1));
         meanwhile(
-            || drop(arrivals.leave([FILE].into_iter())),
+            || assert!(leave() < KEPT),
             |left| {
-                drop(arrivals.arrive(Ino(8), soon()));
-                assert!(left.recv_timeout(KEPT / 4).is_err(), "two are expected");
-                left.recv().expect("but not for ever");
+                arrivals.meet(2);
+                assert!(left.recv_timeout(Duration::from_millis(50)).is_err());
+                arrivals.meet(1);
+                left.recv().expect("it goes on");
             },
         );
-        assert!(began.elapsed() >= KEPT);
-        assert!(expect());
-        drop(arrivals.arrive(FILE, soon()));
-        let began = Instant::now();
-        drop(arrivals.leave([FILE].into_iter()));
-        assert!(began.elapsed() < KEPT, "who was expected has come");
+        assert!(expect(1));
+        assert!(leave() < KEPT, "who was missed has come");
         assert!(arrivals.state.lock().files.is_empty());
     }
 
     #[test]
     fn what_is_losing_its_name_is_looked_up_again() {
         let arrivals = Arrivals::new();
-        arrivals.miss(Ino::ROOT);
-        let leaving = arrivals.leave([FILE].into_iter());
-        let expect = |patience| arrivals.expect(Ino::ROOT, FILE, patience);
+        arrivals.miss(1);
+        let leaving = arrivals.leave([FILE].into_iter(), end());
+        let expect = |patience| arrivals.expect(1, FILE, patience);
         assert!(matches!(
             expect(Patience::MemoryOnly),
             Err(Error::WouldWait)

@@ -37,16 +37,6 @@ impl Fs {
         patience: Patience,
     ) -> Result<(Attr, Duration), Error> {
         self.drafts.spool()?;
-        let set = self.try_setattr(ino, changes, patience);
-        set.map_err(|error| self.missed(ino, error))
-    }
-
-    fn try_setattr(
-        &self,
-        ino: Ino,
-        changes: Changes,
-        patience: Patience,
-    ) -> Result<(Attr, Duration), Error> {
         // Where bytes are to be sent the caller has all the time in the world, but not for a reply.
         let soon = || patience.within(self.config.timeout);
         let arrival = self.arrivals.arrive(ino, soon())?;

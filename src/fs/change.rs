@@ -93,7 +93,7 @@ impl Fs {
         let involved: Vec<_> = draft.iter().cloned().collect();
         let places = Drafts::lock_places(&involved, deadline)?;
         self.resolve_doubts(&involved, deadline)?;
-        let _leaving = self.arrivals.leave(ino.into_iter());
+        let _leaving = self.arrivals.leave(ino.into_iter(), deadline);
         let _changing = ino.map(|ino| self.files.change(ino));
         let aside = match &draft {
             Some(draft) if !draft.occupies() => None,
@@ -212,7 +212,7 @@ impl Fs {
         self.resolve_doubts(&involved, deadline)?;
         let source = self.inodes.child(parent, &name);
         let files = [source, victim].into_iter().flatten();
-        let _leaving = self.arrivals.leave(files.clone());
+        let _leaving = self.arrivals.leave(files.clone(), deadline);
         let _changing: Vec<_> = files.map(|ino| self.files.change(ino)).collect();
         let pending = source.and_then(|ino| self.drafts.of(ino));
         let pending = pending.filter(|draft| !draft.occupies());

@@ -293,20 +293,50 @@ impl Fs {
     pub fn lookup(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<Lookup, Error> {
         let asked = parse_name(name)?;
         let name = self.spelling(parent, asked.clone(), patience)?;
-        loop {
-            let mut found = self.find_spelt(parent, &name, patience)?;
-            if let Lookup::Found(entry) = &mut found {
-                let ino = entry.attr.ino;
-                let is_kept = self.arrivals.expect(parent, ino, patience);
-                if !matches!(is_kept, Ok(true)) || self.inodes.is_unlinked(ino) {
-                    self.inodes.forget(ino, 1);
-                    is_kept?;
-                    continue;
-                }
-                entry.attr.ino = self.known_as(ino, &asked, &name);
-            }
-            return Ok(found);
+        let mut found = self.find_spelt(parent, &name, patience)?;
+        if let Lookup::Found(entry) = &mut found {
+            entry.attr.ino = self.known_as(entry.attr.ino, &asked, &name);
         }
+        Ok(found)
+    }
+
+    /// The same for `who`: where a name led him to a file before that had gone when he came for it
+    /// ([`Fs::met`]), this one is kept for him until he has come, or for a moment.
+    pub fn lookup_for(
+        &self,
+        who: u32,
+        parent: Ino,
+        name: &[u8],
+        patience: Patience,
+    ) -> Result<Lookup, Error> {
+        loop {
+            let found = self.lookup(parent, name, patience)?;
+            let Lookup::Found(entry) = &found else {
+                return Ok(found);
+            };
+            let ino = self.actual(entry.attr.ino);
+            let is_kept = self.arrivals.expect(who, ino, patience);
+            if matches!(is_kept, Ok(true)) && !self.inodes.is_unlinked(ino) {
+                return Ok(found);
+            }
+            self.forget(entry.attr.ino, 1);
+            is_kept?;
+        }
+    }
+
+    /// What came of it when `who` came for a file by the number that its name had led to.
+    pub fn met<T>(&self, who: u32, outcome: Result<T, Error>) -> Result<T, Error> {
+        match &outcome {
+            Err(Error::WouldWait) => {}
+            Err(error) if error.is_stale() => self.arrivals.miss(who),
+            _ => self.arrivals.meet(who),
+        }
+        outcome
+    }
+
+    /// `who` has gone on to something else.
+    pub fn meet(&self, who: u32) {
+        self.arrivals.meet(who);
     }
 
     /// The same for a name that is spelt as the directory has it.

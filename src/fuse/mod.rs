@@ -127,6 +127,9 @@ impl Door {
         reply: R,
     ) {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
+        if operation != LOOKUP {
+            self.fs.meet(req.pid());
+        }
         let request = Request {
             what: What {
                 operation,
@@ -275,9 +278,12 @@ impl Filesystem for Door {
                 fs.forget(entry.attr.ino, 1);
             }
         };
-        let run = |fs: &Arc<Fs>, parent, name: &[u8], patience| fs.lookup(parent, name, patience);
+        let who = req.pid();
+        let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
+            fs.lookup_for(who, parent, name, patience)
+        };
         let how = (answer_lookup as fn(_, _), undo as fn(&Fs, _));
-        self.serve_name(("lookup", req), (parent, name), run, how, reply);
+        self.serve_name((LOOKUP, req), (parent, name), run, how, reply);
     }
 
     fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
@@ -310,9 +316,9 @@ impl Filesystem for Door {
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let access = access_of(flags.0, flags.acc_mode());
-        let (asked, through) = (Ino(ino.0), self.through.clone());
+        let (asked, who, through) = (Ino(ino.0), req.pid(), self.through.clone());
         let run = move |fs: &Arc<Fs>, ino, patience| {
-            let opened = fs.open(ino, access, patience)?;
+            let opened = fs.met(who, fs.open(ino, access, patience))?;
             let mut flags = open_flags(&opened, access);
             // The kernel must not have its pages twice.
             flags.set(FopenFlags::FOPEN_DIRECT_IO, ino != asked);
@@ -504,9 +510,9 @@ impl Filesystem for Door {
         let answer = |reply: ReplyAttr, (attr, ttl): (Attr, Duration)| {
             reply.attr(&ttl, &file_attr(&attr));
         };
-        let asked = Ino(ino.0);
+        let (asked, who) = (Ino(ino.0), req.pid());
         let run = move |fs: &Arc<Fs>, ino, patience| {
-            let (attr, ttl) = fs.setattr(ino, changes, patience)?;
+            let (attr, ttl) = fs.met(who, fs.setattr(ino, changes, patience))?;
             Ok((Attr { ino: asked, ..attr }, ttl))
         };
         let request = Request {
@@ -869,6 +875,9 @@ fn by_name<R, T>(
     request.what.by_name = true;
     request
 }
+
+/// Whoever looks a name up may be about to come for its file.
+const LOOKUP: &str = "lookup";
 
 /// How a request that gives back nothing is answered, and taken back.
 const DONE: How<ReplyEmpty, ()> = (|reply, ()| reply.ok(), |_, ()| {});

@@ -169,7 +169,7 @@ impl Fs {
                 // Until the next is open, that one keeps the file.
                 Ok(Tried::Again(handle)) => Err(handle),
                 Ok(Tried::Opened(opened)) => Ok(Ok(opened)),
-                Err(error) => Ok(Err(self.missed(ino, error))),
+                Err(error) => Ok(Err(error)),
             };
             if let Some(handle) = before.take() {
                 self.close_at_once(handle);
@@ -179,16 +179,6 @@ impl Fs {
                 Err(handle) => before = Some(handle),
             }
         }
-    }
-
-    /// Takes note of a file that had gone by the time it was to be used: whoever has its name tries again.
-    pub(in crate::fs) fn missed(&self, ino: Ino, error: Error) -> Error {
-        if error.is_stale()
-            && let Some(directory) = self.inodes.parent(ino)
-        {
-            self.arrivals.miss(directory);
-        }
-        error
     }
 
     fn try_open(&self, ino: Ino, access: Access, patience: Patience) -> Result<Tried, Error> {
@@ -559,7 +549,8 @@ impl Fs {
         if self.inodes.aside(ino).is_none() {
             return;
         }
-        let _leaving = self.arrivals.leave([ino].into_iter());
+        let end = Instant::now() + self.config.timeout;
+        let _leaving = self.arrivals.leave([ino].into_iter(), end);
         if let Some(aside) = self.inodes.aside(ino)
             && self.files.of(ino).is_none()
         {
