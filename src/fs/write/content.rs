@@ -131,7 +131,7 @@ impl Fs {
         };
         let (_, begun) = self
             .drafts
-            .begin(ino, &path, None, || attributes.clone())
+            .begin(ino, &path, true, || attributes.clone())
             .map_err(undo)?;
         if begun {
             self.hold(ino)?;
@@ -288,9 +288,12 @@ impl Fs {
         Ok(())
     }
 
-    /// Makes a file `size` bytes long, in the spool; `found` is what is known of it.
+    /// Makes a file `size` bytes long, in the spool; `found` is what is known of it, unless it is open.
     pub(in crate::fs) fn cut(&self, ino: Ino, size: u64, found: &Attributes) -> Result<(), Error> {
-        let draft = self.draft(ino, || found.clone())?;
+        let draft = self.draft(ino, || match self.files.of(ino) {
+            Some(file) => file.attributes(),
+            None => found.clone(),
+        })?;
         Ok(draft.truncate(size)?)
     }
 
@@ -301,10 +304,7 @@ impl Fs {
             return Ok(draft);
         }
         let path = self.live_path(ino)?;
-        let found = found();
-        let begun = self
-            .drafts
-            .begin(ino, &path, Some(&found), || found.clone())?;
+        let begun = self.drafts.begin(ino, &path, false, found)?;
         let (draft, is_new) = begun;
         if is_new {
             self.forget_kept(&path);

@@ -184,13 +184,15 @@ impl Drafts {
         slot.draft.clone()
     }
 
-    /// The draft of an inode, begun where there is none. The second is whether it was begun now.
+    /// The draft of an inode, begun where there is none: upon what the server has, or as a new file. The second
+    /// is whether it was begun now. `found` is asked under the lock: what we make of the file on the server after
+    /// that finds the draft.
     pub fn begin(
         &self,
         ino: Ino,
         path: &RemotePath,
-        found: Option<&Attributes>,
-        shown: impl FnOnce() -> Attributes,
+        is_new: bool,
+        found: impl FnOnce() -> Attributes,
     ) -> Result<(Arc<Draft>, bool), Error> {
         let spool = self.spool()?;
         let mut table = self.table.lock();
@@ -198,9 +200,10 @@ impl Drafts {
         if let Some(draft) = &slot.draft {
             return Ok((draft.clone(), false));
         }
-        let base = found.map(base_of);
+        let found = found();
+        let base = (!is_new).then(|| base_of(&found));
         let created = spool.create(path, base, SystemTime::now());
-        let draft = created.map(|file| Arc::new(Draft::new(ino, file, shown(), found.is_none())));
+        let draft = created.map(|file| Arc::new(Draft::new(ino, file, found, is_new)));
         match draft {
             Ok(draft) => {
                 if let Some(mode) = draft.shown.lock().mode {
