@@ -19,8 +19,8 @@ use super::{Error, Ino, Patience};
 /// Who missed a file comes back within this time, or not at all; of so many it is remembered.
 const BACK: Duration = Duration::from_secs(30);
 const MISSED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
-/// How long a file's name is kept for who comes back: the kernel may ask for its attributes first.
-const KEPT: Duration = Duration::from_secs(5);
+/// How long a file's name is kept for who comes back.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Arrivals {
@@ -256,7 +256,7 @@ mod tests {
         assert!(leave() < KEPT, "nobody was missed yet");
         arrivals.miss(1);
         assert!(expect(1) && expect(1) && expect(2));
-        assert!(leave() >= KEPT - Duration::from_secs(1), "but not for ever");
+        assert!(leave() >= KEPT / 2, "but not for ever");
         assert!(expect(1));
         meanwhile(
             || assert!(leave() < KEPT),

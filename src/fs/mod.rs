@@ -301,7 +301,7 @@ impl Fs {
     }
 
     /// The same for `who`: where a name led him to a file before that had gone when he came for it
-    /// ([`Fs::met`]), this one is kept for him until he has come, or for a moment.
+    /// ([`Fs::miss`]), this one is kept for him until he has come ([`Fs::meet`]), or for a moment.
     pub fn lookup_for(
         &self,
         who: u32,
@@ -324,17 +324,15 @@ impl Fs {
         }
     }
 
-    /// What came of it when `who` came for a file by the number that its name had led to.
-    pub fn met<T>(&self, who: u32, outcome: Result<T, Error>) -> Result<T, Error> {
-        match &outcome {
-            Err(Error::WouldWait) => {}
-            Err(error) if error.is_stale() => self.arrivals.miss(who),
-            _ => self.arrivals.meet(who),
+    /// Takes note of what `who` met with when he came for a file by the number that its name had led to: it may
+    /// have gone.
+    pub fn miss(&self, who: u32, error: &Error) {
+        if error.is_stale() {
+            self.arrivals.miss(who);
         }
-        outcome
     }
 
-    /// `who` has gone on to something else.
+    /// `who` has what he came for, or has gone on to something else.
     pub fn meet(&self, who: u32) {
         self.arrivals.meet(who);
     }

@@ -300,9 +300,10 @@ impl Filesystem for Door {
         let answer = |reply: ReplyAttr, (attr, ttl): (Attr, Duration)| {
             reply.attr(&ttl, &file_attr(&attr));
         };
-        let asked = Ino(ino.0);
+        let (asked, who) = (Ino(ino.0), req.pid());
         let run = move |fs: &Arc<Fs>, ino, patience| {
-            let (attr, ttl) = fs.getattr(ino, patience)?;
+            let found = fs.getattr(ino, patience);
+            let (attr, ttl) = found.inspect_err(|error| fs.miss(who, error))?;
             Ok((Attr { ino: asked, ..attr }, ttl))
         };
         self.serve(by_name("stat", req, ino, run, answer), reply);
@@ -318,7 +319,9 @@ impl Filesystem for Door {
         let access = access_of(flags.0, flags.acc_mode());
         let (asked, who, through) = (Ino(ino.0), req.pid(), self.through.clone());
         let run = move |fs: &Arc<Fs>, ino, patience| {
-            let opened = fs.met(who, fs.open(ino, access, patience))?;
+            let opened = fs.open(ino, access, patience);
+            let opened = opened.inspect_err(|error| fs.miss(who, error))?;
+            fs.meet(who);
             let mut flags = open_flags(&opened, access);
             // The kernel must not have its pages twice.
             flags.set(FopenFlags::FOPEN_DIRECT_IO, ino != asked);
@@ -512,7 +515,9 @@ impl Filesystem for Door {
         };
         let (asked, who) = (Ino(ino.0), req.pid());
         let run = move |fs: &Arc<Fs>, ino, patience| {
-            let (attr, ttl) = fs.met(who, fs.setattr(ino, changes, patience))?;
+            let set = fs.setattr(ino, changes, patience);
+            let (attr, ttl) = set.inspect_err(|error| fs.miss(who, error))?;
+            fs.meet(who);
             Ok((Attr { ino: asked, ..attr }, ttl))
         };
         let request = Request {
