@@ -135,11 +135,17 @@ impl Arrivals {
     pub fn leave(&self, files: impl Iterator<Item = Ino>, end: Instant) -> Leaving<'_> {
         let files: Vec<_> = files.collect();
         let mut state = self.state.lock();
+        // Those for whom a file is kept have still to arrive: nobody may wait for this one until then.
+        while let Some(until) = state.kept_until(&files)
+            && Instant::now() < until.min(end)
+        {
+            self.changed.wait_until(&mut state, until.min(end));
+        }
         for ino in &files {
             state.files.entry(*ino).or_default().leaving += 1;
         }
-        while let Some(until) = state.busy_until(&files, end) {
-            self.changed.wait_until(&mut state, until);
+        while state.is_arriving(&files) && Instant::now() < end {
+            self.changed.wait_until(&mut state, end);
         }
         drop(state);
         Leaving {
@@ -160,15 +166,16 @@ impl Arrivals {
 }
 
 impl State {
-    /// Until when names are not to be taken from files, where those who are opening them have time to `end`;
-    /// `None` where nobody comes any more.
-    fn busy_until(&self, files: &[Ino], end: Instant) -> Option<Instant> {
-        let is_arriving = |ino| self.files.get(ino).is_some_and(|file| file.arriving > 0);
-        let arrivals = files.iter().filter(|ino| is_arriving(ino)).map(|_| end);
+    fn is_arriving(&self, files: &[Ino]) -> bool {
+        let mut traffic = files.iter().filter_map(|ino| self.files.get(ino));
+        traffic.any(|file| file.arriving > 0)
+    }
+
+    /// Until when one of the files is kept for somebody.
+    fn kept_until(&self, files: &[Ino]) -> Option<Instant> {
         let found = self.missed.iter().filter_map(|(_, missed)| missed.found);
         let kept = found.filter(|(ino, _)| files.contains(ino));
-        let busy = arrivals.chain(kept.map(|(_, until)| until.min(end)));
-        busy.max().filter(|until| *until > Instant::now())
+        kept.map(|(_, until)| until).max()
     }
 }
 

@@ -572,6 +572,21 @@ fn by_mlst(
     if session.profile().mlst_missing {
         return Ok(None);
     }
+    // One file may lose the name while it is looked at, and another take it.
+    for _ in 1..LOOKS {
+        match try_mlst(session, path, deadline)? {
+            Some(Err(Error::Denied(_))) => {}
+            told => return Ok(told),
+        }
+    }
+    try_mlst(session, path, deadline)
+}
+
+fn try_mlst(
+    session: &mut Session,
+    path: &RemotePath,
+    deadline: Instant,
+) -> Result<Option<Result<Attributes, Error>>, client::Error> {
     let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
     if let Some(attributes) = listing::parse_mlst(&reply) {
         return Ok(Some(Ok(attributes)));
@@ -581,15 +596,11 @@ fn by_mlst(
         return Ok(None);
     }
     let error = meaning::of_refusal(session, path, "MLST", &reply, deadline)?;
-    if let Error::Denied(_) = error {
-        // One file may have lost the name just then, and another taken it.
-        let reply = session.execute(&Command::Mlst(Some(path.into())), deadline)?;
-        if let Some(attributes) = listing::parse_mlst(&reply) {
-            return Ok(Some(Ok(attributes)));
-        }
-    }
     Ok(Some(Err(error)))
 }
+
+/// How often MLST is asked that is denied.
+const LOOKS: usize = 3;
 
 /// The longest path that goes into a command: lines over 2000 bytes are dropped, answered twice,
 /// or end the connection, depending on the server.

@@ -214,7 +214,7 @@ impl Fs {
             .files
             .open(ino, &attributes, access.write, asked, reader);
         drop(arrival);
-        if self.drafts.of(ino).is_none() && self.is_gone(ino) {
+        if self.is_gone(ino) {
             self.close_at_once(handle);
             return Err(Error::Stale);
         }
@@ -248,9 +248,10 @@ impl Fs {
         }))
     }
 
-    /// Whether nothing is left of a file, but for what is being written of it.
+    /// Whether a file lost its name and what is left of it, if anything, is not all of it.
     fn is_gone(&self, ino: Ino) -> bool {
-        self.inodes.path(ino).is_none() && self.passed(ino).is_none()
+        let is_kept = self.drafts.of(ino).is_some_and(|draft| draft.is_whole());
+        !is_kept && self.inodes.path(ino).is_none() && self.passed(ino).is_none()
     }
 
     /// Closes a handle that its caller will not see.
