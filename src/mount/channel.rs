@@ -5,7 +5,7 @@
 //! The socket lies in a folder that only its owner, and root, can enter. Knows neither the
 //! protocol nor the spool.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -104,13 +104,16 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// The sockets of this process; dropped, they vanish.
-pub struct Announced(Vec<PathBuf>);
+/// The sockets of this process, and what tells them from others of the same name; dropped, they vanish.
+pub struct Announced(Vec<(PathBuf, Metadata)>);
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        for path in &self.0 {
-            let _ = fs::remove_file(path);
+        for (path, ours) in &self.0 {
+            // Another mount may have been given the number of the device since.
+            if fs::metadata(path).is_ok_and(|there| there.ino() == ours.ino()) {
+                let _ = fs::remove_file(path);
+            }
         }
     }
 }
@@ -131,9 +134,9 @@ pub fn announce(mounting: &Arc<Mounting>, device: Option<&str>) -> Announced {
     let asked = Arc::new(AtomicUsize::new(0));
     for name in [Some(own.as_str()), device].into_iter().flatten() {
         let path = folder.join(name);
-        match listen(&path) {
-            Ok(listener) => {
-                announced.0.push(path);
+        match listen(&path).and_then(|listener| Ok((listener, fs::metadata(&path)?))) {
+            Ok((listener, ours)) => {
+                announced.0.push((path, ours));
                 let (mounting, asked) = (mounting.clone(), asked.clone());
                 thread::spawn(move || serve(&listener, &mounting, &asked));
             }
@@ -349,5 +352,22 @@ mod tests {
         for nonsense in ["", "mounted", "mounted 1", "gone 1 2", "leaving x 2"] {
             assert_eq!(Word::parse(nonsense), None, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn a_mount_that_ends_leaves_the_socket_of_one_that_got_its_number() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("0:58");
+        let listen = || {
+            let listener = listen(&path).expect("listen");
+            let ours = fs::metadata(&path).expect("a socket");
+            (listener, Announced(vec![(path.clone(), ours)]))
+        };
+        let (_first, before) = listen();
+        let (_second, after) = listen();
+        drop(before);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(after);
+        assert!(!path.exists());
     }
 }
