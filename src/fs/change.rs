@@ -228,7 +228,12 @@ impl Fs {
             // A broken upload has made it what nobody knows.
             Some(draft) if draft.is_torn() => Some(blank(UNIX_EPOCH)),
             Some(draft) => Some(draft.server()),
-            None if replaced.is_some() => self.present(to_parent, &to_name, &to, patience)?,
+            // Not what has begun to be written of it at this moment.
+            None if replaced.is_some() => match self.stat(&to, patience)? {
+                Answer::Present(attributes, _) => Some(attributes),
+                Answer::Absent(_) => None,
+                Answer::Unknown => return Err(Error::WouldWait),
+            },
             None => None,
         };
         let stands = match &victim_draft {
