@@ -492,7 +492,7 @@ impl Fs {
                 }
                 Err(Failure::WouldWait) => return Err(Error::WouldWait),
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
-                Err(Failure::Remote(remote::Error::NotFound))
+                Err(Failure::Remote(remote::Error::NotFound | remote::Error::Denied(_)))
                     if self.was_changed(&file, epoch, patience)? => {}
                 Err(Failure::Remote(cause)) => return Err(Error::remote(&path, cause)),
             }

@@ -343,7 +343,7 @@ impl Fs {
                 Err(Failure::TimedOut) => return Err(Error::TimedOut),
                 // It was uploaded or renamed meanwhile.
                 Err(Failure::Remote(_)) if file.epoch() != epoch => {}
-                Err(Failure::Remote(remote::Error::NotFound))
+                Err(Failure::Remote(remote::Error::NotFound | remote::Error::Denied(_)))
                     if self.was_changed(file, epoch, patience)? => {}
                 Err(Failure::Remote(remote::Error::Changed)) if looks < LOOKS => {
                     looks += 1;
