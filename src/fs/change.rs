@@ -229,11 +229,7 @@ impl Fs {
             Some(draft) if draft.is_torn() => Some(blank(UNIX_EPOCH)),
             Some(draft) => Some(draft.server()),
             // Not what has begun to be written of it at this moment.
-            None if replaced.is_some() => match self.stat(&to, patience)? {
-                Answer::Present(attributes, _) => Some(attributes),
-                Answer::Absent(_) => None,
-                Answer::Unknown => return Err(Error::WouldWait),
-            },
+            None if replaced.is_some() => self.there(&to, patience)?,
             None => None,
         };
         let stands = match &victim_draft {
@@ -369,6 +365,11 @@ impl Fs {
         if let Some(attributes) = draft.and_then(|draft| draft.attributes().ok()) {
             return Ok(Some(attributes));
         }
+        self.there(path, patience)
+    }
+
+    /// What there is under a name on the server.
+    fn there(&self, path: &RemotePath, patience: Patience) -> Result<Option<Attributes>, Error> {
         match self.stat(path, patience)? {
             Answer::Present(attributes, _) => Ok(Some(attributes)),
             Answer::Absent(_) => Ok(None),
