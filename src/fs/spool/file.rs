@@ -52,6 +52,10 @@ impl Open {
     pub(super) fn id(&self) -> RecordId {
         RecordId(self.id.load(Ordering::Acquire))
     }
+
+    pub(super) fn become_another(&self, id: RecordId) {
+        self.id.store(id.0, Ordering::Release);
+    }
 }
 
 impl SpoolFile {
@@ -203,9 +207,8 @@ impl SpoolFile {
         }
         let mut data = self.open.io.write();
         if len == 0 && self.with(|record| record.is_promised() && record.size > 0)? {
-            let (id, empty) = self.shared.split(&self.open)?;
+            let empty = self.shared.split(&self.open)?;
             *data = Arc::new(empty);
-            self.open.id.store(id.0, Ordering::Release);
             return Ok(());
         }
         if len > self.size()? {
@@ -407,7 +410,7 @@ impl SpoolFile {
     }
 
     fn change(&self, change: Change) -> Result<u64, SpoolError> {
-        self.shared.change(self.id(), change)
+        self.shared.change(|| self.id(), change)
     }
 
     /// Sets space aside for what the spool does not hold of `ranges` yet.

@@ -253,7 +253,7 @@ impl Spool {
         }
         let path = path.clone();
         let created = |id| Event::Changed(id, Change::Created { path, base, now });
-        let (id, data) = self.0.begin(created)?;
+        let (id, data) = self.0.begin(created, |_| {})?;
         Ok(SpoolFile::new(&self.0, id, data, &mut self.0.live.lock()))
     }
 
@@ -355,8 +355,12 @@ pub fn parse_journal(bytes: &[u8]) -> Result<Vec<Record>, JournalError> {
 }
 
 impl Shared {
-    /// Begins a record with a file of its own.
-    fn begin(&self, event: impl FnOnce(RecordId) -> Event) -> Result<(RecordId, File), SpoolError> {
+    /// Begins a record with a file of its own. `begun` is called before any other change is made.
+    fn begin(
+        &self,
+        event: impl FnOnce(RecordId) -> Event,
+        begun: impl FnOnce(RecordId),
+    ) -> Result<(RecordId, File), SpoolError> {
         let _pledge = self.pledge(&mut self.table.lock(), BLOCK)?;
         self.make_room()?;
         let id = {
@@ -366,22 +370,26 @@ impl Shared {
         };
         let data = self.folder.create_data(id);
         let data = data.map_err(|error| SpoolError::io("making a spool file", error))?;
-        if let Err(error) = self.tell(event(id)) {
+        let mut log = self.log.lock();
+        if let Err(error) = self.append(&mut log, event(id)) {
             // No record claims it; at the latest the next opening removes it.
             let _ = self.folder.remove_data(id);
             return Err(error);
         }
+        begun(id);
         Ok((id, data))
     }
 
-    /// Begins the record that takes the place of a file's own, without its content.
-    fn split(&self, open: &Arc<file::Open>) -> Result<(RecordId, File), SpoolError> {
+    /// Begins the record that takes the place of a file's own, without its content. What an upload tells
+    /// meanwhile goes to the one or to the other before it is copied.
+    fn split(&self, open: &Arc<file::Open>) -> Result<File, SpoolError> {
         let old = open.id();
-        let (id, data) = self.begin(|new| Event::Split(old, new))?;
+        let (id, data) =
+            self.begin(|new| Event::Split(old, new), |new| open.become_another(new))?;
         let mut live = self.live.lock();
         live.remove(&old);
         live.insert(id, Arc::downgrade(open));
-        Ok((id, data))
+        Ok(data)
     }
 
     /// What is asked of a record. Memory work only.
@@ -397,8 +405,9 @@ impl Shared {
 
     /// Makes a change to a record, in the journal first. Gives the number of the event after
     /// whose sync it is durable.
-    fn change(&self, id: RecordId, change: Change) -> Result<u64, SpoolError> {
+    fn change(&self, id: impl FnOnce() -> RecordId, change: Change) -> Result<u64, SpoolError> {
         let mut log = self.log.lock();
+        let id = id();
         if self.with(id, |record| record.is_unmoved_by(&change))? {
             return Ok(log.appended());
         }
@@ -487,7 +496,7 @@ impl Shared {
     }
 
     fn end(&self, id: RecordId) -> Result<(), SpoolError> {
-        let said = self.change(id, Change::Discarded)?;
+        let said = self.change(|| id, Change::Discarded)?;
         self.live.lock().remove(&id);
         if self.options.durability == Durability::Process {
             self.remove_data(id);

@@ -399,3 +399,31 @@ fn check(dir: &Path, done: u64) {
         }
     }
 }
+
+/// An upload of what was promised ends while a program throws the content away: what the server has now is what
+/// the new version replaces. Else it would be taken for a change of another's.
+#[test]
+fn an_upload_that_ends_while_the_file_is_emptied_is_not_forgotten() {
+    let home = tempfile::tempdir().expect("make a folder");
+    let options = Options {
+        durability: Durability::Power,
+        ..OPTIONS
+    };
+    let spool = Spool::open(&home.path().join("s"), options, now());
+    let (spool, _) = spool.expect("open the spool");
+    let file = spool.create(&path("/f"), None, now()).expect("create");
+    for round in 1..200 {
+        file.write_at(b"content", 0).expect("write");
+        file.promise().expect("promise");
+        let version = file.with(|record| record.version).expect("its record");
+        std::thread::scope(|scope| {
+            scope.spawn(|| file.truncate(0).expect("empty it"));
+            // At any moment of that.
+            std::thread::sleep(Duration::from_micros(round % 100));
+            let there = base(round as usize);
+            file.mark_uploaded(version, there).expect("note an upload");
+        });
+        let known = file.with(|record| record.base).expect("its record");
+        assert_eq!(known, Some(base(round as usize)), "round {round}");
+    }
+}
