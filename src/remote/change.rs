@@ -7,7 +7,7 @@ use crate::client::{self, Lane, Pool, Session};
 use crate::proto::{Command, Pathname, RemotePath, Reply, Site, format_time};
 
 use super::meaning::{self, Error};
-use super::{Attributes, FileKind, clock, listing, number, stat, text_of_213};
+use super::{Attributes, FileKind, Reserved, clock, listing, number, stat, text_of_213};
 
 type Outcome<T> = Result<Result<T, Error>, client::Error>;
 
@@ -186,7 +186,7 @@ pub(super) fn rename(
     session: &mut Session,
     from: &RemotePath,
     to: &RemotePath,
-    aside: &RemotePath,
+    aside: &Reserved,
     again: bool,
     deadline: Instant,
 ) -> Outcome<()> {
@@ -196,7 +196,10 @@ pub(super) fn rename(
     }
     if !rnfr.code.is_intermediate() {
         return match (look(session, from, deadline)?, again) {
-            (Err(Error::NotFound), true) => Ok(look(session, to, deadline)?.map(drop)),
+            (Err(Error::NotFound), true) => {
+                // The first attempt may have set the old one aside.
+                Ok(look(session, to, deadline)?.map(|_| aside.settle()))
+            }
             (Err(error), _) => Ok(Err(error)),
             (Ok(_), _) => Ok(Err(Error::Denied(format!("RNFR: {rnfr}")))),
         };
@@ -262,10 +265,11 @@ fn replace_by_setting_aside(
     session: &mut Session,
     from: &RemotePath,
     to: &RemotePath,
-    aside: &RemotePath,
+    reserved: &Reserved,
     refusal: &Reply,
     deadline: Instant,
 ) -> Outcome<()> {
+    let aside = reserved.path();
     let [_, set_aside] = rename_now(session, to.into(), aside.into(), deadline)?;
     if !set_aside.code.is_completion() {
         return Ok(Err(Error::Denied(format!("RNTO: {refusal}"))));
@@ -278,6 +282,7 @@ fn replace_by_setting_aside(
         }
         return Ok(Err(Error::Denied(format!("RNTO: {renamed}"))));
     }
+    reserved.settle();
     let gone = session.execute(&Command::Dele(aside.into()), deadline)?;
     if !gone.code.is_completion() {
         let gone = session.execute(&Command::Rmd(aside.into()), deadline)?;

@@ -235,10 +235,8 @@ impl Remote {
         let aside = self.temporaries.in_place_of(to);
         let change = Change::Rename(from.clone(), to.clone());
         self.change(change, deadline, |session, again, deadline| {
-            change::rename(session, from, to, aside.path(), again, deadline)
-        })?;
-        aside.settle();
-        Ok(())
+            change::rename(session, from, to, &aside, again, deadline)
+        })
     }
 
     /// Gives a file or directory another spelling of its own name, where the server ignores case.
@@ -392,10 +390,7 @@ impl Remote {
     ) -> Result<Published, Error> {
         self.check_new(path, deadline)?;
         let aside = self.temporaries.in_place_of(path);
-        let at = aside.path();
-        let published = upload::publish(&self.pool, temporary, path, at, publication, deadline)?;
-        aside.settle();
-        Ok(published)
+        upload::publish(&self.pool, temporary, path, &aside, publication, deadline)
     }
 
     /// Refuses a name that the server would change: what it then makes, or replaces, is another

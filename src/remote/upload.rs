@@ -8,7 +8,9 @@ use crate::client::{self, Lane, Lease, Pool, Session};
 use crate::proto::{Command, RemotePath, Reply};
 
 use super::change::TimeWay;
-use super::{Attributes, Download, Error, FileKind, Version, change, listing, meaning, number};
+use super::{
+    Attributes, Download, Error, FileKind, Reserved, Version, change, listing, meaning, number,
+};
 
 /// Content being sent, in order. What was lost is sent again by the caller, who has it all: an
 /// upload knows no second attempt but at its start.
@@ -288,7 +290,7 @@ pub(super) fn publish(
     pool: &Arc<Pool>,
     temporary: &RemotePath,
     path: &RemotePath,
-    aside: &RemotePath,
+    aside: &Reserved,
     publication: Publication,
     deadline: Instant,
 ) -> Result<Published, Error> {
@@ -304,6 +306,7 @@ pub(super) fn publish(
         if again && number(&session.execute(&size, deadline)?).is_none() {
             match super::stat(session, path, Some(&FILE), deadline)? {
                 Ok(found) if found.size == publication.size => {
+                    aside.settle();
                     return Dress::new(session, path, publication).put_on(session, deadline);
                 }
                 Ok(found) => {
