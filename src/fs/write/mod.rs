@@ -120,6 +120,19 @@ pub(super) struct Dress {
     pub mode: Option<u16>,
 }
 
+impl Dress {
+    /// What of the wishes it fulfils.
+    fn of(&self, wanted: Wanted) -> Wanted {
+        let mode = self.mode.map(u32::from);
+        Wanted {
+            mtime: wanted
+                .mtime
+                .filter(|time| self.given && *time == self.modified),
+            mode: wanted.mode.filter(|wanted| mode == Some(*wanted)),
+        }
+    }
+}
+
 impl Drafts {
     pub fn new(spool: Option<Spool>, uploads: usize) -> Self {
         Self {

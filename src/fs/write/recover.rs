@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
-use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, Version, default_state_dir};
+use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, default_state_dir};
 use super::super::{Error, Fs, Ino};
 use super::upload::{Clock, Stop};
 use super::{Doubt, Draft, base_of, version_of};
@@ -142,24 +142,9 @@ impl Fs {
             There::Sent => record.version,
         };
         match found {
-            Some(found) => self.recognize(draft, version, &found),
+            Some(found) => self.settled(draft, version, &found, None),
             None => Ok(()),
         }
-    }
-
-    /// What stands under a draft's name is that version of it.
-    pub(super) fn recognize(
-        &self,
-        draft: &Draft,
-        version: Version,
-        found: &Attributes,
-    ) -> Result<(), Stop> {
-        draft.file.mark_uploaded(version, base_of(found))?;
-        draft.settle(found, None);
-        if let Some(path) = self.inodes.path(draft.ino) {
-            self.made(draft.ino, &path, found);
-        }
-        Ok(())
     }
 
     /// Before names are given away it has to be known what stands under them. The drafts' places are
@@ -212,7 +197,7 @@ impl Fs {
         });
         let Some(found) = found else { return Ok(()) };
         if found.size == doubt.size {
-            return self.recognize(draft, doubt.version, &found);
+            return self.settled(draft, doubt.version, &found, None);
         }
         let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
         if draft.is_whole() && self.is_there(&draft.file, &path, 0..found.size, &mut clock)? {

@@ -188,7 +188,7 @@ impl Fs {
         let reach = draft.reach.load(Ordering::Relaxed);
         if base.is_some_and(|base| base.size < theirs.size && theirs.size <= reach) {
             // A server that was slow has appended just now what we had given up to send.
-            self.recognize(draft, uploaded, &theirs)?;
+            self.settled(draft, uploaded, &theirs, None)?;
             return Err(Stop::Again);
         }
         // It may be ours, if only the server's word was lost.

@@ -169,7 +169,7 @@ impl Fs {
             }
         }
         let (server, _place) = sent?;
-        self.settled(draft, &task, &server)
+        self.settled(draft, task.version, &server, Some(&task.dress))
     }
 
     /// What the server lacks, if anything.
@@ -219,19 +219,21 @@ impl Fs {
         Way::Whole
     }
 
-    /// The server has the task's version, as `server`.
-    fn settled(&self, draft: &Draft, task: &Task, server: &Attributes) -> Result<(), Stop> {
-        draft.file.mark_uploaded(task.version, base_of(server))?;
-        draft.reach.store(0, Ordering::Relaxed);
-        let mut given = draft.file.with(|record| record.wanted)?;
-        if !task.dress.given || given.mtime != Some(task.dress.modified) {
-            given.mtime = None;
+    /// The server has this version of a draft, as `server`: by an upload that gave it `dress`, or as was found out.
+    pub(super) fn settled(
+        &self,
+        draft: &Draft,
+        version: Version,
+        server: &Attributes,
+        dress: Option<&Dress>,
+    ) -> Result<(), Stop> {
+        draft.file.mark_uploaded(version, base_of(server))?;
+        if let Some(dress) = dress {
+            draft.reach.store(0, Ordering::Relaxed);
+            let wanted = draft.file.with(|record| record.wanted)?;
+            draft.file.mark_applied(dress.of(wanted))?;
         }
-        given.mode = given
-            .mode
-            .filter(|_| task.dress.mode.map(u32::from) == given.mode);
-        draft.file.mark_applied(given)?;
-        draft.settle(server, Some(&task.dress));
+        draft.settle(server, dress);
         if let Some(path) = self.inodes.path(draft.ino) {
             self.made(draft.ino, &path, server);
         }
