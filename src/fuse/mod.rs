@@ -126,10 +126,21 @@ impl Door {
         (answer, undo): How<R, T>,
         reply: R,
     ) {
+        // He has gone on to something else.
+        self.fs.meet(req.pid());
+        self.serve_child((operation, req), (parent, name), run, (answer, undo), reply);
+    }
+
+    /// The same, where nothing follows from that he asks.
+    fn serve_child<R: Refuse, T: 'static>(
+        &self,
+        (operation, req): (&'static str, &fuser::Request),
+        (parent, name): (INodeNo, &OsStr),
+        run: impl Fn(&Arc<Fs>, Ino, &[u8], Patience) -> Result<T, Error> + Send + 'static,
+        (answer, undo): How<R, T>,
+        reply: R,
+    ) {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
-        if operation != LOOKUP {
-            self.fs.meet(req.pid());
-        }
         let request = Request {
             what: What {
                 operation,
@@ -283,7 +294,8 @@ impl Filesystem for Door {
             fs.lookup_for(who, parent, name, patience)
         };
         let how = (answer_lookup as fn(_, _), undo as fn(&Fs, _));
-        self.serve_name((LOOKUP, req), (parent, name), run, how, reply);
+        // Who looks a name up may be about to come for its file.
+        self.serve_child(("lookup", req), (parent, name), run, how, reply);
     }
 
     fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
@@ -300,10 +312,9 @@ impl Filesystem for Door {
         let answer = |reply: ReplyAttr, (attr, ttl): (Attr, Duration)| {
             reply.attr(&ttl, &file_attr(&attr));
         };
-        let (asked, who) = (Ino(ino.0), req.pid());
+        let asked = Ino(ino.0);
         let run = move |fs: &Arc<Fs>, ino, patience| {
-            let found = fs.getattr(ino, patience);
-            let (attr, ttl) = found.inspect_err(|error| fs.miss(who, error))?;
+            let (attr, ttl) = fs.getattr(ino, patience)?;
             Ok((Attr { ino: asked, ..attr }, ttl))
         };
         self.serve(by_name("stat", req, ino, run, answer), reply);
@@ -319,8 +330,7 @@ impl Filesystem for Door {
         let access = access_of(flags.0, flags.acc_mode());
         let (asked, who, through) = (Ino(ino.0), req.pid(), self.through.clone());
         let run = move |fs: &Arc<Fs>, ino, patience| {
-            let opened = fs.open(ino, access, patience);
-            let opened = opened.inspect_err(|error| fs.miss(who, error))?;
+            let opened = fs.open(ino, access, patience)?;
             fs.meet(who);
             let mut flags = open_flags(&opened, access);
             // The kernel must not have its pages twice.
@@ -515,8 +525,7 @@ impl Filesystem for Door {
         };
         let (asked, who) = (Ino(ino.0), req.pid());
         let run = move |fs: &Arc<Fs>, ino, patience| {
-            let set = fs.setattr(ino, changes, patience);
-            let (attr, ttl) = set.inspect_err(|error| fs.miss(who, error))?;
+            let (attr, ttl) = fs.setattr(ino, changes, patience)?;
             fs.meet(who);
             Ok((Attr { ino: asked, ..attr }, ttl))
         };
@@ -868,7 +877,7 @@ fn on_inode<R, T>(
 }
 
 /// The same for one whose inode was found by its name: should it be gone, the kernel is to look the
-/// name up once more.
+/// name up once more, and what it finds then is kept.
 fn by_name<R, T>(
     operation: &'static str,
     req: &fuser::Request,
@@ -876,13 +885,14 @@ fn by_name<R, T>(
     run: impl Fn(&Arc<Fs>, Ino, Patience) -> Result<T, Error> + Send + 'static,
     answer: fn(R, T),
 ) -> Request<R, T> {
+    let who = req.pid();
+    let run = move |fs: &Arc<Fs>, ino, patience| {
+        run(fs, ino, patience).inspect_err(|error| fs.miss(who, error))
+    };
     let mut request = on_inode(operation, req, ino, run, answer);
     request.what.by_name = true;
     request
 }
-
-/// Whoever looks a name up may be about to come for its file.
-const LOOKUP: &str = "lookup";
 
 /// How a request that gives back nothing is answered, and taken back.
 const DONE: How<ReplyEmpty, ()> = (|reply, ()| reply.ok(), |_, ()| {});
