@@ -334,3 +334,39 @@ pub(super) fn half_close(data: &mut Stream, deadline: Instant) -> io::Result<()>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+
+    /// RFC 2577 section 3: whoever guesses the port gets nothing, and the server is still awaited.
+    #[test]
+    fn another_hosts_connection_in_active_mode_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.set_nonblocking(true).expect("a listener");
+        let port = listener.local_addr().expect("its address");
+        let call_from = |host: [u8; 4]| {
+            let caller = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            let from = SocketAddr::from((host, 0));
+            caller.bind(&from.into()).expect("an address");
+            caller.connect(&port.into()).expect("connected");
+            TcpStream::from(caller)
+        };
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        let endpoint = Endpoint::Listening { listener, peer };
+        let mut stranger = call_from([127, 0, 0, 2]);
+        let Err(endpoint) = endpoint.stream_now().expect("a listener") else {
+            panic!("a stranger was taken for the server");
+        };
+        assert_eq!(stranger.read(&mut [0; 1]).unwrap_or(0), 0);
+        let mut server = call_from([127, 0, 0, 1]);
+        let stream = endpoint.stream_now().expect("a listener");
+        let stream = stream.unwrap_or_else(|_| panic!("the server was refused"));
+        reset(stream);
+        assert!(server.read(&mut [0; 1]).is_err(), "nothing was awaited");
+    }
+}
