@@ -149,8 +149,9 @@ impl Fs {
         let mut found = BTreeMap::new();
         for draft in self.drafts.all() {
             if self.inodes.parent(draft.ino) == Some(ino)
-                && !self.inodes.is_unlinked(draft.ino)
                 && let Some(name) = self.inodes.path(draft.ino).and_then(|path| path.name())
+                // Else that is where it was set aside.
+                && !self.inodes.is_unlinked(draft.ino)
                 && let Ok(attributes) = draft.attributes()
             {
                 found.insert(name, attributes);

@@ -8,7 +8,7 @@ use crate::common::{full, own_files};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -58,6 +58,26 @@ fn a_reader_keeps_a_file_that_lost_its_name_before_it_was_sent() {
         drop(mount.unmount());
         assert_eq!(fs::read_dir(&server.root).expect("list").count(), 0);
     }
+}
+
+/// What is set aside for who has it open has no name to be seen, whatever is made of it.
+#[test]
+fn a_time_given_to_an_open_file_that_lost_its_name_brings_up_no_other() {
+    let server = RealServer::of(Kind::Pyftpdlib);
+    let mount = Mount::new(&server, "");
+    let (dir, path) = (mount.dir.clone(), mount.path("f"));
+    soon(move || {
+        own_files();
+        fs::write(&path, "content").expect("write");
+        let shown = || fs::read_dir(&dir).expect("list").count();
+        assert_eq!(shown(), 1);
+        let held = File::open(&path).expect("open");
+        fs::remove_file(&path).expect("remove");
+        age(&held).expect("a time");
+        let mode = PermissionsExt::from_mode(0o600);
+        held.set_permissions(mode).expect("a mode");
+        assert_eq!(shown(), 0);
+    });
 }
 
 /// Works in a mount, and compares what is shown there in the end with what the server has.
@@ -218,7 +238,11 @@ fn replace(path: &Path, beside: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn set_time(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
-    held(file.set_modified(SystemTime::now() - Duration::from_secs(1000)))
+    held(age(&file))
+}
+
+fn age(file: &File) -> io::Result<()> {
+    file.set_modified(SystemTime::now() - Duration::from_secs(1000))
 }
 
 fn cut(path: &Path, size: u64) -> io::Result<()> {

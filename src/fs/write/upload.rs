@@ -248,7 +248,11 @@ impl Fs {
         server: &Attributes,
     ) {
         // First the cache: who asks from the renewal on is believed.
-        self.note(path, Some(server));
+        match self.inodes.is_unlinked(ino) {
+            // Where it was set aside there is nothing to be seen.
+            true => self.altered(path),
+            false => self.note(path, Some(server)),
+        }
         if let Some(file) = self.files.of(ino) {
             file.renew(Some(server));
         }
