@@ -93,7 +93,7 @@ impl SpoolFile {
 
     /// Asks its record. Nothing else of the spool may be called meanwhile.
     pub fn with<T>(&self, ask: impl FnOnce(&Record) -> T) -> Result<T, SpoolError> {
-        self.shared.with(self.id(), ask)
+        self.shared.with(|| self.id(), ask)
     }
 
     /// Bytes.

@@ -270,7 +270,7 @@ impl Spool {
         if let Some(open) = live.get(&id).and_then(Weak::upgrade) {
             return Ok(SpoolFile::share(shared, open));
         }
-        let held = shared.with(id, |record| record.stored.end())?;
+        let held = shared.with(|| id, |record| record.stored.end())?;
         let data = match shared.folder.open_data(id) {
             Ok(data) => data,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -392,15 +392,16 @@ impl Shared {
         Ok(data)
     }
 
-    /// What is asked of a record. Memory work only.
-    fn with<T>(&self, id: RecordId, ask: impl FnOnce(&Record) -> T) -> Result<T, SpoolError> {
+    /// What is asked of a record. Memory work only. It is told which when nothing can end any more: a split
+    /// leaves the one before behind.
+    fn with<T>(
+        &self,
+        id: impl FnOnce() -> RecordId,
+        ask: impl FnOnce(&Record) -> T,
+    ) -> Result<T, SpoolError> {
         let ledger = self.table.lock();
-        ledger
-            .table
-            .records
-            .get(&id)
-            .map(ask)
-            .ok_or(SpoolError::Gone)
+        let record = ledger.table.records.get(&id());
+        record.map(ask).ok_or(SpoolError::Gone)
     }
 
     /// Makes a change to a record, in the journal first. Gives the number of the event after
@@ -408,7 +409,7 @@ impl Shared {
     fn change(&self, id: impl FnOnce() -> RecordId, change: Change) -> Result<u64, SpoolError> {
         let mut log = self.log.lock();
         let id = id();
-        if self.with(id, |record| record.is_unmoved_by(&change))? {
+        if self.with(|| id, |record| record.is_unmoved_by(&change))? {
             return Ok(log.appended());
         }
         self.append(&mut log, Event::Changed(id, change))
@@ -489,7 +490,7 @@ impl Shared {
     }
 
     fn discard(&self, id: RecordId) -> Result<(), SpoolError> {
-        if let Some(kept) = self.with(id, |record| record.keeps)? {
+        if let Some(kept) = self.with(|| id, |record| record.keeps)? {
             self.discard_if_there(kept)?;
         }
         self.end(id)

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::*;
@@ -416,14 +417,43 @@ fn an_upload_that_ends_while_the_file_is_emptied_is_not_forgotten() {
         file.write_at(b"content", 0).expect("write");
         file.promise().expect("promise");
         let version = file.with(|record| record.version).expect("its record");
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(|| file.truncate(0).expect("empty it"));
             // At any moment of that.
-            std::thread::sleep(Duration::from_micros(round % 100));
+            thread::sleep(Duration::from_micros(round % 100));
             let there = base(round as usize);
             file.mark_uploaded(version, there).expect("note an upload");
         });
         let known = file.with(|record| record.base).expect("its record");
         assert_eq!(known, Some(base(round as usize)), "round {round}");
     }
+}
+
+/// What was promised before is given up: who asks at that moment is told of what has come in its place.
+#[test]
+fn a_file_that_is_emptied_and_promised_again_is_there_all_the_time() {
+    let home = tempfile::tempdir().expect("make a folder");
+    let options = Options {
+        durability: Durability::Power,
+        ..OPTIONS
+    };
+    let spool = Spool::open(&home.path().join("s"), options, now());
+    let (spool, _) = spool.expect("open the spool");
+    let file = spool.create(&path("/f"), None, now()).expect("create");
+    let is_done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    file.with(|_| ()).expect("its record");
+                }
+            });
+        }
+        for _ in 0..200 {
+            file.truncate(0).expect("empty it");
+            file.write_at(b"content", 0).expect("write");
+            file.promise().expect("promise");
+        }
+        is_done.store(true, Ordering::Relaxed);
+    });
 }
