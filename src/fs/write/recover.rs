@@ -121,7 +121,7 @@ impl Fs {
 
     /// What an upload that was broken off has made of the file on the server is taken for what
     /// this one begins upon, if it is ours.
-    pub(super) fn face(&self, draft: &Draft) -> Result<(), Stop> {
+    pub(super) fn face(&self, draft: &Draft, clock: &Clock) -> Result<(), Stop> {
         self.resolve_doubt(draft, self.soon())?;
         let record = draft.file.record()?;
         let failed = |why: String| Stop::Remote(remote::Error::Failed(why));
@@ -141,10 +141,15 @@ impl Fs {
             There::AsLeft => record.uploaded,
             There::Sent => record.version,
         };
-        match found {
-            Some(found) => self.settled(draft, version, &found, None),
-            None => Ok(()),
+        let Some(found) = found else {
+            return Ok(());
+        };
+        let _place = self.place(draft, clock)?;
+        if self.inodes.path(draft.ino).as_ref() != Some(&record.path) {
+            // It was renamed while it was looked at: what was found may be half the truth.
+            return Err(Stop::Again);
         }
+        self.settled(draft, version, &found, None)
     }
 
     /// Before names are given away it has to be known what stands under them. The drafts' places are

@@ -136,7 +136,7 @@ impl Fs {
             return Err(Stop::Unwanted);
         }
         if self.config.write_back && draft.is_in_doubt() {
-            self.face(draft)?;
+            self.face(draft, clock)?;
             draft.faced();
         } else if draft.doubt().is_some() {
             let _place = self.place(draft, clock)?;
