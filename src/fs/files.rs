@@ -30,6 +30,8 @@ pub(super) struct Files {
     table: Mutex<Table>,
     /// Rung when a change of ours is done.
     changed: Condvar,
+    /// How many changes are under way.
+    changes: AtomicUsize,
     /// Counts what we ourselves made of files.
     clock: Arc<AtomicU64>,
 }
@@ -124,6 +126,7 @@ impl Files {
         Self {
             table: Mutex::new(Table::default()),
             changed: Condvar::new(),
+            changes: AtomicUsize::new(0),
             clock: Arc::default(),
         }
     }
@@ -207,13 +210,24 @@ impl Files {
     /// To be called before a file is changed on the server, and dropped once [`OpenFile::renew`] was.
     pub fn change(&self, ino: Ino) -> Changing<'_> {
         *self.table.lock().changing.entry(ino).or_default() += 1;
+        self.changes.fetch_add(1, Ordering::SeqCst);
         Changing { files: self, ino }
     }
 
-    /// Waits until nothing that we ourselves are making of a file on the server is under way.
-    pub fn await_changes(&self, ino: Ino, deadline: Instant) {
+    /// Whether we ourselves are changing anything on the server just now.
+    pub fn is_any_changing(&self) -> bool {
+        self.changes.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether we ourselves are changing one of these on the server just now.
+    pub fn are_changing(&self, inos: &[Ino]) -> bool {
+        self.table.lock().is_changing(inos)
+    }
+
+    /// Waits until nothing that we ourselves are making of these on the server is under way.
+    pub fn await_changes(&self, inos: &[Ino], deadline: Instant) {
         let mut table = self.table.lock();
-        while table.changing.contains_key(&ino) {
+        while table.is_changing(inos) {
             if self.changed.wait_until(&mut table, deadline).timed_out() {
                 return;
             }
@@ -281,11 +295,18 @@ impl Files {
     }
 }
 
+impl Table {
+    fn is_changing(&self, inos: &[Ino]) -> bool {
+        inos.iter().any(|ino| self.changing.contains_key(ino))
+    }
+}
+
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
         let mut table = self.files.table.lock();
         if let Entry::Occupied(mut times) = table.changing.entry(self.ino) {
             *times.get_mut() -= 1;
+            self.files.changes.fetch_sub(1, Ordering::SeqCst);
             if *times.get() == 0 {
                 times.remove();
                 self.files.changed.notify_all();

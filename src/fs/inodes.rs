@@ -7,6 +7,7 @@
 //! Must not know attributes' ages, caches or the server. One leaf mutex, held for memory work only.
 
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use foldhash::{HashMap, HashMapExt as _};
@@ -30,7 +31,13 @@ pub(super) type Stamp = (u64, SystemTime);
 pub(super) struct Inodes {
     root: RemotePath,
     nodes: Mutex<HashMap<Ino, Node>>,
+    /// Counts the names that were given or taken away.
+    moves: AtomicU64,
 }
+
+/// A moment, by the names that were given and taken away until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment(u64);
 
 struct Node {
     /// Itself for the root.
@@ -48,6 +55,8 @@ struct Node {
     cached: Option<Stamp>,
     /// What becomes of its path.
     standing: Standing,
+    /// When its name was last given or taken away.
+    moved: Moment,
 }
 
 /// Whether a node still has a name in its directory.
@@ -67,7 +76,30 @@ impl Inodes {
         Self {
             root,
             nodes: Mutex::new(HashMap::from_iter([(Ino::ROOT, node)])),
+            moves: AtomicU64::new(0),
         }
+    }
+
+    /// To be called before a path is asked for that is to be used.
+    pub fn moment(&self) -> Moment {
+        Moment(self.moves.load(Ordering::SeqCst))
+    }
+
+    /// Whether the path of a node is another since, or was in between: its own name or that of a directory on
+    /// the way to it was given or taken away.
+    pub fn has_moved(&self, ino: Ino, since: Moment) -> bool {
+        let nodes = self.nodes.lock();
+        way(&nodes, ino).any(|(_, node)| node.moved > since)
+    }
+
+    /// A node, and the directories on the way to it.
+    pub fn way(&self, ino: Ino) -> Vec<Ino> {
+        way(&self.nodes.lock(), ino).map(|(ino, _)| ino).collect()
+    }
+
+    /// Notes in a node that its name was given or taken away.
+    fn moves(&self, node: &mut Node) {
+        node.moved = Moment(self.moves.fetch_add(1, Ordering::SeqCst) + 1);
     }
 
     /// The path of a live node.
@@ -150,6 +182,7 @@ impl Inodes {
             && let Some(node) = nodes.get_mut(&ino)
         {
             node.standing = aside.map_or(Standing::Gone, Standing::Aside);
+            self.moves(node);
         }
     }
 
@@ -175,6 +208,7 @@ impl Inodes {
         let from = match nodes.get_mut(&ino) {
             Some(node) if matches!(node.standing, Standing::Aside(_)) => {
                 node.standing = Standing::Aside(aside);
+                self.moves(node);
                 std::mem::replace(&mut node.parent, to)
             }
             _ => to,
@@ -189,6 +223,7 @@ impl Inodes {
     pub fn vanish(&self, ino: Ino) {
         if let Some(node) = self.nodes.lock().get_mut(&ino) {
             node.standing = Standing::Gone;
+            self.moves(node);
         }
     }
 
@@ -206,6 +241,7 @@ impl Inodes {
         };
         if let Some(replaced) = replaced.and_then(|ino| nodes.get_mut(&ino)) {
             replaced.standing = Standing::Gone;
+            self.moves(replaced);
         }
         let Some(ino) = moved else { return };
         if !nodes.contains_key(&to) {
@@ -215,6 +251,7 @@ impl Inodes {
         if let Some(node) = nodes.get_mut(&ino) {
             node.parent = to;
             node.name = Some(to_name.clone());
+            self.moves(node);
         }
         if let Some(node) = nodes.get_mut(&to) {
             node.children.insert(to_name.clone(), ino);
@@ -268,6 +305,7 @@ impl Node {
             dependents: 0,
             cached: None,
             standing: Standing::Named,
+            moved: Moment(0),
         }
     }
 }
@@ -290,6 +328,15 @@ fn reap(nodes: &mut HashMap<Ino, Node>, mut ino: Ino) {
         }
         ino = node.parent;
     }
+}
+
+/// From a node up to the root.
+fn way(nodes: &HashMap<Ino, Node>, ino: Ino) -> impl Iterator<Item = (Ino, &Node)> {
+    let node = |ino| Some((ino, nodes.get(&ino)?));
+    std::iter::successors(node(ino), move |(ino, below)| match *ino {
+        Ino::ROOT => None,
+        _ => node(below.parent),
+    })
 }
 
 fn path(nodes: &HashMap<Ino, Node>, root: &RemotePath, ino: Ino) -> Option<RemotePath> {

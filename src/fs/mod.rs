@@ -52,7 +52,7 @@ pub use error::Error;
 use files::{Asked, Files, OpenFile};
 use flights::Flights;
 pub use inodes::Ino;
-use inodes::Inodes;
+use inodes::{Inodes, Moment};
 use leftovers::Leftovers;
 pub use names::{DirEntry, Names};
 use neighbours::Neighbours;
@@ -289,6 +289,26 @@ impl Fs {
         self.inodes.path(self.actual(ino))
     }
 
+    /// Runs an operation on what is at or in `ino`: once more where it failed while we ourselves were giving that, or
+    /// a directory on the way to it, another name.
+    pub fn steadily<T>(
+        &self,
+        ino: Ino,
+        patience: Patience,
+        run: impl Fn() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        loop {
+            let moment = self.inodes.moment();
+            let done = run();
+            let (Err(Error::Remote { .. }), Patience::Until(deadline)) = (&done, patience) else {
+                return done;
+            };
+            if !self.is_moving(ino, moment, patience)? || Instant::now() >= deadline {
+                return done;
+            }
+        }
+    }
+
     /// Finds `name` in a directory.
     pub fn lookup(&self, parent: Ino, name: &[u8], patience: Patience) -> Result<Lookup, Error> {
         let asked = parse_name(name)?;
@@ -339,6 +359,7 @@ impl Fs {
 
     /// The same for a name that is spelt as the directory has it.
     fn find_spelt(&self, parent: Ino, name: &Name, patience: Patience) -> Result<Lookup, Error> {
+        let moment = self.inodes.moment();
         let path = self.live_path(parent)?.join(name);
         let asked = self.files.ask();
         let draft = self.inodes.child(parent, name);
@@ -348,7 +369,11 @@ impl Fs {
             let entry = self.enter(parent, name, &attributes, ttl, asked)?;
             return Ok(Lookup::Found(entry));
         }
-        let (attributes, until) = match self.stat(&path, patience)? {
+        let answer = self.stat(&path, patience)?;
+        if self.is_moving(parent, moment, patience)? {
+            return self.find_spelt(parent, name, patience);
+        }
+        let (attributes, until) = match answer {
             Answer::Present(attributes, until) => (attributes, until),
             Answer::Absent(until) => {
                 let ttl = self.kernel_may_believe(remaining(until));
@@ -453,8 +478,8 @@ impl Fs {
                     read => return read,
                 }
             }
-            let path = self.live_path(file.ino)?;
             let epoch = file.epoch();
+            let path = self.live_path(file.ino)?;
             let target = file.target(&path);
             let version = target.as_ref().map(|target| target.version);
             let read = match target {
@@ -560,8 +585,31 @@ impl Fs {
     /// Whether a read that failed met what we ourselves were making of the file on the server, or of its
     /// name. `epoch`: when it began.
     fn was_changed(&self, file: &OpenFile, epoch: u64, patience: Patience) -> Result<bool, Error> {
-        self.files.await_changes(file.ino, patience.deadline()?);
+        self.await_changes(file.ino, patience.deadline()?);
         Ok(file.epoch() != epoch)
+    }
+
+    /// Whether a file, or a directory on the way to it, has or had another name since; what is under way is waited
+    /// for.
+    fn is_moving(&self, ino: Ino, since: Moment, patience: Patience) -> Result<bool, Error> {
+        if self.is_still(since) {
+            return Ok(false);
+        }
+        let way = self.inodes.way(ino);
+        if self.files.are_changing(&way) {
+            self.files.await_changes(&way, patience.deadline()?);
+        }
+        Ok(self.inodes.has_moved(ino, since))
+    }
+
+    /// Whether no name at all is another since, or is about to be.
+    fn is_still(&self, since: Moment) -> bool {
+        !self.files.is_any_changing() && self.inodes.moment() == since
+    }
+
+    /// Waits until nothing is under way that we ourselves are making of a file, or of a directory on the way to it.
+    fn await_changes(&self, ino: Ino, deadline: Instant) {
+        self.files.await_changes(&self.inodes.way(ino), deadline);
     }
 
     /// The server holds another content than was known when the file was opened: what is known
@@ -668,6 +716,7 @@ impl Fs {
         if let Some(attributes) = ours {
             return Ok((attributes, Instant::now() + self.config.attr_timeout));
         }
+        let moment = self.inodes.moment();
         let path = self.live_path(ino)?;
         let known = match ino {
             Ino::ROOT => self.root.lock().clone(),
@@ -679,6 +728,13 @@ impl Fs {
             }
             _ => self.stat(&path, patience)?,
         };
+        // Not the file itself: who asks may be changing that.
+        if !self.is_still(moment)
+            && let Some(above) = self.inodes.parent(ino)
+            && self.is_moving(above, moment, patience)?
+        {
+            return self.attributes(ino, patience);
+        }
         match answer {
             Answer::Present(attributes, _)
                 if ino == Ino::ROOT && attributes.kind != FileKind::Directory =>
@@ -698,14 +754,10 @@ impl Fs {
                 }
                 Ok((attributes, until))
             }
-            Answer::Absent(_) => {
-                // It may be losing its name just now, or have another.
-                self.files.await_changes(ino, patience.deadline()?);
-                match self.inodes.path(ino).as_ref() == Some(&path) {
-                    true => Err(Error::remote(&path, remote::Error::NotFound)),
-                    false => self.attributes(ino, patience),
-                }
+            Answer::Absent(_) if self.inodes.has_moved(ino, moment) => {
+                self.attributes(ino, patience)
             }
+            Answer::Absent(_) => Err(Error::remote(&path, remote::Error::NotFound)),
             Answer::Unknown => Err(Error::WouldWait),
         }
     }

@@ -149,7 +149,10 @@ impl Door {
                 by_name: false,
             },
             tid: req.pid(),
-            run: Box::new(move |fs, patience| run(fs, fs.actual(parent), &name, patience)),
+            run: Box::new(move |fs, patience| {
+                let parent = fs.actual(parent);
+                fs.steadily(parent, patience, || run(fs, parent, &name, patience))
+            }),
             answer,
             undo,
             failed: |_, _| {},
@@ -621,7 +624,10 @@ impl Filesystem for Door {
         let keep = flags.contains(RenameFlags::RENAME_NOREPLACE);
         let (to, to_name) = (Ino(newparent.0), newname.as_bytes().to_vec());
         let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
-            fs.rename((parent, name), (fs.actual(to), &to_name), keep, patience)
+            let to = fs.actual(to);
+            fs.steadily(to, patience, || {
+                fs.rename((parent, name), (to, &to_name), keep, patience)
+            })
         };
         self.serve_name(("rename", req), (parent, name), run, DONE, reply);
     }
@@ -868,7 +874,10 @@ fn on_inode<R, T>(
             by_name: false,
         },
         tid: req.pid(),
-        run: Box::new(move |fs, patience| run(fs, fs.actual(ino), patience)),
+        run: Box::new(move |fs, patience| {
+            let ino = fs.actual(ino);
+            fs.steadily(ino, patience, || run(fs, ino, patience))
+        }),
         answer,
         undo: |_, _| {},
         failed: |_, _| {},

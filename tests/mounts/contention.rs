@@ -6,10 +6,14 @@ use crate::common::mount::Mount;
 use crate::common::server::{Kind, RealServer};
 use crate::common::{full, own_files};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -78,6 +82,99 @@ fn a_time_given_to_an_open_file_that_lost_its_name_brings_up_no_other() {
         held.set_permissions(mode).expect("a mode");
         assert_eq!(shown(), 0);
     });
+}
+
+#[test]
+fn who_works_in_a_folder_does_not_feel_that_it_is_renamed() {
+    work_while_it_moves(Kind::Pyftpdlib, "attr_timeout=0");
+    work_while_it_moves(Kind::VsftpdImplicit, "writeback");
+    if full() {
+        work_while_it_moves(Kind::ProftpdExplicit, "attr_timeout=0,dir_timeout=0");
+        work_while_it_moves(Kind::PureFtpd, "writeback,max_sessions=1");
+    }
+}
+
+/// Several programs have a folder open and work in it, each at a file of its own, while it gets one name after the
+/// other.
+fn work_while_it_moves(kind: Kind, options: &str) {
+    let server = RealServer::of(kind);
+    let (mount, log) = Mount::logged(&server, options);
+    let names = [mount.path("a"), mount.path("b")];
+    fs::create_dir(&names[0]).expect("a folder");
+    let workers: Vec<_> = (0..4)
+        .map(|number| {
+            let name = names[0].clone();
+            let ready = Arc::new(Barrier::new(2));
+            let opened = ready.clone();
+            let worker = thread::spawn(move || {
+                own_files();
+                let folder = File::open(name).expect("open the folder");
+                opened.wait();
+                // Whatever its name is by now.
+                let here = PathBuf::from(format!("/proc/thread-self/fd/{}", folder.as_raw_fd()));
+                at_work(&here.join(format!("f{number}")))
+            });
+            ready.wait();
+            worker
+        })
+        .collect();
+    let end = Instant::now() + TIME / 2;
+    let mut moves = 0;
+    while Instant::now() < end {
+        let (from, to) = (&names[moves % 2], &names[(moves + 1) % 2]);
+        fs::rename(from, to).expect("rename the folder");
+        moves += 1;
+        thread::sleep(Duration::from_millis(5));
+    }
+    for worker in workers {
+        let done = worker.join().expect("a worker");
+        done.unwrap_or_else(|error| {
+            let log = fs::read_to_string(&log).expect("the daemon's log");
+            panic!("{kind:?} {options}, {moves} moves: {error}\n{log}")
+        });
+    }
+    assert!(moves > 2, "only {moves} moves");
+    let _place = mount.unmount();
+    let log = fs::read_to_string(log).expect("the daemon's log");
+    assert!(
+        !log.contains(": error: ") && !log.contains(": warn: "),
+        "{log}"
+    );
+    assert_eq!(fs::read_dir(&server.root).expect("list").count(), 1);
+    let left = server.root.join(["a", "b"][moves % 2]);
+    // What a broken upload left elsewhere than it thinks is removed by who lists it next.
+    let names = fs::read_dir(left).expect("list");
+    let names = names.map(|entry| entry.expect("an entry").file_name());
+    let is_file = |name: &OsString| !name.as_bytes().starts_with(b".ftpsfs-");
+    assert_eq!(names.filter(is_file).count(), 4);
+}
+
+/// Writes, appends and reads a file that is nobody else's.
+fn at_work(path: &Path) -> io::Result<()> {
+    let during = |what: &str| {
+        let what = what.to_owned();
+        move |error| io::Error::other(format!("{what}: {error}"))
+    };
+    let end = Instant::now() + TIME / 2;
+    let mut round = 0;
+    while Instant::now() < end {
+        round += 1;
+        let mut content = vec![b'a' + (round % 26) as u8; 1000 * (round % 20 + 1)];
+        fs::write(path, &content).map_err(during("write"))?;
+        append(path, b"end").map_err(during("append"))?;
+        content.extend(b"end");
+        let size = fs::metadata(path).map_err(during("stat"))?.len();
+        let read = fs::read(path).map_err(during("read"))?;
+        if size != content.len() as u64 || read != content {
+            let (written, begins) = (content.len(), read.first() == content.first());
+            let read = read.len();
+            let why = format!(
+                "round {round}: of {written} bytes {size} are shown and {read} read; begins so: {begins}"
+            );
+            return Err(io::Error::other(why));
+        }
+    }
+    Ok(())
 }
 
 /// Works in a mount, and compares what is shown there in the end with what the server has.

@@ -44,6 +44,28 @@ fn paths_are_built_from_names() {
     assert_eq!(table.enter(a, &name("b"), &file(1)), Some(b));
 }
 
+/// There and back again is a move as well: what was asked for in between was asked for elsewhere.
+#[test]
+fn a_file_moves_with_the_directories_above_it() {
+    let table = table();
+    let enter = |parent, text| table.enter(parent, &name(text), &directory()).unwrap();
+    let a = enter(Ino::ROOT, "a");
+    let (inner, other) = (enter(a, "inner"), enter(Ino::ROOT, "other"));
+    let moved = table.enter(inner, &name("f"), &file(1)).unwrap();
+    assert_eq!(table.way(moved), [moved, inner, a, Ino::ROOT]);
+    let before = table.moment();
+    table.rename(Ino::ROOT, &name("a"), Ino::ROOT, &name("b"));
+    table.rename(Ino::ROOT, &name("b"), Ino::ROOT, &name("a"));
+    assert_eq!(shown(&table, moved).unwrap(), "/base/a/inner/f");
+    assert!(table.has_moved(moved, before) && !table.has_moved(other, before));
+    assert!(!table.has_moved(moved, table.moment()));
+    table.unlink(inner, &name("f"), None);
+    assert!(table.has_moved(moved, before) && table.has_moved(inner, before));
+    let before = table.moment();
+    table.rename(Ino::ROOT, &name("a"), Ino::ROOT, &name("other"));
+    assert!(table.has_moved(other, before), "it was replaced");
+}
+
 #[test]
 fn numbers_survive_forgetting_and_remounting() {
     let first = table();

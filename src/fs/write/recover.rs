@@ -123,6 +123,7 @@ impl Fs {
     /// this one begins upon, if it is ours.
     pub(super) fn face(&self, draft: &Draft, clock: &Clock) -> Result<(), Stop> {
         self.resolve_doubt(draft, self.soon())?;
+        let moment = self.inodes.moment();
         let record = draft.file.record()?;
         let failed = |why: String| Stop::Remote(remote::Error::Failed(why));
         let found = self.find(&record)?;
@@ -145,7 +146,7 @@ impl Fs {
             return Ok(());
         };
         let _place = self.place(draft, clock)?;
-        if self.inodes.path(draft.ino).as_ref() != Some(&record.path) {
+        if self.inodes.has_moved(draft.ino, moment) {
             // It was renamed while it was looked at: what was found may be half the truth.
             return Err(Stop::Again);
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use parking_lot::MutexGuard;
 
 use super::super::spool::{Method, SpoolFile};
-use super::super::{Fs, Ino, NAME_MAX};
+use super::super::{Error, Fs, Ino, NAME_MAX, Patience};
 use super::names::InUse;
 use super::upload::{Clock, Stop, Task};
 use super::{Doubt, Draft};
@@ -531,8 +531,8 @@ impl Fs {
         Ok(upload.finish(clock.deadline())?)
     }
 
-    /// The draft's name on the server stays what it is while this is held. What else we are making of the file is
-    /// waited for: a time that it is being given would look like others' work.
+    /// The draft's name on the server stays what it is while this is held. What else we are making of the file, and
+    /// of the directories on the way to it, is waited for: a time that it is being given would look like others' work.
     pub(super) fn place<'a>(
         &self,
         draft: &'a Draft,
@@ -541,7 +541,7 @@ impl Fs {
         let place = draft.place.try_lock_until(clock.deadline());
         let timed_out = || Stop::Remote(remote::Error::TimedOut("waiting for a rename".into()));
         let place = place.ok_or_else(timed_out)?;
-        self.files.await_changes(draft.ino, clock.deadline());
+        self.await_changes(draft.ino, clock.deadline());
         Ok(place)
     }
 
@@ -592,15 +592,17 @@ impl Fs {
 
     /// Removes what is left of a failed upload, unless the server is not to be had.
     pub(super) fn clean_up(&self, beside: &Beside, stop: &Stop) {
-        let silent = matches!(stop, Stop::Remote(remote::Error::TimedOut(_)));
-        let Ok(temporary) = self.whereabouts(beside) else {
+        if matches!(stop, Stop::Remote(remote::Error::TimedOut(_))) {
             return;
-        };
-        if !silent
-            && let Err(error) = self.remote.unlink(&temporary, Instant::now() + CLEANING)
-            && !matches!(error, remote::Error::NotFound)
-        {
-            log::debug!("{temporary} stays on the server: {error}");
+        }
+        let end = Instant::now() + CLEANING;
+        let cleaned = self.steadily(beside.directory, Patience::Until(end), || {
+            let temporary = self.whereabouts(beside).map_err(|_| Error::Stale)?;
+            let removed = self.remote.unlink(&temporary, end);
+            removed.map_err(|cause| Error::remote(&temporary, cause))
+        });
+        if let Err(error) = cleaned {
+            log::debug!("what was sent may stay on the server: {error}");
         }
     }
 }

@@ -89,7 +89,15 @@ impl Fs {
         let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
         let mut losses = 0;
         loop {
-            let outcome = self.attempt(draft, extent, &mut clock);
+            let moment = self.inodes.moment();
+            let mut outcome = self.attempt(draft, extent, &mut clock);
+            if let Err(Stop::Remote(_)) = &outcome {
+                // It, or a directory on the way to it, may have been renamed meanwhile, or removed.
+                let _place = self.place(draft, &clock)?;
+                if self.inodes.has_moved(draft.ino, moment) {
+                    outcome = Err(Stop::Again);
+                }
+            }
             let again = match &outcome {
                 Err(Stop::Again) => true,
                 Err(Stop::Remote(why)) if why.is_passing() => {
@@ -145,7 +153,6 @@ impl Fs {
         let Some(task) = self.task(draft, extent)? else {
             return Ok(());
         };
-        let path = self.inodes.path(draft.ino);
         let sent = match &task.way {
             Way::Nothing => self.send_nothing(draft, &task, clock),
             Way::Append(offset) => self.send_append(draft, &task, *offset, clock),
@@ -161,13 +168,6 @@ impl Fs {
             }
             sent => sent,
         };
-        if let Err(Stop::Remote(_)) = &sent {
-            // It, or its directory, may have been renamed meanwhile, or removed.
-            let _place = self.place(draft, clock)?;
-            if self.inodes.path(draft.ino) != path {
-                return Err(Stop::Again);
-            }
-        }
         let (server, _place) = sent?;
         self.settled(draft, task.version, &server, Some(&task.dress))
     }
