@@ -6,6 +6,7 @@
 use super::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -92,11 +93,19 @@ impl Enclosure {
         pids.filter(inside).map(Pid::from_raw).collect()
     }
 
-    /// Sends `signal` to every process of the server.
+    /// Sends `signal` to every process of the server, also to those that another has begun meanwhile.
     pub fn signal_all(&self, signal: Signal) {
-        for pid in self.members() {
-            // One that has just ended needs no signal.
-            let _ = kill(pid, signal);
+        let mut told = BTreeSet::new();
+        loop {
+            let mut members = self.members();
+            members.retain(|pid| told.insert(*pid));
+            if members.is_empty() {
+                return;
+            }
+            for pid in members {
+                // One that has just ended needs no signal.
+                let _ = kill(pid, signal);
+            }
         }
     }
 

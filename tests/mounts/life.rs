@@ -326,7 +326,7 @@ fn passwords_stay_secret() {
 fn a_killed_reader_dies() {
     let server = server_with_file(Kind::VsftpdExplicit);
     tree::fill(&server.root.join("long"), 1, 80 << 20);
-    let mount = Mount::new(&server, "timeout=60,window=2M,attr_timeout=0,dir_timeout=0");
+    let mount = Mount::new(&server, "timeout=20,window=2M,attr_timeout=0,dir_timeout=0");
     let long = mount.path("long");
     let mut half_read = soon(move || {
         let mut file = File::open(long).expect("open");
