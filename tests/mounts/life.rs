@@ -326,6 +326,7 @@ fn passwords_stay_secret() {
 fn a_killed_reader_dies() {
     let server = server_with_file(Kind::VsftpdExplicit);
     tree::fill(&server.root.join("long"), 1, 80 << 20);
+    tree::put(&server.root.join("other"), b"", Duration::ZERO);
     let mount = Mount::new(&server, "timeout=20,window=2M,attr_timeout=0,dir_timeout=0");
     let long = mount.path("long");
     let mut half_read = soon(move || {
@@ -345,7 +346,8 @@ fn a_killed_reader_dies() {
     let mut programs = [
         start("cat", &mount.path("file")),
         start("cat", &mount.path("long")),
-        start("stat", &mount.path("file")),
+        // Two that look one name up wait for each other in the kernel.
+        start("stat", &mount.path("other")),
         start("ls", &mount.dir),
     ];
     std::thread::sleep(Duration::from_secs(1));
