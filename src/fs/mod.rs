@@ -17,6 +17,7 @@ mod files;
 mod flights;
 mod inodes;
 mod leftovers;
+mod moves;
 mod names;
 mod neighbours;
 mod overlay;
@@ -52,7 +53,7 @@ pub use error::Error;
 use files::{Asked, Files, OpenFile};
 use flights::Flights;
 pub use inodes::Ino;
-use inodes::{Inodes, Moment};
+use inodes::Inodes;
 use leftovers::Leftovers;
 pub use names::{DirEntry, Names};
 use neighbours::Neighbours;
@@ -287,26 +288,6 @@ impl Fs {
     /// The path of a live inode, for messages.
     pub fn path(&self, ino: Ino) -> Option<RemotePath> {
         self.inodes.path(self.actual(ino))
-    }
-
-    /// Runs an operation on what is at or in `ino`: once more where it failed while we ourselves were giving that, or
-    /// a directory on the way to it, another name.
-    pub fn steadily<T>(
-        &self,
-        ino: Ino,
-        patience: Patience,
-        run: impl Fn() -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        loop {
-            let moment = self.inodes.moment();
-            let done = run();
-            let (Err(Error::Remote { .. }), Patience::Until(deadline)) = (&done, patience) else {
-                return done;
-            };
-            if !self.is_moving(ino, moment, patience)? || Instant::now() >= deadline {
-                return done;
-            }
-        }
     }
 
     /// Finds `name` in a directory.
@@ -587,29 +568,6 @@ impl Fs {
     fn was_changed(&self, file: &OpenFile, epoch: u64, patience: Patience) -> Result<bool, Error> {
         self.await_changes(file.ino, patience.deadline()?);
         Ok(file.epoch() != epoch)
-    }
-
-    /// Whether a file, or a directory on the way to it, has or had another name since; what is under way is waited
-    /// for.
-    fn is_moving(&self, ino: Ino, since: Moment, patience: Patience) -> Result<bool, Error> {
-        if self.is_still(since) {
-            return Ok(false);
-        }
-        let way = self.inodes.way(ino);
-        if self.files.are_changing(&way) {
-            self.files.await_changes(&way, patience.deadline()?);
-        }
-        Ok(self.inodes.has_moved(ino, since))
-    }
-
-    /// Whether no name at all is another since, or is about to be.
-    fn is_still(&self, since: Moment) -> bool {
-        !self.files.is_any_changing() && self.inodes.moment() == since
-    }
-
-    /// Waits until nothing is under way that we ourselves are making of a file, or of a directory on the way to it.
-    fn await_changes(&self, ino: Ino, deadline: Instant) {
-        self.files.await_changes(&self.inodes.way(ino), deadline);
     }
 
     /// The server holds another content than was known when the file was opened: what is known
