@@ -21,6 +21,15 @@ fn open(dir: &Path) -> (Spool, Found) {
     Spool::open(dir, OPTIONS, now()).expect("open the spool")
 }
 
+/// What it says survives a loss of power.
+fn open_durable(dir: &Path) -> (Spool, Found) {
+    let options = Options {
+        durability: Durability::Power,
+        ..OPTIONS
+    };
+    Spool::open(dir, options, now()).expect("open the spool")
+}
+
 fn now() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1_700_000_000)
 }

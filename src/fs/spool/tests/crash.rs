@@ -406,12 +406,7 @@ fn check(dir: &Path, done: u64) {
 #[test]
 fn an_upload_that_ends_while_the_file_is_emptied_is_not_forgotten() {
     let home = tempfile::tempdir().expect("make a folder");
-    let options = Options {
-        durability: Durability::Power,
-        ..OPTIONS
-    };
-    let spool = Spool::open(&home.path().join("s"), options, now());
-    let (spool, _) = spool.expect("open the spool");
+    let (spool, _) = open_durable(&home.path().join("s"));
     let file = spool.create(&path("/f"), None, now()).expect("create");
     for round in 1..200 {
         file.write_at(b"content", 0).expect("write");
@@ -433,12 +428,7 @@ fn an_upload_that_ends_while_the_file_is_emptied_is_not_forgotten() {
 #[test]
 fn a_file_that_is_emptied_and_promised_again_is_there_all_the_time() {
     let home = tempfile::tempdir().expect("make a folder");
-    let options = Options {
-        durability: Durability::Power,
-        ..OPTIONS
-    };
-    let spool = Spool::open(&home.path().join("s"), options, now());
-    let (spool, _) = spool.expect("open the spool");
+    let (spool, _) = open_durable(&home.path().join("s"));
     let file = spool.create(&path("/f"), None, now()).expect("create");
     let is_done = AtomicBool::new(false);
     thread::scope(|scope| {

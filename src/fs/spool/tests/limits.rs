@@ -80,11 +80,7 @@ fn a_file_cannot_be_larger_than_an_offset() {
 fn syncs_are_shared() {
     const CLOSERS: u64 = 8;
     let home = tempfile::tempdir().expect("make a folder");
-    let options = Options {
-        durability: Durability::Power,
-        ..OPTIONS
-    };
-    let (spool, _) = Spool::open(home.path(), options, now()).expect("open");
+    let (spool, _) = open_durable(home.path());
     let before = spool.0.log.lock().appended();
     let held = spool.0.synced.lock();
     thread::scope(|scope| {
@@ -156,11 +152,7 @@ fn a_reboot_casts_doubt_on_what_was_not_synced() {
 #[test]
 fn a_promise_outlives_what_was_begun_after_it() {
     let home = tempfile::tempdir().expect("make a folder");
-    let options = Options {
-        durability: Durability::Power,
-        ..OPTIONS
-    };
-    let start = || Spool::open(home.path(), options, now()).expect("open");
+    let start = || open_durable(home.path());
     let promised = |name: &str, spool: &Spool| {
         let file = spool.create(&path(name), None, now()).expect("create");
         file.write_at(b"first", 0).expect("write");
@@ -223,11 +215,7 @@ fn an_upload_in_place_is_not_repeated_after_a_loss_of_power() {
 #[test]
 fn with_write_back_appends_names_and_attributes_are_synced() {
     let home = tempfile::tempdir().expect("make a folder");
-    let options = Options {
-        durability: Durability::Power,
-        ..OPTIONS
-    };
-    let (spool, _) = Spool::open(home.path(), options, now()).expect("open");
+    let (spool, _) = open_durable(home.path());
     let syncs = || spool.0.syncs.load(Ordering::Relaxed);
     let file = spool
         .create(&path("/f"), Some(base(9)), now())
@@ -250,11 +238,7 @@ fn with_write_back_appends_names_and_attributes_are_synced() {
 #[test]
 fn an_earlier_version_is_known_to_be_sent_after_a_loss_of_power() {
     let home = tempfile::tempdir().expect("make a folder");
-    let options = Options {
-        durability: Durability::Power,
-        ..OPTIONS
-    };
-    let (spool, _) = Spool::open(home.path(), options, now()).expect("open");
+    let (spool, _) = open_durable(home.path());
     let syncs = || spool.0.syncs.load(Ordering::Relaxed);
     let file = spool.create(&path("/f"), None, now()).expect("create");
     file.write_at(b"one", 0).expect("write");
@@ -342,11 +326,7 @@ fn the_journal_is_rewritten_when_most_of_it_is_history() {
 #[test]
 fn writers_and_readers_do_not_disturb_each_other() {
     let home = tempfile::tempdir().expect("make a folder");
-    let options = Options {
-        durability: Durability::Power,
-        ..OPTIONS
-    };
-    let (spool, _) = Spool::open(home.path(), options, now()).expect("open");
+    let (spool, _) = open_durable(home.path());
     let shared = spool.create(&path("/shared"), None, now()).expect("create");
     shared.truncate(4 * 64).expect("truncate");
     thread::scope(|scope| {
