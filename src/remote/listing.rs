@@ -18,7 +18,7 @@ use crate::proto::{
 
 use super::meaning::{self, Error, says};
 use super::{Attributes, FileKind, Listing, clock};
-use exact::{exact, exact_one, exactly};
+use exact::{Exact, exact, exact_one, exactly};
 use parse::{finished, parse, parse_lines};
 
 /// What came of a request: the server's meaning, or a failure of the session.
@@ -48,14 +48,23 @@ pub(super) fn list(
     {
         return Ok(outcome);
     }
-    match by_stat_or_list(session, path, deadline)? {
-        Ok(raw) => exact_one(session, helpers, path, raw, deadline).map(Ok),
-        Err(error) => Ok(Err(error)),
+    let once = |session: &mut Session| -> Outcome<Exact> {
+        match by_stat_or_list(session, path, deadline)? {
+            Ok(raw) => exact_one(session, helpers, path, raw, deadline).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    };
+    let mut listed = once(session)?;
+    // What is not there when its time is asked would be shown with a time to the minute: for another
+    // version of it, where it comes back. Refused again, it may be a file of which this server tells nobody.
+    if matches!(&listed, Ok(exact) if !exact.steady) {
+        listed = once(session)?;
     }
+    Ok(listed.map(|exact| exact.listing))
 }
 
 /// Lists several directories in the round trips of one, by STAT; `None` for those that it does not
-/// tell of. Only where STAT is faithful ([`lists_many`]).
+/// tell of, or in which a file just went. Only where STAT is faithful ([`lists_many`]).
 pub(super) fn list_many(
     session: &mut Session,
     paths: &[RemotePath],
@@ -81,8 +90,8 @@ pub(super) fn list_many(
         return Err(not_in_step(session));
     }
     let mut listings = vec![None; paths.len()];
-    for (place, listing) in told.into_iter().zip(exact(session, None, raws, deadline)?) {
-        listings[place] = Some(listing);
+    for (place, exact) in told.into_iter().zip(exact(session, None, raws, deadline)?) {
+        listings[place] = Some(exact.listing).filter(|_| exact.steady);
     }
     Ok(listings)
 }
@@ -277,7 +286,8 @@ fn by_mlsd(
         let hides = told.is_none_or(|attributes| attributes.kind != FileKind::Symlink);
         session.learn(|p| p.mlst_hides_links = Some(hides));
     }
-    Ok(Some(Ok(exact_one(session, None, path, raw, deadline)?)))
+    let exact = exact_one(session, None, path, raw, deadline)?;
+    Ok(Some(Ok(exact.listing)))
 }
 
 /// Puts the links that STAT shows in place of what MLSD shows for them, and learns whether

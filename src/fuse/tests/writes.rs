@@ -71,6 +71,44 @@ fn a_file_is_overwritten_in_part_where_mdtm_and_listings_differ_by_a_zone() {
     }
 }
 
+/// Another client renames a file away between its listing and its MDTM, and back: what the line of the
+/// listing says to the minute was taken for its time, and the file for another version of itself.
+#[test]
+fn a_file_that_is_gone_for_a_moment_keeps_the_seconds_of_its_time() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    config.without = ["MLST", "MLSD"].map(str::to_owned).to_vec();
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let minute =
+        SystemTime::UNIX_EPOCH + Duration::from_secs((now.unwrap().as_secs() / 60 - 60) * 60);
+    let time = minute + Duration::from_secs(31);
+    for folder in ["first", "1", "2", "3", "denied"] {
+        fs::create_dir(mount.there(folder)).unwrap();
+        for name in ["a", "b", "c"] {
+            let file = File::create(mount.there(folder).join(name)).unwrap();
+            file.set_modified(time).unwrap();
+        }
+    }
+    let shown = |folder: &str| -> Vec<_> {
+        let entries = fs::read_dir(mount.here(folder)).unwrap();
+        let times = entries.map(|entry| entry.unwrap().metadata().unwrap().modified().unwrap());
+        times.collect()
+    };
+    assert_eq!(shown("first"), [time; 3]);
+    for nth in 1..=3 {
+        let rule = format!("MDTM {nth}: reply \"550 No such file\"");
+        faults.set(rule.parse().unwrap());
+        assert_eq!(shown(&nth.to_string()), [time; 3], "{rule}");
+        assert_eq!(faults.counts().hits, 1, "{rule}");
+    }
+    // Of a file that is never told of, what the listing says is all there is.
+    faults.set("MDTM always: reply \"550 Denied\"".parse().unwrap());
+    assert_eq!(shown("denied"), [minute; 3]);
+}
+
 #[test]
 fn existing_files_are_overwritten_and_cut() {
     let mount = Mount::writable();

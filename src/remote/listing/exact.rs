@@ -10,6 +10,14 @@ use super::super::{Listing, clock, fits, number};
 use super::parse::finished;
 use super::{Raw, in_step};
 
+/// A listing with exact times.
+pub(super) struct Exact {
+    pub listing: Listing,
+    /// Whether every file was there when its time was asked: one that was not was just renamed or
+    /// removed, and has the time that the server's line has.
+    pub steady: bool,
+}
+
 /// [`exact`] for one listing.
 pub(super) fn exact_one(
     session: &mut Session,
@@ -17,7 +25,7 @@ pub(super) fn exact_one(
     path: &RemotePath,
     raw: Raw,
     deadline: Instant,
-) -> Result<Listing, client::Error> {
+) -> Result<Exact, client::Error> {
     let made = exact(session, helpers, vec![(path, raw)], deadline)?;
     let empty = || session.out_of_step("a listing");
     made.into_iter().next().ok_or_else(empty)
@@ -31,7 +39,8 @@ pub(super) fn exact(
     helpers: Option<&Arc<Pool>>,
     mut raws: Vec<(&RemotePath, Raw)>,
     deadline: Instant,
-) -> Result<Vec<Listing>, client::Error> {
+) -> Result<Vec<Exact>, client::Error> {
+    let mut steady = vec![true; raws.len()];
     let mut places = Vec::new();
     let mut commands = Vec::new();
     for (list, (path, raw)) in raws.iter().enumerate() {
@@ -80,23 +89,29 @@ pub(super) fn exact(
         let pairs: Vec<_> = pairs.collect();
         session.learn(|p| clock::learn(p, &pairs, SystemTime::now()));
         let profile = session.profile();
+        let learned = profile.listing_offset.or(profile.mdtm_offset);
+        let tells = !pairs.is_empty() || learned.is_some();
         for ((&(list, place), command), reply) in asked() {
             let listed = raws.get_mut(list);
             let Some(Entry { facts, .. }) = listed.and_then(|(_, raw)| raw.entries.get_mut(place))
             else {
                 continue;
             };
-            match is_mdtm(command) {
-                false => facts.size = number(reply),
-                true => {
-                    facts.modify = clock::told(reply, &profile).map(exactly).or(facts.modify);
-                }
+            if !is_mdtm(command) {
+                facts.size = number(reply);
+            } else if let Some(time) = clock::told(reply, &profile) {
+                facts.modify = Some(exactly(time));
+            } else if tells && reply.code.as_u16() == 550 {
+                steady[list] = false;
             }
         }
     }
     let offset = session.profile().listings_to_utc();
-    let finish = |(_, raw)| finished(raw, offset.unwrap_or(0));
-    Ok(raws.into_iter().map(finish).collect())
+    let finish = |((_, raw), steady)| Exact {
+        listing: finished(raw, offset.unwrap_or(0)),
+        steady,
+    };
+    Ok(raws.into_iter().zip(steady).map(finish).collect())
 }
 
 fn is_mdtm(command: &Command) -> bool {
