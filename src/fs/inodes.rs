@@ -47,7 +47,7 @@ struct Node {
     /// How often the kernel was told of it, and how often it is open.
     lookups: u64,
     /// The nodes that are called by a name in it.
-    children: HashMap<Name, Ino>,
+    children: HashMap<Name, Child>,
     /// How many nodes have it as their parent: those in `children`, and those whose name there
     /// has gone to another file.
     dependents: usize,
@@ -57,6 +57,13 @@ struct Node {
     standing: Standing,
     /// When its name was last given or taken away.
     moved: Moment,
+}
+
+/// What a listing of many names tells of each without a look at its node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Child {
+    ino: Ino,
+    kind: FileKind,
 }
 
 /// Whether a node still has a name in its directory.
@@ -131,7 +138,8 @@ impl Inodes {
                 vacant.insert(node);
                 let parent = nodes.get_mut(&parent)?;
                 // What bore the name before is another file: it stays for those who hold it.
-                parent.children.insert(name.clone(), ino);
+                let kind = attributes.kind;
+                parent.children.insert(name.clone(), Child { ino, kind });
                 parent.dependents += 1;
             }
         }
@@ -151,7 +159,7 @@ impl Inodes {
 
     /// The node that is called `name` in `parent`, where it is live.
     pub fn child(&self, parent: Ino, name: &Name) -> Option<Ino> {
-        self.nodes.lock().get(&parent)?.children.get(name).copied()
+        Some(self.nodes.lock().get(&parent)?.children.get(name)?.ino)
     }
 
     /// Whether a live node has lost its name.
@@ -178,8 +186,8 @@ impl Inodes {
         let Some(parent) = nodes.get_mut(&parent) else {
             return;
         };
-        if let Some(ino) = parent.children.remove(name)
-            && let Some(node) = nodes.get_mut(&ino)
+        if let Some(child) = parent.children.remove(name)
+            && let Some(node) = nodes.get_mut(&child.ino)
         {
             node.standing = aside.map_or(Standing::Gone, Standing::Aside);
             self.moves(node);
@@ -221,10 +229,13 @@ impl Inodes {
 
     /// A file that was set aside was removed for good, or its name is another's.
     pub fn vanish(&self, ino: Ino) {
-        if let Some(node) = self.nodes.lock().get_mut(&ino) {
-            node.standing = Standing::Gone;
-            self.moves(node);
-        }
+        let nodes = &mut *self.nodes.lock();
+        let Some(node) = nodes.get_mut(&ino) else {
+            return;
+        };
+        node.standing = Standing::Gone;
+        self.moves(node);
+        disown(nodes, ino);
     }
 
     /// `name` in `parent` is now `to_name` in `to`: its node goes along, and with it all below. What
@@ -239,22 +250,22 @@ impl Inodes {
             Some(node) => node.children.remove(to_name),
             None => None,
         };
-        if let Some(replaced) = replaced.and_then(|ino| nodes.get_mut(&ino)) {
+        if let Some(replaced) = replaced.and_then(|child| nodes.get_mut(&child.ino)) {
             replaced.standing = Standing::Gone;
             self.moves(replaced);
         }
-        let Some(ino) = moved else { return };
+        let Some(moved) = moved else { return };
         if !nodes.contains_key(&to) {
             // The kernel holds the directory that it names: this cannot be.
             return;
         }
-        if let Some(node) = nodes.get_mut(&ino) {
+        if let Some(node) = nodes.get_mut(&moved.ino) {
             node.parent = to;
             node.name = Some(to_name.clone());
             self.moves(node);
         }
         if let Some(node) = nodes.get_mut(&to) {
-            node.children.insert(to_name.clone(), ino);
+            node.children.insert(to_name.clone(), moved);
             node.dependents += 1;
         }
         if let Some(node) = nodes.get_mut(&parent) {
@@ -316,17 +327,29 @@ fn reap(nodes: &mut HashMap<Ino, Node>, mut ino: Ino) {
         && let Some(node) = nodes.get(&ino)
         && node.lookups == 0
         && node.dependents == 0
-        && let Some(node) = nodes.remove(&ino)
     {
+        disown(nodes, ino);
+        let Some(node) = nodes.remove(&ino) else {
+            return;
+        };
         if let Some(parent) = nodes.get_mut(&node.parent) {
             parent.dependents -= 1;
-            if let Some(name) = &node.name
-                && parent.children.get(name) == Some(&ino)
-            {
-                parent.children.remove(name);
-            }
         }
         ino = node.parent;
+    }
+}
+
+/// Takes the name from a node in its parent, unless another bears it by now.
+fn disown(nodes: &mut HashMap<Ino, Node>, ino: Ino) {
+    if let Some(node) = nodes.get(&ino)
+        && let (parent, Some(name)) = (node.parent, node.name.clone())
+        && let Some(parent) = nodes.get_mut(&parent)
+        && parent
+            .children
+            .get(&name)
+            .is_some_and(|child| child.ino == ino)
+    {
+        parent.children.remove(&name);
     }
 }
 
@@ -363,14 +386,12 @@ fn number(
     directory: &mut Option<RemotePath>,
     path: impl FnOnce() -> Option<RemotePath>,
 ) -> Option<Ino> {
-    // A live name keeps its number, but not when it was taken from the file, nor when that has become a
-    // directory or a link: the kernel never forgives an inode that changes its type.
-    if let Some(ino) = nodes.get(&parent)?.children.get(name)
-        && let Some(node) = nodes.get(ino)
-        && node.kind == attributes.kind
-        && matches!(node.standing, Standing::Named)
+    // A live name keeps its number, but not when its file has become a directory or a link: the kernel
+    // never forgives an inode that changes its type.
+    if let Some(child) = nodes.get(&parent)?.children.get(name)
+        && child.kind == attributes.kind
     {
-        return Some(*ino);
+        return Some(child.ino);
     }
     // Not for directories: ProFTPD shows a link as its target, so two paths may carry the same
     // `unique`, and one directory must not be in two places.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RemotePath(Arc<[u8]>);
 
-/// One path component: not empty, not `.` or `..`, free of `/`, NUL, CR and LF.
+/// One path component: not empty, not `.` or `..`, free of `/`, NUL, CR and LF. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Box<[u8]>);
+pub struct Name(Arc<[u8]>);
 
 /// Why bytes are no [`RemotePath`] or [`Name`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
