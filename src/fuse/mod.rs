@@ -117,48 +117,17 @@ impl Door {
         request.serve(&self.office, &self.metadata, reply);
     }
 
-    /// A request about a name in a directory.
-    fn serve_name<R: Refuse, T: 'static>(
+    /// A change of what a name in a directory stands for: who asks for it has gone on to something else.
+    fn change<R: Refuse, T: 'static>(
         &self,
         (operation, req): (&'static str, &fuser::Request),
-        (parent, name): (INodeNo, &OsStr),
+        child: (INodeNo, &OsStr),
         run: impl Fn(&Arc<Fs>, Ino, &[u8], Patience) -> Result<T, Error> + Send + 'static,
-        (answer, undo): How<R, T>,
+        how: How<R, T>,
         reply: R,
     ) {
-        // He has gone on to something else.
         self.fs.meet(req.pid());
-        self.serve_child((operation, req), (parent, name), run, (answer, undo), reply);
-    }
-
-    /// The same, where nothing follows from that he asks.
-    fn serve_child<R: Refuse, T: 'static>(
-        &self,
-        (operation, req): (&'static str, &fuser::Request),
-        (parent, name): (INodeNo, &OsStr),
-        run: impl Fn(&Arc<Fs>, Ino, &[u8], Patience) -> Result<T, Error> + Send + 'static,
-        (answer, undo): How<R, T>,
-        reply: R,
-    ) {
-        let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
-        let request = Request {
-            what: What {
-                operation,
-                ino: parent,
-                name: Some(name.clone().into()),
-                by_name: false,
-            },
-            tid: req.pid(),
-            run: Box::new(move |fs, patience| {
-                let parent = fs.actual(parent);
-                fs.steadily(parent, patience, || run(fs, parent, &name, patience))
-            }),
-            answer,
-            undo,
-            failed: |_, _| {},
-            is_transfer: false,
-        };
-        self.serve(request, reply);
+        self.serve(on_child(operation, req, child, run, how), reply);
     }
 
     /// A request that waits for an upload.
@@ -298,7 +267,7 @@ impl Filesystem for Door {
         };
         let how = (answer_lookup as fn(_, _), undo as fn(&Fs, _));
         // Who looks a name up may be about to come for its file.
-        self.serve_child(("lookup", req), (parent, name), run, how, reply);
+        self.serve(on_child("lookup", req, (parent, name), run, how), reply);
     }
 
     fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
@@ -564,7 +533,7 @@ impl Filesystem for Door {
         let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
             fs.mknod(parent, name, mode, patience)
         };
-        self.serve_name(("mknod", req), (parent, name), run, MADE, reply);
+        self.change(("mknod", req), (parent, name), run, MADE, reply);
     }
 
     fn mkdir(
@@ -580,17 +549,17 @@ impl Filesystem for Door {
         let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
             fs.mkdir(parent, name, mode, patience)
         };
-        self.serve_name(("mkdir", req), (parent, name), run, MADE, reply);
+        self.change(("mkdir", req), (parent, name), run, MADE, reply);
     }
 
     fn unlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let run = |fs: &Arc<Fs>, parent, name: &[u8], patience| fs.unlink(parent, name, patience);
-        self.serve_name(("unlink", req), (parent, name), run, DONE, reply);
+        self.change(("unlink", req), (parent, name), run, DONE, reply);
     }
 
     fn rmdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let run = |fs: &Arc<Fs>, parent, name: &[u8], patience| fs.rmdir(parent, name, patience);
-        self.serve_name(("rmdir", req), (parent, name), run, DONE, reply);
+        self.change(("rmdir", req), (parent, name), run, DONE, reply);
     }
 
     fn symlink(
@@ -605,7 +574,7 @@ impl Filesystem for Door {
         let run = move |fs: &Arc<Fs>, parent, name: &[u8], patience| {
             fs.symlink(parent, name, &target, patience)
         };
-        self.serve_name(("symlink", req), (parent, link_name), run, MADE, reply);
+        self.change(("symlink", req), (parent, link_name), run, MADE, reply);
     }
 
     fn rename(
@@ -629,7 +598,7 @@ impl Filesystem for Door {
                 fs.rename((parent, name), (to, &to_name), keep, patience)
             })
         };
-        self.serve_name(("rename", req), (parent, name), run, DONE, reply);
+        self.change(("rename", req), (parent, name), run, DONE, reply);
     }
 
     fn link(
@@ -676,7 +645,7 @@ impl Filesystem for Door {
             fs.forget(entry.attr.ino, 1);
         };
         let how = (answer as fn(_, _), undo as fn(&Fs, _));
-        self.serve_name(("create", req), (parent, name), run, how, reply);
+        self.change(("create", req), (parent, name), run, how, reply);
     }
 
     fn write(
@@ -885,7 +854,23 @@ fn on_inode<R, T>(
     }
 }
 
-/// The same for one whose inode was found by its name: should it be gone, the kernel is to look the
+/// A request about a name in a directory.
+fn on_child<R, T>(
+    operation: &'static str,
+    req: &fuser::Request,
+    (parent, name): (INodeNo, &OsStr),
+    run: impl Fn(&Arc<Fs>, Ino, &[u8], Patience) -> Result<T, Error> + Send + 'static,
+    (answer, undo): How<R, T>,
+) -> Request<R, T> {
+    let name = name.as_bytes().to_vec();
+    let shown = name.clone().into();
+    let run = move |fs: &Arc<Fs>, parent, patience| run(fs, parent, &name, patience);
+    let mut request = on_inode(operation, req, parent, run, answer);
+    request.what.name = Some(shown);
+    Request { undo, ..request }
+}
+
+/// A request by an inode that was found by its name: should it be gone, the kernel is to look the
 /// name up once more, and what it finds then is kept.
 fn by_name<R, T>(
     operation: &'static str,

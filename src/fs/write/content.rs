@@ -571,8 +571,7 @@ impl Fs {
         self.leftovers.end();
     }
 
-    /// Ends a draft, where it is over.
-    /// What has no name is kept for those who read it.
+    /// Ends a draft, where it is over; what has no name is kept for those who read it.
     pub(in crate::fs) fn retire(&self, ino: Ino) {
         let is_read = || self.inodes.is_unlinked(ino) && self.files.of(ino).is_some();
         if self.drafts.retire(ino, is_read) {
