@@ -395,9 +395,9 @@ impl OpenFile {
         self.handles.load(Ordering::Relaxed)
     }
 
-    /// Some of the content is shown from now on: no other may follow.
-    pub fn show(&self) {
-        self.seen.store(true, Ordering::Relaxed);
+    /// Some of the content is shown from now on: no other may follow. Whether it is the first.
+    pub fn show(&self) -> bool {
+        !self.seen.swap(true, Ordering::Relaxed)
     }
 
     /// Goes over to what the server holds now, if nobody has seen anything of what it held

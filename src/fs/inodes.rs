@@ -53,6 +53,8 @@ struct Node {
     dependents: usize,
     /// The content that the kernel's page cache may hold.
     cached: Option<Stamp>,
+    /// The size that the kernel was told last.
+    told: Option<u64>,
     /// What becomes of its path.
     standing: Standing,
     /// When its name was last given or taken away.
@@ -295,6 +297,20 @@ impl Inodes {
         reap(nodes, ino);
     }
 
+    /// The kernel is told the size of a node.
+    pub fn tell(&self, ino: Ino, size: u64) {
+        if let Some(node) = self.nodes.lock().get_mut(&ino) {
+            node.told = Some(size);
+        }
+    }
+
+    /// Whether the kernel may believe that a node is shorter than that.
+    pub fn was_told_less(&self, ino: Ino, size: u64) -> bool {
+        let nodes = self.nodes.lock();
+        let told = nodes.get(&ino).and_then(|node| node.told);
+        told.is_some_and(|told| told < size)
+    }
+
     /// Notes the content about to be read through the kernel's page cache; whether that may keep
     /// what it has, being of the same content.
     pub fn caches(&self, ino: Ino, stamp: Stamp) -> bool {
@@ -315,6 +331,7 @@ impl Node {
             children: HashMap::new(),
             dependents: 0,
             cached: None,
+            told: None,
             standing: Standing::Named,
             moved: Moment(0),
         }

@@ -33,7 +33,7 @@ mod write;
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -175,6 +175,8 @@ const UNANSWERED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 /// Of how many directories it is remembered that something in them was asked for.
 const VISITED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
+type Outdated = Box<dyn Fn(Ino) + Send + Sync>;
+
 /// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
 pub struct Fs {
     /// Itself, for what runs on when its caller has gone.
@@ -207,6 +209,8 @@ pub struct Fs {
     unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
     /// Directories of which something was asked for, and when. A leaf lock.
     visited: Mutex<LruCache<RemotePath, Instant>>,
+    /// See [`Fs::when_outdated`].
+    outdated: OnceLock<Outdated>,
     /// Whether the mount is gone.
     closed: AtomicBool,
     /// What the server last said, and when. A leaf lock.
@@ -258,6 +262,7 @@ impl Fs {
             leftovers: Leftovers::default(),
             tidying: Tidying::new(),
             told: Mutex::default(),
+            outdated: OnceLock::new(),
             closed: AtomicBool::new(false),
             remote,
             config,
@@ -266,6 +271,26 @@ impl Fs {
 
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Has `forget` called whenever what was told of an inode's attributes is not to be believed any more.
+    pub fn when_outdated(&self, forget: impl Fn(Ino) + Send + Sync + 'static) {
+        let _ = self.outdated.set(Box::new(forget));
+    }
+
+    /// What was told of an inode's attributes is not to be believed any more.
+    pub fn outdate(&self, ino: Ino) {
+        if let Some(forget) = self.outdated.get() {
+            forget(ino);
+        }
+    }
+
+    /// An inode has `size` bytes: the kernel would cut them off where it believes them to end. (Where they end
+    /// earlier a short read tells it, unless it has just been told of a change.)
+    fn grown(&self, ino: Ino, size: u64) {
+        if self.inodes.was_told_less(ino, size) {
+            self.outdate(ino);
+        }
     }
 
     /// Refuses where nothing is ever written.
@@ -379,6 +404,7 @@ impl Fs {
             self.files.observe(ino, &attributes, asked);
         }
         let ttl = self.kernel_may_believe(remaining(until));
+        self.inodes.tell(ino, attributes.size);
         Ok((self.show(ino, &attributes), ttl))
     }
 
@@ -479,7 +505,14 @@ impl Fs {
                 Ok(_) | Err(Failure::Remote(_)) if file.epoch() != epoch || draft().is_some() => {}
                 // It may have been replaced while we waited.
                 Ok(data) if !file.is_replaced() => {
-                    file.show();
+                    if file.show()
+                        && let Some(size) = file.reader.told_size()
+                        && Some(size) != version.map(|version| version.size)
+                    {
+                        // By now it has another than what it was opened by.
+                        self.cache.changed(&path);
+                        self.grown(file.ino, size);
+                    }
                     file.remember(offset, &data);
                     if let (0, Some(version)) = (offset, version) {
                         self.read_on(&path, version.size);
@@ -590,6 +623,7 @@ impl Fs {
             && now.kind == FileKind::File
             && file.adopt(&now)
         {
+            self.grown(file.ino, now.size);
             return Ok(());
         }
         if went_over() {
@@ -899,8 +933,10 @@ impl Fs {
     fn entry(&self, ino: Ino, attributes: &Attributes, ttl: Duration) -> Entry {
         let draft = self.drafts.of(ino);
         let ours = draft.and_then(|draft| draft.attributes().ok());
+        let attributes = ours.as_ref().unwrap_or(attributes);
+        self.inodes.tell(ino, attributes.size);
         Entry {
-            attr: self.show(ino, ours.as_ref().unwrap_or(attributes)),
+            attr: self.show(ino, attributes),
             ttl: self.kernel_may_believe(ttl),
         }
     }

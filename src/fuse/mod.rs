@@ -68,6 +68,8 @@ pub struct Door {
     reads: Workers,
     uploads: Workers,
     office: Office,
+    /// Once there is one.
+    notifier: Arc<OnceLock<Notifier>>,
     /// Where the kernel may read files by itself.
     through: Option<Arc<Through>>,
     /// What the root has of extended attributes; `None`: nothing has any.
@@ -80,7 +82,6 @@ struct Office {
     fs: Arc<Fs>,
     watch: Arc<Watch>,
     record: Arc<Record>,
-    notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Door {
@@ -90,14 +91,17 @@ impl Door {
             fs: fs.clone(),
             watch: Arc::new(Watch::new()),
             record: Arc::default(),
-            notifier: Arc::default(),
         };
+        let notifier = Arc::new(OnceLock::new());
+        let told = notifier.clone();
+        fs.when_outdated(move |ino| forget_attributes(&told, ino));
         Self {
             fs,
             metadata: Workers::new("metadata", METADATA_THREADS),
             reads: Workers::new("read", READ_THREADS),
             uploads: Workers::new("upload", UPLOAD_THREADS),
             office,
+            notifier,
             through: None,
             shown: None,
         }
@@ -110,7 +114,7 @@ impl Door {
 
     /// For its session's notifier, once there is one.
     pub fn notifier(&self) -> Arc<OnceLock<Notifier>> {
-        self.office.notifier.clone()
+        self.notifier.clone()
     }
 
     fn serve<R: Refuse, T: 'static>(&self, request: Request<R, T>, reply: R) {
@@ -205,14 +209,12 @@ impl Door {
     }
 }
 
-impl Office {
-    /// A change failed halfway: the kernel is to ask anew what the file is like.
-    fn forget_attributes(&self, ino: Ino) {
-        if let Some(notifier) = self.notifier.get()
-            && let Err(error) = notifier.inval_inode(INodeNo(ino.0), -1, 0)
-        {
-            log::debug!("the kernel was not told of a change: {error}");
-        }
+/// Has the kernel ask anew what a file is like, before it reads it.
+fn forget_attributes(notifier: &OnceLock<Notifier>, ino: Ino) {
+    if let Some(notifier) = notifier.get()
+        && let Err(error) = notifier.inval_inode(INodeNo(ino.0), -1, 0)
+    {
+        log::debug!("the kernel was not told of a change: {error}");
     }
 }
 
@@ -503,7 +505,7 @@ impl Filesystem for Door {
         };
         let request = Request {
             is_transfer: size.is_some(),
-            failed: Office::forget_attributes,
+            failed: |office, ino| office.fs.outdate(ino),
             ..by_name("setattr", req, ino, run, answer)
         };
         match size {

@@ -618,6 +618,39 @@ fn a_file_replaced_unnoticed_opens_with_its_new_content_and_no_error() {
     assert_eq!(found, "new");
 }
 
+/// The kernel reads no further than the size that it was told.
+#[test]
+fn a_file_replaced_unnoticed_by_a_longer_one_is_not_cut_off() {
+    let mount = Mount::with(4, |config| config.attr_timeout = Duration::from_secs(600));
+    let new = content(300_000);
+    fs::write(mount.there("file"), "old").unwrap();
+    assert_eq!(fs::metadata(mount.here("file")).unwrap().len(), 3);
+    fs::write(mount.there("file"), &new).unwrap();
+    assert!(fs::read(mount.here("file")).unwrap() == new);
+}
+
+/// That a file has grown was heard along with news of its neighbour, which the kernel was not told.
+#[test]
+fn a_file_that_is_longer_by_a_later_listing_is_not_cut_off() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    config.without = ["MLST", "MLSD"].map(str::to_owned).to_vec();
+    let mount = Mount::serving(served, config, 4, |config| {
+        config.attr_timeout = Duration::from_secs(600);
+        config.dir_timeout = Duration::from_secs(1);
+    });
+    let new = content(300_000);
+    fs::write(mount.there("file"), "old").unwrap();
+    assert_eq!(fs::metadata(mount.here("file")).unwrap().len(), 3);
+    fs::write(mount.there("file"), &new).unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    // The second question about the folder has it listed.
+    for name in ["nothing", "nobody"] {
+        assert_eq!(errno(fs::metadata(mount.here(name))), libc::ENOENT);
+    }
+    assert!(fs::read(mount.here("file")).unwrap() == new);
+}
+
 #[test]
 fn a_server_whose_mdtm_is_in_another_zone_is_read_all_the_same() {
     let served = tempfile::tempdir().unwrap();

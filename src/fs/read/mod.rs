@@ -245,6 +245,16 @@ impl Reader {
         }
     }
 
+    /// How many bytes the file had, by the server's word when the last stream began.
+    pub fn told_size(&self) -> Option<u64> {
+        let streams = self.streams.lock();
+        streams
+            .list
+            .iter()
+            .rev()
+            .find_map(|stream| stream.told_size())
+    }
+
     /// Whether a stream has all of a read's bytes in memory: that it was read is what keeps it going.
     pub fn holds(&self, target: &Target, read: &Range<u64>) -> bool {
         let streams = self.streams.lock();

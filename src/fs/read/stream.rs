@@ -53,6 +53,8 @@ struct State {
     pumped: bool,
     /// When it was last read from.
     used: Instant,
+    /// What the server said of the file's size when it began, bytes.
+    told: Option<u64>,
 }
 
 /// Why a stream does not answer a read.
@@ -79,6 +81,7 @@ impl Stream {
             state: Mutex::new(State {
                 window,
                 failed: None,
+                told: None,
                 closed: false,
                 pumped: true,
                 used: Instant::now(),
@@ -153,6 +156,11 @@ impl Stream {
         let alive = !state.closed && state.failed.as_ref().is_none_or(news);
         let reaches = alive && state.window.reaches(read, size);
         reaches.then(|| state.window.end().abs_diff(read.start))
+    }
+
+    /// How many bytes the file had when it began, by the server's word.
+    pub fn told_size(&self) -> Option<u64> {
+        self.state.lock().told
     }
 
     /// Whether all of a read's bytes are there.
@@ -303,6 +311,7 @@ impl Pump {
             target.proof.clone(),
             deadline,
         )?;
+        self.stream.state.lock().told = Some(download.version().size);
         while let Some((mut buffer, limit)) = self.next_buffer(&mut download) {
             let offset = download.offset();
             let (filled, end) = self.fill(&mut download, &mut buffer[..limit])?;

@@ -237,6 +237,9 @@ impl Fs {
             true => (0, now()),
             false => (attributes.size, attributes.mtime),
         };
+        if !access.truncate {
+            self.grown(ino, attributes.size);
+        }
         let keep_cache = self.inodes.caches(ino, stamp);
         if keep_cache && let Some(file) = self.files.file(handle) {
             file.show();

@@ -255,6 +255,7 @@ impl Fs {
         }
         if let Some(file) = self.files.of(ino) {
             file.renew(Some(server));
+            self.grown(ino, server.size);
         }
         self.inodes.caches(ino, (server.size, server.mtime));
     }
