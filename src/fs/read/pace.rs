@@ -16,6 +16,10 @@ const PAUSE: Duration = Duration::from_secs(30);
 const UNDER_WAY: f64 = 128.0 * 1024.0;
 /// No window holds a stream up over so short a link, and what is measured there is the machines' own time.
 const SHORT_TRIP: Duration = Duration::from_millis(1);
+/// Round trips until the first bytes of a stripe are there.
+const BEGIN: f64 = 3.0;
+/// What TCP has under way when a connection begins, bytes; each round trip doubles it.
+const INITIAL: f64 = 14_600.0;
 /// What comes in before TCP has opened its window says nothing about a rate, bytes.
 const RAMP: u64 = 8 << 20;
 /// Nor does less time.
@@ -88,7 +92,11 @@ impl Pace {
         let rate = length as f64 / time.as_secs_f64();
         let starved = lap.waits * 2 > lap.reads;
         let each = rate / self.width as f64;
-        let held_up = |trip: Duration| trip > SHORT_TRIP && each * trip.as_secs_f64() > UNDER_WAY;
+        let is_alone = self.width == 1;
+        let may_pay = |trip: Duration| {
+            let held_up = trip > SHORT_TRIP && each * trip.as_secs_f64() > UNDER_WAY;
+            held_up && (!is_alone || two_streams(each, stripe, trip) >= GAIN * rate)
+        };
         let mut may_try = self.not_before.is_none_or(|then| then <= now);
         if self.width == self.proven.0 || rate >= GAIN * self.proven.1 {
             self.proven = (self.width, rate);
@@ -97,11 +105,18 @@ impl Pace {
             self.not_before = Some(now + PAUSE);
             may_try = false;
         }
-        if may_try && starved && self.width < MOST && room().is_some_and(held_up) {
+        if may_try && starved && self.width < MOST && room().is_some_and(may_pay) {
             self.width += 1;
         }
         self.lap = Lap::new(position, now);
     }
+}
+
+/// The rate of two streams, bytes per second, where one has `rate`: each stripe begins with a small window.
+fn two_streams(rate: f64, stripe: u64, trip: Duration) -> f64 {
+    let trip = trip.as_secs_f64();
+    let opening = (rate * trip / INITIAL).max(1.0).log2();
+    2.0 * stripe as f64 / ((BEGIN + opening) * trip + stripe as f64 / rate)
 }
 
 impl Lap {
@@ -174,12 +189,12 @@ mod tests {
         let now = Instant::now();
         let (mut pace, mut at) = (Pace::new(0, now), (0, now));
         assert_eq!(read(&mut pace, &mut at, RAMP, true, LONG, |_| 10), 1);
-        assert_eq!(read(&mut pace, &mut at, STRIPE, true, LONG, |_| 60), 2);
+        assert_eq!(read(&mut pace, &mut at, STRIPE, true, LONG, |_| 50), 2);
         // Its own beginning is no measure of it, either.
         let first = at.0 + STRIPE;
         pace.measure_from(first);
         assert_eq!(read(&mut pace, &mut at, STRIPE, true, LONG, |_| 10), 2);
-        assert_eq!(read(&mut pace, &mut at, 2 * STRIPE, true, LONG, |_| 70), 1);
+        assert_eq!(read(&mut pace, &mut at, 2 * STRIPE, true, LONG, |_| 59), 1);
     }
 
     #[test]
@@ -187,6 +202,17 @@ mod tests {
         let (mut pace, mut at) = begin();
         assert_eq!(read(&mut pace, &mut at, 9 * STRIPE, false, LONG, |_| 50), 1);
         assert_eq!(read(&mut pace, &mut at, 9 * STRIPE, true, None, |_| 50), 1);
+    }
+
+    #[test]
+    fn a_stream_that_is_faster_than_a_second_one_could_begin_stays_alone() {
+        let (mut pace, mut at) = begin();
+        assert_eq!(read(&mut pace, &mut at, 9 * STRIPE, true, LONG, |_| 200), 1);
+        // What it is behind before both have opened their windows would not be made up for.
+        let trip = LONG.unwrap_or_default();
+        let mib = |rate: f64| rate * MIB as f64;
+        assert!(two_streams(mib(200.0), STRIPE, trip) < mib(130.0));
+        assert!(two_streams(mib(20.0), STRIPE, trip) > mib(30.0));
     }
 
     #[test]
