@@ -243,27 +243,41 @@ impl Fs {
         clock.restart();
         let place = self.place(draft, clock)?;
         let path = self.target(draft)?;
-        let mut begin = offset;
-        if task.interrupted == Some(Method::Append(offset)) {
-            begin = self.resume_append(draft, task, &path, offset, clock)?;
-        }
+        let resumes = task.interrupted == Some(Method::Append(offset));
+        let resume = |clock: &mut Clock| match resumes {
+            true => self.resume_append(draft, task, &path, offset, clock),
+            false => Ok(offset),
+        };
+        let mut begin = resume(clock)?;
         // The same offset again: what a further attempt finds behind it is ours as well.
         draft
             .file
             .begin_upload(task.version, Method::Append(offset))?;
         draft.reach.fetch_max(task.size, Ordering::Relaxed);
-        if begin == task.size {
-            return Ok((self.verify(draft, task, &path, clock)?, place));
-        }
-        let seen = self.was_seen(&path);
-        let append = || self.remote.append(&path, begin, seen, clock.deadline());
-        let upload = match self.unread(draft, append) {
-            // Another has changed it. What we have whole replaces that; else it would be a mix.
-            Err(remote::Error::Changed | remote::Error::NotFound) if draft.is_whole() => {
-                let why = "it changed on the server".to_owned();
-                return Err(Stop::Remote(remote::Error::Unsupported(why)));
+        let upload = loop {
+            if begin == task.size {
+                return Ok((self.verify(draft, task, &path, clock)?, place));
             }
-            upload => upload?,
+            let seen = self.was_seen(&path);
+            let append = || self.remote.append(&path, begin, seen, clock.deadline());
+            let refused = match self.unread(draft, append) {
+                Ok(upload) => break upload,
+                Err(refused) => refused,
+            };
+            // It may have gone on writing what it had got of a broken one.
+            let before = begin;
+            if matches!(refused, remote::Error::Changed) {
+                begin = resume(clock)?;
+            }
+            if begin == before {
+                return Err(Stop::Remote(match refused {
+                    // Another has changed it. What we have whole replaces that; else it would be a mix.
+                    remote::Error::Changed | remote::Error::NotFound if draft.is_whole() => {
+                        remote::Error::Unsupported("it changed on the server".to_owned())
+                    }
+                    refused => refused,
+                }));
+            }
         };
         self.pour(draft, task, upload, begin..task.size, clock)?;
         Ok((self.verify(draft, task, &path, clock)?, place))

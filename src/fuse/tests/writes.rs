@@ -71,6 +71,43 @@ fn a_file_is_overwritten_in_part_where_mdtm_and_listings_differ_by_a_zone() {
     }
 }
 
+/// The server was slow to write what it had got of an append before that was broken off.
+#[test]
+fn a_broken_append_goes_on_behind_what_the_server_writes_late() {
+    let served = tempfile::tempdir().unwrap();
+    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+    let faults = Faults::default();
+    config.faults = Some(faults.clone());
+    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let all = content(900_000);
+    let there = mount.there("file");
+    fs::write(&there, &all[..100_000]).unwrap();
+    let broken = "data received byte 300000 in APPE: rst";
+    faults.set(broken.parse().unwrap());
+    let hit = || {
+        while faults.counts().hits == 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    thread::scope(|scope| {
+        let appended = scope.spawn(|| {
+            let mut file = append(mount.here("file"));
+            file.write_all(&all[100_000..])?;
+            file.sync_all()
+        });
+        hit();
+        // The next SIZE is that of the next APPE.
+        faults.set("SIZE 1: stall 1s".parse().unwrap());
+        hit();
+        let mut late = append(there.clone());
+        let begun = late.metadata().unwrap().len() as usize;
+        assert!((100_000..600_000).contains(&begun), "{begun}");
+        late.write_all(&all[begun..600_000]).unwrap();
+        appended.join().unwrap().unwrap();
+    });
+    assert!(fs::read(there).unwrap() == all);
+}
+
 /// Another client renames a file away between its listing and its MDTM, and back: what the line of the
 /// listing says to the minute was taken for its time, and the file for another version of itself.
 #[test]
