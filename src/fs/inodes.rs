@@ -62,7 +62,7 @@ struct Node {
 }
 
 /// What a listing of many names tells of each without a look at its node.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Child {
     ino: Ino,
     kind: FileKind,

@@ -175,6 +175,7 @@ const UNANSWERED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 /// Of how many directories it is remembered that something in them was asked for.
 const VISITED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
+/// Has whoever was told of an inode's attributes forget them.
 type Outdated = Box<dyn Fn(Ino) + Send + Sync>;
 
 /// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
