@@ -84,6 +84,19 @@ impl Mount {
         mount
     }
 
+    /// Writable, on a server that fails on command.
+    fn failing(
+        server: impl FnOnce(&mut server::Config),
+        mount: impl FnOnce(&mut Config),
+    ) -> (Self, Faults) {
+        let served = tempfile::tempdir().unwrap();
+        let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+        let faults = Faults::default();
+        config.faults = Some(faults.clone());
+        server(&mut config);
+        (Self::writable_serving(served, config, 4, mount), faults)
+    }
+
     fn new() -> Self {
         Self::with(4, |_| {})
     }

@@ -115,14 +115,13 @@ fn what_is_uploaded_while_its_directory_is_listed_is_shown() {
 /// The server renamed it and could not say so: what was known of the file before is not shown again.
 #[test]
 fn what_was_uploaded_unheard_is_read_as_it_is() {
-    let served = tempfile::tempdir().unwrap();
-    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
-    let faults = Faults::default();
-    config.faults = Some(faults.clone());
-    let mount = Mount::writable_serving(served, config, 4, |config| {
-        config.write_back = true;
-        config.attr_timeout = Duration::from_secs(60);
-    });
+    let (mount, faults) = Mount::failing(
+        |_| {},
+        |config| {
+            config.write_back = true;
+            config.attr_timeout = Duration::from_secs(60);
+        },
+    );
     let file = File::create(mount.here("file")).unwrap();
     file.write_all_at(b"old", 0).unwrap();
     file.sync_all().unwrap();
@@ -143,11 +142,7 @@ fn what_was_uploaded_unheard_is_read_as_it_is() {
 /// What the server appends after we gave that up is no change by others.
 #[test]
 fn an_append_that_arrives_late_makes_no_conflict() {
-    let served = tempfile::tempdir().unwrap();
-    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
-    let faults = Faults::default();
-    config.faults = Some(faults.clone());
-    let mount = Mount::writable_serving(served, config, 4, |config| config.write_back = true);
+    let (mount, faults) = Mount::failing(|_| {}, |config| config.write_back = true);
     let hit = || {
         let deadline = Instant::now() + PATIENCE;
         while faults.counts().hits == 0 {

@@ -74,11 +74,7 @@ fn a_file_is_overwritten_in_part_where_mdtm_and_listings_differ_by_a_zone() {
 /// The server was slow to write what it had got of an append before that was broken off.
 #[test]
 fn a_broken_append_goes_on_behind_what_the_server_writes_late() {
-    let served = tempfile::tempdir().unwrap();
-    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
-    let faults = Faults::default();
-    config.faults = Some(faults.clone());
-    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let (mount, faults) = Mount::failing(|_| {}, |_| {});
     let all = content(900_000);
     let there = mount.there("file");
     fs::write(&there, &all[..100_000]).unwrap();
@@ -112,12 +108,10 @@ fn a_broken_append_goes_on_behind_what_the_server_writes_late() {
 /// listing says to the minute was taken for its time, and the file for another version of itself.
 #[test]
 fn a_file_that_is_gone_for_a_moment_keeps_the_seconds_of_its_time() {
-    let served = tempfile::tempdir().unwrap();
-    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
-    config.without = ["MLST", "MLSD"].map(str::to_owned).to_vec();
-    let faults = Faults::default();
-    config.faults = Some(faults.clone());
-    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let hide = |config: &mut server::Config| {
+        config.without = ["MLST", "MLSD"].map(str::to_owned).to_vec();
+    };
+    let (mount, faults) = Mount::failing(hide, |_| {});
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let minute =
         SystemTime::UNIX_EPOCH + Duration::from_secs((now.unwrap().as_secs() / 60 - 60) * 60);
@@ -271,11 +265,7 @@ fn small_changes_of_large_files() {
 /// What only the server has can be read while something else in the file is being sent there.
 #[test]
 fn a_file_is_read_while_it_is_changed_in_place_or_appended_to() {
-    let served = tempfile::tempdir().unwrap();
-    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
-    let faults = Faults::default();
-    config.faults = Some(faults.clone());
-    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let (mount, faults) = Mount::failing(|_| {}, |_| {});
     let mut all = content(5 << 20);
     fs::write(mount.there("file"), &all).unwrap();
     let minute_ago = SystemTime::now() - Duration::from_secs(60);
@@ -309,11 +299,7 @@ fn a_file_is_read_while_it_is_changed_in_place_or_appended_to() {
 /// close(2) failed, though the server had done what it could not say: a rename takes that along.
 #[test]
 fn a_file_that_was_uploaded_unheard_leaves_no_copy_under_its_old_name() {
-    let served = tempfile::tempdir().unwrap();
-    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
-    let faults = Faults::default();
-    config.faults = Some(faults.clone());
-    let mount = Mount::writable_serving(served, config, 4, |_| {});
+    let (mount, faults) = Mount::failing(|_| {}, |_| {});
     let file = File::create(mount.here("old")).unwrap();
     file.write_all_at(b"content", 0).unwrap();
     faults.set("MFMT 1 x100: fin".parse().unwrap());
@@ -401,13 +387,12 @@ fn readers_bear_that_a_file_is_dated_and_written_meanwhile() {
 fn half_a_file_is_not_taken_for_whole_where_a_reply_was_lost() {
     for write_back in [false, true] {
         for lost in ["SIZE", "RNFR", "MFMT"] {
-            let served = tempfile::tempdir().unwrap();
-            let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
-            let faults = Faults::default();
-            config.faults = Some(faults.clone());
-            let mount = Mount::writable_serving(served, config, 4, |config| {
-                config.write_back = write_back;
-            });
+            let (mount, faults) = Mount::failing(
+                |_| {},
+                |config| {
+                    config.write_back = write_back;
+                },
+            );
             // So that the next one asks nothing of the server's ways.
             let first = File::create(mount.here("first")).unwrap();
             first.sync_all().unwrap();
@@ -429,11 +414,7 @@ fn half_a_file_is_not_taken_for_whole_where_a_reply_was_lost() {
 
 #[test]
 fn under_hard_broken_data_connections_are_waited_out() {
-    let served = tempfile::tempdir().unwrap();
-    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
-    let faults = Faults::default();
-    config.faults = Some(faults.clone());
-    let mount = Mount::writable_serving(served, config, 4, |config| config.hard = true);
+    let (mount, faults) = Mount::failing(|_| {}, |config| config.hard = true);
     fs::write(mount.here("file"), "old").unwrap();
     let rules = "STOR 1 x10: reply \"425 None\"; APPE 1 x10: reply \"426 Broken\"";
     faults.set(rules.parse().unwrap());
@@ -477,13 +458,12 @@ fn an_old_listing_disturbs_no_reader() {
 /// What could not be sent is kept and shown: also by the kernel, which knew the size before.
 #[test]
 fn a_file_whose_truncation_failed_has_one_size() {
-    let served = tempfile::tempdir().unwrap();
-    let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
-    let faults = Faults::default();
-    config.faults = Some(faults.clone());
-    let mount = Mount::writable_serving(served, config, 4, |config| {
-        config.attr_timeout = Duration::from_secs(60);
-    });
+    let (mount, faults) = Mount::failing(
+        |_| {},
+        |config| {
+            config.attr_timeout = Duration::from_secs(60);
+        },
+    );
     fs::write(mount.there("file"), "content").unwrap();
     // Without fstat(2), which would ask for more.
     let read = || {
