@@ -53,7 +53,7 @@ struct Node {
     dependents: usize,
     /// The content that the kernel's page cache may hold.
     cached: Option<Stamp>,
-    /// The size that the kernel was told last.
+    /// The size that the kernel was told last; what programs wrote since it knows by itself.
     told: Option<u64>,
     /// What becomes of its path.
     standing: Standing,

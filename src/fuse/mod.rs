@@ -93,8 +93,8 @@ impl Door {
             record: Arc::default(),
         };
         let notifier = Arc::new(OnceLock::new());
-        let told = notifier.clone();
-        fs.when_outdated(move |ino| forget_attributes(&told, ino));
+        let teller = notifier.clone();
+        fs.when_outdated(move |ino| forget_attributes(&teller, ino));
         Self {
             fs,
             metadata: Workers::new("metadata", METADATA_THREADS),

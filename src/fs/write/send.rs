@@ -264,7 +264,7 @@ impl Fs {
                 Ok(upload) => break upload,
                 Err(refused) => refused,
             };
-            // It may have gone on writing what it had got of a broken one.
+            // The server may have gone on writing what it had got of the broken one.
             let before = begin;
             if matches!(refused, remote::Error::Changed) {
                 begin = resume(clock)?;
