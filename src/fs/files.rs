@@ -175,8 +175,17 @@ impl Files {
         file.handles.fetch_add(1, Ordering::Relaxed);
         table.last += 1;
         let handle = table.last;
-        table.files.insert(handle, Handle { file, writer });
+        table.files.insert(
+            handle,
+            Handle {
+                file: file.clone(),
+                writer,
+            },
+        );
         drop(table);
+        if writer {
+            file.reader.stop_far();
+        }
         if let Some(other) = other {
             other.reader.close();
         }
@@ -238,6 +247,13 @@ impl Files {
     /// another.
     pub fn of(&self, ino: Ino) -> Option<Arc<OpenFile>> {
         self.table.lock().by_inode.get(&ino).cloned()
+    }
+
+    /// Whether a handle of it can write.
+    pub fn has_writer(&self, ino: Ino) -> bool {
+        let table = self.table.lock();
+        let mut handles = table.files.values();
+        handles.any(|handle| handle.writer && handle.file.ino == ino)
     }
 
     /// All files that are open.

@@ -13,6 +13,7 @@ mod attributes;
 mod backing;
 mod change;
 mod error;
+mod far;
 mod files;
 mod flights;
 mod inodes;
@@ -32,6 +33,7 @@ mod write;
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
@@ -175,8 +177,15 @@ const UNANSWERED: NonZeroUsize = NonZeroUsize::new(64).unwrap();
 /// Of how many directories it is remembered that something in them was asked for.
 const VISITED: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
-/// Has whoever was told of an inode's attributes forget them.
-type Outdated = Box<dyn Fn(Ino) + Send + Sync>;
+/// What the kernel is told without being asked.
+pub trait Kernel: Send + Sync {
+    /// What it was told of an inode's attributes is not to be believed any more.
+    fn outdate(&self, ino: Ino);
+    /// Some of a file's content, to be kept in its cache; `false` where it was not taken.
+    fn store(&self, ino: Ino, offset: u64, bytes: &[u8]) -> bool;
+    /// It is not to be kept any more.
+    fn take_back(&self, ino: Ino, range: Range<u64>);
+}
 
 /// A mounted server. Shared by all threads; an operation blocks no longer than its patience.
 pub struct Fs {
@@ -210,8 +219,8 @@ pub struct Fs {
     unanswered: Mutex<LruCache<RemotePath, (remote::Error, Instant)>>,
     /// Directories of which something was asked for, and when. A leaf lock.
     visited: Mutex<LruCache<RemotePath, Instant>>,
-    /// See [`Fs::when_outdated`].
-    outdated: OnceLock<Outdated>,
+    /// See [`Fs::tell`].
+    kernel: OnceLock<Box<dyn Kernel>>,
     /// Whether the mount is gone.
     closed: AtomicBool,
     /// What the server last said, and when. A leaf lock.
@@ -263,7 +272,7 @@ impl Fs {
             leftovers: Leftovers::default(),
             tidying: Tidying::new(),
             told: Mutex::default(),
-            outdated: OnceLock::new(),
+            kernel: OnceLock::new(),
             closed: AtomicBool::new(false),
             remote,
             config,
@@ -274,15 +283,15 @@ impl Fs {
         &self.config
     }
 
-    /// Has `forget` called whenever what was told of an inode's attributes is not to be believed any more.
-    pub fn when_outdated(&self, forget: impl Fn(Ino) + Send + Sync + 'static) {
-        let _ = self.outdated.set(Box::new(forget));
+    /// Has `kernel` told what it does not ask for.
+    pub fn tell(&self, kernel: impl Kernel + 'static) {
+        let _ = self.kernel.set(Box::new(kernel));
     }
 
     /// What was told of an inode's attributes is not to be believed any more.
     pub fn outdate(&self, ino: Ino) {
-        if let Some(forget) = self.outdated.get() {
-            forget(ino);
+        if let Some(kernel) = self.kernel.get() {
+            kernel.outdate(ino);
         }
     }
 
@@ -490,15 +499,15 @@ impl Fs {
             let path = self.live_path(file.ino)?;
             let target = file.target(&path);
             let version = target.as_ref().map(|target| target.version);
-            let read = match target {
+            let read = match &target {
                 None => Err(Failure::Remote(remote::Error::Changed)),
                 Some(target) => self
-                    .read_kept(&file, &target, offset, len, patience)
-                    .or_else(|| self.read_ahead(&target, offset, len, patience))
+                    .read_kept(&file, target, offset, len, patience)
+                    .or_else(|| self.read_ahead(target, offset, len, patience))
                     .unwrap_or_else(|| {
                         let deadline = patience.deadline().ok();
                         let reader = &file.reader;
-                        reader.read(&target, offset, len, file.handles(), deadline)
+                        reader.read(target, offset, len, file.handles(), deadline)
                     }),
             };
             match read {
@@ -515,6 +524,9 @@ impl Fs {
                         self.grown(file.ino, size);
                     }
                     file.remember(offset, &data);
+                    if let Some(target) = &target {
+                        self.fetch_far(&file, target, offset + data.len() as u64);
+                    }
                     if let (0, Some(version)) = (offset, version) {
                         self.read_on(&path, version.size);
                     }

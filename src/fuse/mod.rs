@@ -16,6 +16,7 @@ mod xattr;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
@@ -30,8 +31,8 @@ use fuser::{
 };
 
 use crate::fs::{
-    Access, Attr, BLOCK_SIZE, Changes, Data, Entry, Error, Fs, Ino, Leftover, Lookup, NAME_MAX,
-    Names, Opened, Patience,
+    Access, Attr, BLOCK_SIZE, Changes, Data, Entry, Error, Fs, Ino, Kernel, Leftover, Lookup,
+    NAME_MAX, Names, Opened, Patience,
 };
 use crate::remote::Space;
 use answer::{answer_lookup, answer_readdirplus, file_attr, file_type};
@@ -94,7 +95,7 @@ impl Door {
         };
         let notifier = Arc::new(OnceLock::new());
         let teller = notifier.clone();
-        fs.when_outdated(move |ino| forget_attributes(&teller, ino));
+        fs.tell(Told(teller));
         Self {
             fs,
             metadata: Workers::new("metadata", METADATA_THREADS),
@@ -209,12 +210,34 @@ impl Door {
     }
 }
 
-/// Has the kernel ask anew what a file is like, before it reads it.
-fn forget_attributes(notifier: &OnceLock<Notifier>, ino: Ino) {
-    if let Some(notifier) = notifier.get()
-        && let Err(error) = notifier.inval_inode(INodeNo(ino.0), -1, 0)
-    {
-        log::debug!("the kernel was not told of a change: {error}");
+/// The kernel, once it can be told something.
+struct Told(Arc<OnceLock<Notifier>>);
+
+impl Told {
+    fn tell(&self, notify: impl FnOnce(&Notifier) -> io::Result<()>) -> bool {
+        let told = self.0.get().map(notify);
+        if let Some(Err(error)) = &told {
+            log::debug!("the kernel could not be told: {error}");
+        }
+        matches!(told, Some(Ok(())))
+    }
+}
+
+impl Kernel for Told {
+    fn outdate(&self, ino: Ino) {
+        self.tell(|notifier| notifier.inval_inode(INodeNo(ino.0), -1, 0));
+    }
+
+    fn store(&self, ino: Ino, offset: u64, bytes: &[u8]) -> bool {
+        self.tell(|notifier| notifier.store(INodeNo(ino.0), offset, bytes))
+    }
+
+    fn take_back(&self, ino: Ino, range: Range<u64>) {
+        let (offset, length) = (
+            range.start.cast_signed(),
+            (range.end - range.start).cast_signed(),
+        );
+        self.tell(|notifier| notifier.inval_inode(INodeNo(ino.0), offset, length));
     }
 }
 

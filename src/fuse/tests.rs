@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 mod ahead;
+mod far;
 mod leftovers;
 mod model;
 mod spelling;

@@ -17,12 +17,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::far::Far;
 use super::shelf::{Edition, Shelf};
 use crate::proto::RemotePath;
 use crate::remote::{self, Proof, Remote, Version};
 use leftovers::Leftovers;
 use memory::{BUFFER, Memory, Part};
 use pace::Pace;
+pub(super) use pace::{GAIN, HeldUp};
 use stream::{IDLE, Stop, Stream};
 pub use window::Data;
 use window::Window;
@@ -94,6 +96,7 @@ struct Streams {
     /// The newest that was asked for.
     epoch: u64,
     run: Option<Run>,
+    far: Option<Arc<Far>>,
 }
 
 /// A sequential reader, for whom several streams may fetch the file stripe by stripe.
@@ -341,16 +344,20 @@ impl Reader {
         }
         let (now, size) = (Instant::now(), target.version.size);
         let mut locked = self.streams.lock();
-        let Streams { list, run, .. } = &mut *locked;
+        let Streams { list, run, far, .. } = &mut *locked;
+        let far = far.as_ref().filter(|far| !far.is_stopped());
         if !run.as_ref().is_some_and(|run| run.has(stream)) {
             if let Some(run) = run
-                && list.iter().any(|stream| run.has(stream))
+                && (far.is_some() || list.iter().any(|s| run.has(s) && s.limit() > position))
             {
                 return; // Another reader's, or a stray read.
             }
             *run = Some(Run::new(stream, position, now));
         }
         let Some(run) = run else { return };
+        if let Some(far) = far {
+            far.follow(position);
+        }
         let large = size.saturating_sub(position) > 2 * run.stripe && run.stripe >= STRIPE;
         let room = || self.reads.remote.room();
         if large && !run.prepared && room().is_some() {
@@ -363,7 +370,7 @@ impl Reader {
             position,
             waited,
             run.stripe,
-            || room().filter(|_| large),
+            || room().filter(|_| large && far.is_none()),
             now,
         );
         // What they hold is their part's, which those that come next need.
@@ -429,6 +436,49 @@ impl Reader {
         }
     }
 
+    /// Whether a sequential reader should be helped from far ahead ([`Pace::take_held_up`]).
+    pub fn held_up(&self) -> Option<HeldUp> {
+        self.streams.lock().run.as_mut()?.pace.take_held_up()
+    }
+
+    /// Leaves what is far ahead of the reader to another; `false` where there is one already, or the stream has
+    /// come too far. What becomes of the streams stops it.
+    pub fn divide(&self, target: &Target, far: &Arc<Far>) -> bool {
+        let mut locked = self.streams.lock();
+        let Streams {
+            list,
+            run,
+            far: place,
+            epoch,
+        } = &mut *locked;
+        let is_free = place.as_ref().is_none_or(|far| far.is_stopped());
+        let stream = run
+            .as_ref()
+            .and_then(|run| list.iter().find(|s| run.has(s)));
+        let divided = is_free
+            && *epoch == target.epoch
+            && stream.is_some_and(|stream| stream.stop_at(far.start()));
+        if divided {
+            *place = Some(far.clone());
+        }
+        divided
+    }
+
+    /// What is far ahead of the reader is fetched for nothing.
+    pub fn gains_nothing(&self) {
+        if let Some(run) = &mut self.streams.lock().run {
+            run.pace.rest(Instant::now());
+        }
+    }
+
+    /// Nothing is fetched far ahead any more.
+    pub fn stop_far(&self) {
+        let far = self.streams.lock().far.take();
+        if let Some(far) = far {
+            far.stop();
+        }
+    }
+
     /// Ends all streams, and lets none begin.
     pub fn pause(&self) -> Pause<'_> {
         // Under the lock of those who would begin one.
@@ -446,6 +496,7 @@ impl Reader {
 
     /// Ends all streams.
     pub fn close(&self) {
+        self.stop_far();
         for stream in self.streams.lock().list.drain(..) {
             stream.close();
         }

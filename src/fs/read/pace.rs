@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Streams for one reader at most. (The pool has fewer places by default.)
 const MOST: usize = 4;
 /// What another stream must gain to be kept.
-const GAIN: f64 = 1.2;
+pub(in crate::fs) const GAIN: f64 = 1.2;
 /// Where it gained nothing it is not tried again for so long.
 const PAUSE: Duration = Duration::from_secs(30);
 /// Where one stream has no more than this under way at a time, bytes, no window holds it up: it has
@@ -34,6 +34,16 @@ pub(super) struct Pace {
     lap: Lap,
     /// Before that nothing is tried.
     not_before: Option<Instant>,
+    held_up: Option<HeldUp>,
+}
+
+/// One stream that is held up where several that take turns would be slower still.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::fs) struct HeldUp {
+    /// Bytes per second.
+    pub rate: f64,
+    /// What comes in at this rate before another stream has it, bytes.
+    pub opening: u64,
 }
 
 struct Lap {
@@ -53,12 +63,23 @@ impl Pace {
             proven: (1, 0.0),
             lap: Lap::new(position + RAMP, now),
             not_before: None,
+            held_up: None,
         }
     }
 
     /// How many streams to use.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// Whether the one stream is held up; once for each time that is found.
+    pub fn take_held_up(&mut self) -> Option<HeldUp> {
+        self.held_up.take()
+    }
+
+    /// Another stream gained nothing.
+    pub fn rest(&mut self, now: Instant) {
+        self.not_before = Some(now + PAUSE);
     }
 
     /// What is measured begins at `position` only: what is before it was fetched by fewer streams.
@@ -92,21 +113,28 @@ impl Pace {
         let rate = length as f64 / time.as_secs_f64();
         let starved = lap.waits * 2 > lap.reads;
         let each = rate / self.width as f64;
-        let is_alone = self.width == 1;
-        let may_pay = |trip: Duration| {
-            let held_up = trip > SHORT_TRIP && each * trip.as_secs_f64() > UNDER_WAY;
-            held_up && (!is_alone || two_streams(each, stripe, trip) >= GAIN * rate)
-        };
+        let is_held_up =
+            |trip: &Duration| *trip > SHORT_TRIP && each * trip.as_secs_f64() > UNDER_WAY;
         let mut may_try = self.not_before.is_none_or(|then| then <= now);
         if self.width == self.proven.0 || rate >= GAIN * self.proven.1 {
             self.proven = (self.width, rate);
         } else {
             self.width = self.proven.0;
-            self.not_before = Some(now + PAUSE);
+            self.rest(now);
             may_try = false;
         }
-        if may_try && starved && self.width < MOST && room().is_some_and(may_pay) {
-            self.width += 1;
+        if may_try
+            && starved
+            && self.width < MOST
+            && let Some(trip) = room().filter(is_held_up)
+        {
+            match self.width > 1 || two_streams(each, stripe, trip) >= GAIN * rate {
+                true => self.width += 1,
+                false => {
+                    let opening = (rate * opening(rate, trip)) as u64;
+                    self.held_up = Some(HeldUp { rate, opening });
+                }
+            }
         }
         self.lap = Lap::new(position, now);
     }
@@ -114,9 +142,13 @@ impl Pace {
 
 /// The rate of two streams, bytes per second, where one has `rate`: each stripe begins with a small window.
 fn two_streams(rate: f64, stripe: u64, trip: Duration) -> f64 {
+    2.0 * stripe as f64 / (opening(rate, trip) + stripe as f64 / rate)
+}
+
+/// Until a stream has come to `rate`, seconds.
+fn opening(rate: f64, trip: Duration) -> f64 {
     let trip = trip.as_secs_f64();
-    let opening = (rate * trip / INITIAL).max(1.0).log2();
-    2.0 * stripe as f64 / ((BEGIN + opening) * trip + stripe as f64 / rate)
+    (BEGIN + (rate * trip / INITIAL).max(1.0).log2()) * trip
 }
 
 impl Lap {

@@ -178,6 +178,11 @@ impl Stream {
     }
 
     /// Leaves what is beyond `limit` to others; `false` where it has come too far for that.
+    pub fn stop_at(&self, limit: u64) -> bool {
+        self.state.lock().window.stop_at(limit)
+    }
+
+    /// The same for one of several streams, which fetches all that is before it.
     pub fn end_at(&self, limit: u64) -> bool {
         let early = self.state.lock().window.end_at(limit);
         self.room.notify_one();

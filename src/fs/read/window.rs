@@ -92,12 +92,19 @@ impl Window {
         }
     }
 
-    /// Leaves what is at `limit` and beyond to other streams, and fetches what is before it whether
-    /// it was asked for yet or not. `false` where it has come too far already.
-    pub fn end_at(&mut self, limit: u64) -> bool {
+    /// Leaves what is at `limit` and beyond to other streams. `false` where it has come too far already.
+    pub fn stop_at(&mut self, limit: u64) -> bool {
         let early = self.end.max(self.asked) < limit && limit <= self.limit;
         if early {
             self.limit = limit;
+        }
+        early
+    }
+
+    /// The same, and fetches what is before it whether it was asked for yet or not.
+    pub fn end_at(&mut self, limit: u64) -> bool {
+        let early = self.stop_at(limit);
+        if early {
             self.fetch_all();
         }
         early
@@ -322,7 +329,7 @@ impl Window {
                 0 => (2 * read).clamp(AHEAD.start, AHEAD.end),
                 _ => read.min(AHEAD.end),
             };
-            (self.asked + ahead, REST)
+            ((self.asked + ahead).min(self.limit), REST)
         } else {
             (self.asked.next_multiple_of(UNIT), UNIT)
         };

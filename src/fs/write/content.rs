@@ -311,6 +311,9 @@ impl Fs {
         let begun = self.drafts.begin(ino, &path, false, found)?;
         let (draft, is_new) = begun;
         if is_new {
+            if let Some(file) = self.files.of(ino) {
+                file.reader.stop_far();
+            }
             self.forget_kept(&path);
             self.hold(ino)?;
             if self.inodes.is_unlinked(ino) {
