@@ -360,7 +360,13 @@ fn by_stat_or_list(session: &mut Session, path: &RemotePath, deadline: Instant) 
         Err(error) => return Ok(Err(error)),
     };
     if faithful.is_none() && names(&listed).len() > 2 {
-        session.learn(|p| p.stat_faithful = Some(names(&stat) == names(&listed)));
+        let is_faithful = names(&stat) == names(&listed);
+        // What was made or removed between the two proves nothing.
+        let is_proven = is_faithful
+            || matches!(by_stat(session, path, deadline)?, Ok(Some(again)) if names(&again) == names(&stat));
+        if is_proven {
+            session.learn(|p| p.stat_faithful = Some(is_faithful));
+        }
     }
     Ok(Ok(listed))
 }
@@ -515,7 +521,16 @@ fn is_whole(listed: &Listed) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::super::Remote;
     use super::*;
+    use crate::client::Config;
+    use crate::proto::Security;
+    use crate::server::{self, Faults, Server, Users};
+    use crate::tls::TrustOptions;
 
     #[test]
     fn a_link_is_told_from_a_file_by_stat() {
@@ -536,5 +551,43 @@ mod tests {
         assert_eq!(told(&format!("{file} g"), "/d/[fg]"), None);
         assert_eq!(told(&format!("{file} a\r\n{file} b"), "/d/f"), None);
         assert_eq!(told("", "/d/f"), None);
+    }
+
+    /// It was called unfaithful, for good.
+    #[test]
+    fn a_file_made_between_two_listings_does_not_make_stat_unfaithful() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let faults = Faults::default();
+        let old = "FEAT always: reply \"502 No\"; MLST always: reply \"502 No\"; \
+                   MLSD always: reply \"502 No\"; LIST 1: stall 300ms";
+        faults.set(old.parse().unwrap());
+        let mut config = server::Config::new(folder.path(), Security::Implicit, Users::Anyone);
+        config.faults = Some(faults.clone());
+        let server = Server::start(config).unwrap();
+        let port = server.local_addr().port();
+        let config = Config {
+            trust: TrustOptions {
+                fingerprints: vec![server.fingerprint()],
+                ..TrustOptions::default()
+            },
+            ..Config::new("127.0.0.1", port, Security::Implicit, "user", "password")
+        };
+        let soon = || Instant::now() + Duration::from_secs(10);
+        let remote = Remote::connect(config, soon()).unwrap();
+        let root = RemotePath::root();
+        let path = folder.path().to_owned();
+        let other = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(150));
+            fs::write(path.join("d"), "").unwrap();
+        });
+        let listed = remote.list(&root, soon()).unwrap();
+        other.join().unwrap();
+        assert_eq!(listed.entries.len(), 4);
+        assert_eq!(remote.pool.profile().stat_faithful, None);
+        assert_eq!(remote.list(&root, soon()).unwrap().entries.len(), 4);
+        assert_eq!(remote.pool.profile().stat_faithful, Some(true));
     }
 }
