@@ -348,7 +348,7 @@ impl Reader {
         let far = far.as_ref().filter(|far| !far.is_stopped());
         if !run.as_ref().is_some_and(|run| run.has(stream)) {
             if let Some(run) = run
-                && (far.is_some() || list.iter().any(|s| run.has(s) && s.limit() > position))
+                && (far.is_some() || list.iter().any(|s| run.has(s) && !run.is_past(s, position)))
             {
                 return; // Another reader's, or a stray read.
             }
@@ -515,6 +515,11 @@ impl Run {
             next: None,
             prepared: false,
         }
+    }
+
+    /// Whether a stream of it that goes on alone ends before that: it was the first half, and is read.
+    fn is_past(&self, stream: &Stream, position: u64) -> bool {
+        self.next.is_none() && stream.limit() <= position
     }
 
     fn has(&self, stream: &Stream) -> bool {

@@ -4,8 +4,8 @@ use super::*;
 
 const MIB: usize = 1 << 20;
 
-/// A far server, and memory for stripes that are too short to pay.
-fn mount(belief: Duration) -> (Mount, Faults) {
+/// A file on a far server, and memory for stripes that are too short to pay.
+fn mount(belief: Duration, all: &[u8]) -> (Mount, Faults) {
     let (mount, faults) = Mount::failing(
         |_| {},
         |config| {
@@ -15,6 +15,7 @@ fn mount(belief: Duration) -> (Mount, Faults) {
     );
     let far = "connect always: stall 60ms; command always: stall 60ms; data sent record always: stall 1ms";
     faults.set(far.parse().unwrap());
+    fs::write(mount.there("file"), all).unwrap();
     (mount, faults)
 }
 
@@ -26,8 +27,9 @@ fn is_coming() -> bool {
         .any(|name| name.trim() == "read-far")
 }
 
-/// Reads on until the second half is on its way; where it came to.
-fn begin(file: &mut File, all: &[u8]) -> usize {
+/// Reads until the second half is on its way; where it came to.
+fn begin(mount: &Mount, all: &[u8]) -> (File, usize) {
+    let mut file = File::open(mount.here("file")).unwrap();
     let mut at = 0;
     let mut piece = vec![0; MIB];
     while !is_coming() {
@@ -36,7 +38,7 @@ fn begin(file: &mut File, all: &[u8]) -> usize {
         at += MIB;
         assert!(at < all.len() / 2, "nothing is fetched from far ahead");
     }
-    at
+    (file, at)
 }
 
 /// Reads on to the end.
@@ -56,11 +58,9 @@ static ALONE: Mutex<()> = Mutex::new(());
 #[test]
 fn the_second_half_is_there_when_the_reader_comes_to_it() {
     let _alone = ALONE.lock();
-    let (mut mount, _faults) = mount(PATIENCE);
     let all = content(60 * MIB + 777);
-    fs::write(mount.there("file"), &all).unwrap();
-    let mut file = File::open(mount.here("file")).unwrap();
-    let mut at = begin(&mut file, &all);
+    let (mut mount, _faults) = mount(PATIENCE, &all);
+    let (mut file, mut at) = begin(&mount, &all);
     let half = (at + all.len()) / 2 - 2 * MIB;
     while at < half {
         let mut piece = vec![0; MIB];
@@ -85,11 +85,9 @@ fn the_second_half_is_there_when_the_reader_comes_to_it() {
 #[test]
 fn what_is_written_meanwhile_stays_written() {
     let _alone = ALONE.lock();
-    let (mount, faults) = mount(BELIEF);
     let mut all = content(54 * MIB);
-    fs::write(mount.there("file"), &all).unwrap();
-    let mut file = File::open(mount.here("file")).unwrap();
-    let at = begin(&mut file, &all);
+    let (mount, faults) = mount(BELIEF, &all);
+    let (mut file, at) = begin(&mount, &all);
     let writer = File::options()
         .write(true)
         .open(mount.here("file"))
@@ -114,11 +112,9 @@ fn what_is_written_meanwhile_stays_written() {
 #[test]
 fn a_file_cut_meanwhile_stays_cut() {
     let _alone = ALONE.lock();
-    let (mount, faults) = mount(BELIEF);
     let all = content(54 * MIB);
-    fs::write(mount.there("file"), &all).unwrap();
-    let mut file = File::open(mount.here("file")).unwrap();
-    let at = begin(&mut file, &all);
+    let (mount, faults) = mount(BELIEF, &all);
+    let (mut file, at) = begin(&mount, &all);
     let path = mount.here("file");
     // By name, with no handle to write to.
     let cut = Command::new("truncate")
@@ -136,11 +132,9 @@ fn a_file_cut_meanwhile_stays_cut() {
 #[test]
 fn a_file_replaced_meanwhile_is_not_mixed_with_what_it_was() {
     let _alone = ALONE.lock();
-    let (mount, faults) = mount(BELIEF);
     let all = content(54 * MIB);
-    fs::write(mount.there("file"), &all).unwrap();
-    let mut file = File::open(mount.here("file")).unwrap();
-    begin(&mut file, &all);
+    let (mount, faults) = mount(BELIEF, &all);
+    let _old = begin(&mount, &all);
     // Between two commands that belong together it would not be noticed.
     faults.set("data sent record always: stall 1ms".parse().unwrap());
     thread::sleep(Duration::from_millis(300));
@@ -165,9 +159,8 @@ fn a_file_replaced_meanwhile_is_not_mixed_with_what_it_was() {
 #[test]
 fn nothing_is_fetched_from_far_ahead_for_a_file_that_is_being_written() {
     let _alone = ALONE.lock();
-    let (mount, _faults) = mount(BELIEF);
     let all = content(54 * MIB);
-    fs::write(mount.there("file"), &all).unwrap();
+    let (mount, _faults) = mount(BELIEF, &all);
     let path = mount.here("file");
     let writer = File::options().write(true).open(&path).unwrap();
     let mut file = File::open(&path).unwrap();
