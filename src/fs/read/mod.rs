@@ -496,9 +496,13 @@ impl Reader {
 
     /// Ends all streams.
     pub fn close(&self) {
-        self.stop_far();
-        for stream in self.streams.lock().list.drain(..) {
-            stream.close();
+        // At once: with no stream left nobody divides the file any more.
+        let mut streams = self.streams.lock();
+        streams.list.drain(..).for_each(|stream| stream.close());
+        let far = streams.far.take();
+        drop(streams);
+        if let Some(far) = far {
+            far.stop();
         }
     }
 }
