@@ -94,8 +94,7 @@ impl Door {
             record: Arc::default(),
         };
         let notifier = Arc::new(OnceLock::new());
-        let teller = notifier.clone();
-        fs.tell(Told(teller));
+        fs.tell(Told(notifier.clone()));
         Self {
             fs,
             metadata: Workers::new("metadata", METADATA_THREADS),

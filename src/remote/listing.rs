@@ -561,10 +561,9 @@ mod tests {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let faults = Faults::default();
-        let old = "FEAT always: reply \"502 No\"; MLST always: reply \"502 No\"; \
-                   MLSD always: reply \"502 No\"; LIST 1: stall 300ms";
-        faults.set(old.parse().unwrap());
+        faults.set("LIST 1: stall 300ms".parse().unwrap());
         let mut config = server::Config::new(folder.path(), Security::Implicit, Users::Anyone);
+        config.without = ["MLST", "MLSD"].map(str::to_owned).to_vec();
         config.faults = Some(faults.clone());
         let server = Server::start(config).unwrap();
         let port = server.local_addr().port();
