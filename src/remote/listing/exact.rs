@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use crate::client::{self, Pool, Session};
 use crate::proto::{Command, Entry, Kind, Modify, Name, Precision, RemotePath};
 
-use super::super::{Listing, clock, fits, number};
+use super::super::{Listing, Temporary, clock, fits, number};
 use super::parse::finished;
 use super::{Raw, in_step};
 
@@ -14,7 +14,7 @@ use super::{Raw, in_step};
 pub(super) struct Exact {
     pub listing: Listing,
     /// Whether every file was there when its time was asked: one that was not was just renamed or
-    /// removed, and has the time that the server's line has.
+    /// removed, and has the time that the server's line has. Not so with temporary files, which always go.
     pub steady: bool,
 }
 
@@ -93,15 +93,15 @@ pub(super) fn exact(
         let tells = !pairs.is_empty() || learned.is_some();
         for ((&(list, place), command), reply) in asked() {
             let listed = raws.get_mut(list);
-            let Some(Entry { facts, .. }) = listed.and_then(|(_, raw)| raw.entries.get_mut(place))
-            else {
+            let entry = listed.and_then(|(_, raw)| raw.entries.get_mut(place));
+            let Some(Entry { name, facts }) = entry else {
                 continue;
             };
             if !is_mdtm(command) {
                 facts.size = number(reply);
             } else if let Some(time) = clock::told(reply, &profile) {
                 facts.modify = Some(exactly(time));
-            } else if tells && reply.code.as_u16() == 550 {
+            } else if tells && reply.code.as_u16() == 550 && !is_temporary(name) {
                 steady[list] = false;
             }
         }
@@ -112,6 +112,10 @@ pub(super) fn exact(
         steady,
     };
     Ok(raws.into_iter().zip(steady).map(finish).collect())
+}
+
+fn is_temporary(name: &[u8]) -> bool {
+    Name::parse(name).is_ok_and(|name| Temporary::parse(&name).is_some())
 }
 
 fn is_mdtm(command: &Command) -> bool {
