@@ -3,7 +3,9 @@
 //! An entry counts only while nothing changed it since its fetch *began*: every change moves one
 //! mutation clock, every fetch carries the tick at which it began, and both the insertion and
 //! each later answer compare the two. So a fetch that raced with a change is never believed, and
-//! renaming a directory outdates everything below it without a search.
+//! renaming a directory outdates everything below it without a search. Of a listing that raced
+//! with changes to some of its names all others are believed, where of those something newer is
+//! known.
 //!
 //! Must not know how entries are fetched. One leaf mutex, held for memory work only.
 
@@ -45,6 +47,9 @@ pub struct Directory {
     entries: Box<[(Name, Attributes)]>,
     complete: bool,
     ticket: Ticket,
+    /// As of this tick it has the right names: it was fetched at it, or what changed until then has
+    /// been put right.
+    names: u64,
 }
 
 /// What the cache knows of a path, and until when that may be believed.
@@ -150,7 +155,7 @@ impl Cache {
     ) -> Answer {
         let inner = &mut *self.inner.lock();
         let child = path.join(name);
-        let listed = inner.listed(directory, directory.ticket, path, name, &child);
+        let listed = inner.listed(directory, directory.names, path, name, &child);
         let own = inner.own(&child);
         self.newest(own, listed, Some(now))
     }
@@ -159,7 +164,7 @@ impl Cache {
     pub fn told_in(&self, directory: &Directory, path: &RemotePath, name: &Name) -> Answer {
         let inner = &mut *self.inner.lock();
         let child = path.join(name);
-        let listed = inner.listed(directory, directory.ticket, path, name, &child);
+        let listed = inner.listed(directory, directory.names, path, name, &child);
         let own = inner.own(&child);
         self.newest(own, listed, None)
     }
@@ -167,7 +172,7 @@ impl Cache {
     /// The listing of `path`, complete or not, while it is fresh.
     pub fn listing(&self, path: &RemotePath, now: Instant) -> Option<Arc<Directory>> {
         let inner = &mut *self.inner.lock();
-        if !inner.holds_listing(path) {
+        if inner.held_listing(path).is_none() {
             self.count(false);
             return None;
         }
@@ -200,13 +205,25 @@ impl Cache {
         true
     }
 
-    /// Keeps a listing of `path`, fetched with the ticket that it carries. Refused (`false`) where
-    /// the path, a name in it or an ancestor changed since, and where it alone is over the bound.
-    pub fn insert_listing(&self, path: &RemotePath, directory: Arc<Directory>) -> bool {
+    /// Keeps a listing of `path`, fetched with the ticket that it carries. Where names in it changed
+    /// since, with what is known of those now: that is what is returned, and to be believed instead.
+    /// Refused (`None`) where that is not known, where the path or an ancestor was changed since, and
+    /// where the listing alone is over the bound.
+    pub fn insert_listing(
+        &self,
+        path: &RemotePath,
+        directory: Arc<Directory>,
+    ) -> Option<Arc<Directory>> {
         let inner = &mut *self.inner.lock();
-        let weight = directory.entries.len();
-        if weight >= self.limits.entries || !inner.holds(directory.ticket, path) {
-            return false;
+        let directory = match inner.holds(directory.ticket, path) {
+            true => directory,
+            false => {
+                let edits = inner.changed_in(path, directory.ticket)?;
+                Arc::new(directory.edited(edits, inner.tick))
+            }
+        };
+        if directory.entries.len() >= self.limits.entries {
+            return None;
         }
         let item = inner.item(path);
         let before = item.weight();
@@ -216,15 +233,15 @@ impl Cache {
             .is_none_or(|l| l.directory.ticket.at <= directory.ticket.at)
         {
             item.listing = Some(Listed {
-                tick: directory.ticket.tick,
-                directory,
+                names: directory.names,
+                directory: directory.clone(),
                 edits: BTreeMap::new(),
             });
         }
         let after = item.weight();
         inner.weight = inner.weight - before + after;
         inner.evict(self.limits.entries);
-        true
+        Some(directory)
     }
 
     /// Whether nothing changed `path` since the ticket was given.
@@ -269,7 +286,7 @@ impl Cache {
         let inner = &mut *self.inner.lock();
         let place = path.parent().zip(path.name());
         let held = match &place {
-            Some((parent, _)) => inner.holds_listing(parent),
+            Some((parent, _)) => inner.held_listing(parent).is_some(),
             None => false,
         };
         self.change(inner, path);
@@ -279,7 +296,7 @@ impl Cache {
             && let Some(item) = inner.items.get_mut(&parent)
             && let Some(listed) = &mut item.listing
         {
-            listed.tick = tick;
+            listed.names = tick;
             if listed.edits.insert(name, made.cloned()).is_none() {
                 inner.weight += 1;
             }
@@ -322,6 +339,11 @@ impl Ticket {
     pub fn at(&self) -> Instant {
         self.at
     }
+
+    /// The same with what changed until `tick` put right.
+    fn moved(self, tick: u64) -> Self {
+        Self { tick, at: self.at }
+    }
 }
 
 impl Directory {
@@ -332,11 +354,12 @@ impl Directory {
             entries: entries.into(),
             complete: listing.complete,
             ticket,
+            names: ticket.tick,
         }
     }
 
-    /// The same with some names changed (`None`: gone), as of `ticket`.
-    fn edited(&self, edits: BTreeMap<Name, Option<Attributes>>, ticket: Ticket) -> Self {
+    /// The same with some names changed (`None`: gone), as of tick `names`.
+    fn edited(&self, edits: BTreeMap<Name, Option<Attributes>>, names: u64) -> Self {
         let stays = |(name, _): &&(Name, Attributes)| !edits.contains_key(name);
         let mut entries: Vec<_> = self.entries.iter().filter(stays).cloned().collect();
         let made = edits.into_iter();
@@ -345,7 +368,8 @@ impl Directory {
         Self {
             entries: entries.into(),
             complete: self.complete,
-            ticket,
+            ticket: self.ticket,
+            names,
         }
     }
 
@@ -354,7 +378,7 @@ impl Directory {
         let edits = shown
             .into_iter()
             .map(|(name, attributes)| (name, Some(attributes)));
-        self.edited(edits.collect(), self.ticket)
+        self.edited(edits.collect(), self.names)
     }
 
     /// Sorted by name, each name once.
@@ -400,8 +424,8 @@ struct Item {
 /// A listing, and what we ourselves have changed in the directory since.
 struct Listed {
     directory: Arc<Directory>,
-    /// With the edits it is as of this tick.
-    tick: u64,
+    /// With the edits it has the right names as of this tick.
+    names: u64,
     edits: BTreeMap<Name, Option<Attributes>>,
 }
 
@@ -410,12 +434,7 @@ impl Listed {
     fn merged(&mut self) -> Arc<Directory> {
         if !self.edits.is_empty() {
             let edits = std::mem::take(&mut self.edits);
-            let old = &self.directory;
-            let ticket = Ticket {
-                tick: self.tick,
-                at: old.ticket.at,
-            };
-            self.directory = Arc::new(old.edited(edits, ticket));
+            self.directory = Arc::new(self.directory.edited(edits, self.names));
         }
         self.directory.clone()
     }
@@ -451,21 +470,24 @@ impl Inner {
         if ticket.tick < self.forgotten {
             return false;
         }
-        if let Some(change) = self.changes.peek(path)
-            && change.own.max(change.subtree) > ticket.tick
-        {
-            return false;
-        }
+        let own = |change: &Change| change.own > ticket.tick;
+        !self.changes.peek(path).is_some_and(own) && !self.is_moved_since(ticket, path)
+    }
+
+    /// Whether `path` itself, or an ancestor, was changed since.
+    fn is_moved_since(&self, ticket: Ticket, path: &RemotePath) -> bool {
+        let moved = |path: &RemotePath| {
+            let change = self.changes.peek(path);
+            change.is_some_and(|change| change.subtree > ticket.tick)
+        };
         let mut ancestor = path.parent();
         while let Some(path) = ancestor {
-            if let Some(change) = self.changes.peek(&path)
-                && change.subtree > ticket.tick
-            {
-                return false;
+            if moved(&path) {
+                return true;
             }
             ancestor = path.parent();
         }
-        true
+        moved(path)
     }
 
     fn own(&mut self, path: &RemotePath) -> Option<Own> {
@@ -478,49 +500,60 @@ impl Inner {
         let (parent, name) = (path.parent()?, path.name()?);
         let listed = self.items.get(&parent)?.listing.as_ref()?;
         // What we changed has an entry of its own, unless that had to go; then nothing is known.
-        let ticket = Ticket {
-            tick: listed.tick,
-            at: listed.directory.ticket.at,
-        };
         if listed.edits.contains_key(&name) {
             return None;
         }
-        let directory = listed.directory.clone();
-        self.listed(&directory, ticket, &parent, &name, path)
+        let (directory, names) = (listed.directory.clone(), listed.names);
+        self.listed(&directory, names, &parent, &name, path)
     }
 
-    /// Whether the kept listing of `path` still tells all its names.
-    fn holds_listing(&mut self, path: &RemotePath) -> bool {
-        let Some(listed) = self.items.get(path).and_then(|item| item.listing.as_ref()) else {
-            return false;
-        };
-        let ticket = Ticket {
-            tick: listed.tick,
-            at: listed.directory.ticket.at,
-        };
-        self.holds(ticket, path)
+    /// The kept listing of `path`, if it still tells all its names.
+    fn held_listing(&self, path: &RemotePath) -> Option<&Listed> {
+        let listed = self.items.peek(path)?.listing.as_ref()?;
+        let names = listed.directory.ticket.moved(listed.names);
+        self.holds(names, path).then_some(listed)
     }
 
-    /// What a listing of `parent` says of `name`, which is `path`.
+    /// What a listing of `parent`, which has its names right as of tick `names`, says of `name`, which
+    /// is `path`.
     fn listed(
         &self,
         directory: &Directory,
-        ticket: Ticket,
+        names: u64,
         parent: &RemotePath,
         name: &Name,
         path: &RemotePath,
     ) -> Option<Own> {
-        let found = directory.find(name);
+        let found = directory.find(name).cloned();
+        let ticket = directory.ticket;
         // Where another name of the directory changed, what is listed of this one still stands,
         // but the names are no longer complete.
-        let stands = match found {
-            Some(_) => self.holds(ticket, path),
-            None => directory.complete && self.holds(ticket, parent) && self.holds(ticket, path),
-        };
-        stands.then(|| Own {
-            found: found.cloned(),
-            ticket,
-        })
+        let is_all = || directory.complete && self.holds(ticket.moved(names), parent);
+        let stands = self.holds(ticket, path) && (found.is_some() || is_all());
+        stands.then_some(Own { found, ticket })
+    }
+
+    /// What is known by now of all that changed in directory `path` since `ticket`; `None` where more
+    /// than that may have changed there, or of some of it nothing is known.
+    fn changed_in(
+        &mut self,
+        path: &RemotePath,
+        ticket: Ticket,
+    ) -> Option<BTreeMap<Name, Option<Attributes>>> {
+        if ticket.tick < self.forgotten || self.is_moved_since(ticket, path) {
+            return None;
+        }
+        let latest = self.changes.iter();
+        let since = latest.take_while(|(_, change)| change.own.max(change.subtree) > ticket.tick);
+        let inside = since.filter_map(|(child, change)| {
+            let (parent, name) = (child.parent()?, child.name()?);
+            (change.subtree > ticket.tick && parent == *path).then_some((child.clone(), name))
+        });
+        let inside: Vec<_> = inside.collect();
+        let known = inside.into_iter();
+        known
+            .map(|(child, name)| Some((name, self.own(&child)?.found)))
+            .collect()
     }
 
     fn item(&mut self, path: &RemotePath) -> &mut Item {

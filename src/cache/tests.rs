@@ -56,7 +56,11 @@ fn complete_listing_answers_its_names_and_absences() {
     let cache = cache(10);
     let start = Instant::now();
     let directory = Directory::new(listing(&["b", "a"], 7, true), cache.begin(start));
-    assert!(cache.insert_listing(&path("/d"), Arc::new(directory)));
+    assert!(
+        cache
+            .insert_listing(&path("/d"), Arc::new(directory))
+            .is_some()
+    );
     let now = start + SECOND;
     assert_eq!(
         cache.attributes(&path("/d/a"), now),
@@ -82,7 +86,11 @@ fn cut_listing_proves_no_absence() {
     let cache = cache(10);
     let now = Instant::now();
     let directory = Directory::new(listing(&["a"], 7, false), cache.begin(now));
-    assert!(cache.insert_listing(&path("/"), Arc::new(directory)));
+    assert!(
+        cache
+            .insert_listing(&path("/"), Arc::new(directory))
+            .is_some()
+    );
     assert_eq!(cache.attributes(&path("/b"), now), Answer::Unknown);
     assert!(matches!(
         cache.attributes(&path("/a"), now),
@@ -95,7 +103,11 @@ fn the_newer_word_wins_and_an_expired_one_is_not_replaced_by_an_older() {
     let cache = cache(10);
     let start = Instant::now();
     let directory = Directory::new(listing(&["a"], 7, true), cache.begin(start));
-    assert!(cache.insert_listing(&path("/"), Arc::new(directory)));
+    assert!(
+        cache
+            .insert_listing(&path("/"), Arc::new(directory))
+            .is_some()
+    );
     let later = start + SECOND;
     assert!(cache.insert(cache.begin(later), &path("/a"), None));
     assert_eq!(
@@ -134,7 +146,7 @@ fn a_fetch_that_raced_with_a_change_is_refused() {
     // The directory's time and names changed with it.
     assert!(!cache.insert(ticket, &path("/d"), Some(&attributes(1))));
     let directory = Arc::new(Directory::new(listing(&["a"], 7, true), ticket));
-    assert!(!cache.insert_listing(&path("/d"), directory));
+    assert!(cache.insert_listing(&path("/d"), directory).is_none());
     // A sibling and what is above did not change.
     assert!(cache.insert(ticket, &path("/d/b"), Some(&attributes(1))));
     assert!(cache.insert(ticket, &path("/d-b"), Some(&attributes(1))));
@@ -150,7 +162,11 @@ fn a_change_outdates_what_was_cached() {
     let below = path("/d/sub/x");
     assert!(cache.insert(cache.begin(now), &below, Some(&attributes(1))));
     let directory = Directory::new(listing(&["sub", "y"], 7, true), cache.begin(now));
-    assert!(cache.insert_listing(&path("/d"), Arc::new(directory)));
+    assert!(
+        cache
+            .insert_listing(&path("/d"), Arc::new(directory))
+            .is_some()
+    );
     cache.changed(&path("/d/sub"));
     assert_eq!(cache.attributes(&below, now), Answer::Unknown);
     assert_eq!(cache.attributes(&path("/d/sub"), now), Answer::Unknown);
@@ -174,7 +190,11 @@ fn the_bound_counts_the_entries_of_listings() {
     let names: Vec<String> = (0..8).map(|i| format!("n{i}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let directory = Directory::new(listing(&names, 7, true), cache.begin(now));
-    assert!(cache.insert_listing(&path("/d"), Arc::new(directory)));
+    assert!(
+        cache
+            .insert_listing(&path("/d"), Arc::new(directory))
+            .is_some()
+    );
     // 9 of 10 are the listing's: of the files, only the last is left.
     assert_eq!(cache.attributes(&path("/file3"), now), Answer::Unknown);
     assert!(matches!(
@@ -184,7 +204,11 @@ fn the_bound_counts_the_entries_of_listings() {
     let names: Vec<String> = (0..10).map(|i| format!("n{i}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let too_large = Directory::new(listing(&names, 7, true), cache.begin(now));
-    assert!(!cache.insert_listing(&path("/e"), Arc::new(too_large)));
+    assert!(
+        cache
+            .insert_listing(&path("/e"), Arc::new(too_large))
+            .is_none()
+    );
 }
 
 #[test]
@@ -197,6 +221,51 @@ fn forgotten_changes_make_old_tickets_worthless() {
         cache.changed(&path(&format!("/other{i}/file")));
     }
     assert!(!cache.insert(ticket, &path("/first/file"), Some(&attributes(1))));
+}
+
+#[test]
+fn a_listing_that_raced_with_what_we_made_ourselves_has_it() {
+    let cache = cache(100);
+    let now = Instant::now();
+    let before = cache.begin(now);
+    cache.note(&path("/d/c"), Some(&attributes(3)), now);
+    cache.note(&path("/d/a"), None, now);
+    let late = || Arc::new(Directory::new(listing(&["a", "b"], 7, true), before));
+    let told = cache
+        .insert_listing(&path("/d"), late())
+        .expect("all that changed is known");
+    let names: Vec<_> = told.entries().iter().map(|(n, _)| n.clone()).collect();
+    assert_eq!(names, [name("b"), name("c")]);
+    let absent = Answer::Absent(now + 5 * SECOND);
+    assert_eq!(cache.attributes(&path("/d/new"), now), absent);
+    assert_eq!(cache.told_in(&told, &path("/d"), &name("new")), absent);
+    // Of what others made nothing is known, nor of a directory that is another by now.
+    cache.changed(&path("/d/x"));
+    assert!(cache.insert_listing(&path("/d"), late()).is_none());
+    let known = cache.begin(now);
+    assert!(cache.insert(known, &path("/d/x"), None));
+    assert!(cache.insert_listing(&path("/d"), late()).is_some());
+    cache.note(&path("/d"), Some(&attributes(0)), now);
+    assert!(cache.insert_listing(&path("/d"), late()).is_none());
+}
+
+#[test]
+fn a_listing_outdated_by_a_file_in_a_subdirectory_keeps_the_name_alone() {
+    let cache = cache(100);
+    let now = Instant::now();
+    let directory = Directory::new(listing(&["sub"], 7, true), cache.begin(now));
+    assert!(
+        cache
+            .insert_listing(&path("/d"), Arc::new(directory))
+            .is_some()
+    );
+    cache.note(&path("/d/sub/x"), Some(&attributes(1)), now);
+    cache.note(&path("/d/c"), Some(&attributes(3)), now);
+    // Its time is another than listed.
+    assert_eq!(cache.attributes(&path("/d/sub"), now), Answer::Unknown);
+    let listed = cache.listing(&path("/d"), now).expect("it is still known");
+    assert_eq!(listed.entries().len(), 2);
+    assert_eq!(cache.attributes(&path("/d/sub"), now), Answer::Unknown);
 }
 
 /// What the model remembers: every change and every accepted fetch, for ever.
@@ -212,7 +281,17 @@ struct Model {
 #[derive(Clone)]
 enum Word {
     Own(Option<u64>, usize, Instant),
-    Listing(Vec<Name>, u64, bool, usize, Instant),
+    Listing(Told, bool, Since, Instant),
+}
+
+/// The names of a listing; those that it told itself with their sizes.
+type Told = Vec<(Name, u64)>;
+
+/// How many changes there were when it was fetched, and when its names were put right.
+#[derive(Clone, Copy)]
+struct Since {
+    fetched: usize,
+    names: usize,
 }
 
 impl Word {
@@ -264,13 +343,14 @@ impl Model {
                     };
                     words.push((*begun, true, answer));
                 }
-                Word::Listing(names, size, complete, since, begun)
-                    if Some(at) == parent.as_ref() && !self.touched(path, *since) =>
+                Word::Listing(names, complete, since, begun)
+                    if Some(at) == parent.as_ref() && !self.touched(path, since.fetched) =>
                 {
-                    if names.contains(&path.name().unwrap()) {
+                    let name = path.name().unwrap();
+                    if let Some((_, size)) = names.iter().find(|(n, _)| *n == name) {
                         let until = *begun + 10 * SECOND;
                         words.push((*begun, false, Answer::Present(attributes(*size), until)));
-                    } else if *complete && !self.touched(at, *since) {
+                    } else if *complete && !self.touched(at, since.names) {
                         words.push((*begun, false, Answer::Absent(*begun + 5 * SECOND)));
                     }
                 }
@@ -278,6 +358,71 @@ impl Model {
             }
         }
         words
+    }
+
+    /// What a listing of `at` that was fetched after `since` changes is now, with what is known of all
+    /// that changed in it.
+    fn put_right(&self, at: &RemotePath, mut names: Told, since: usize) -> Option<Told> {
+        for change in &self.changes[since..] {
+            if at.starts_with(change) {
+                return None;
+            }
+            if change.parent().as_ref() == Some(at) {
+                let mut own = self.current.iter().filter_map(|(path, word)| match word {
+                    Word::Own(found, since, _) if path == change && !self.touched(path, *since) => {
+                        Some(*found)
+                    }
+                    _ => None,
+                });
+                let found = own.next()?;
+                let name = change.name().unwrap();
+                names.retain(|(n, _)| *n != name);
+                names.extend(found.map(|size| (name, size)));
+            }
+        }
+        Some(names)
+    }
+
+    /// We ourselves made something of `path`.
+    fn note(&mut self, path: RemotePath, made: Option<u64>, now: Instant) {
+        let before = self.changes.len();
+        self.changes.push(path.clone());
+        if let Some((parent, name)) = path.parent().zip(path.name()) {
+            let touched: Vec<_> = {
+                let changes = &self.changes[..before];
+                let touched = |since: usize| {
+                    let outdates = |c: &RemotePath| {
+                        parent.starts_with(c) || c.parent().as_ref() == Some(&parent)
+                    };
+                    changes[since..].iter().any(outdates)
+                };
+                (0..=before).map(touched).collect()
+            };
+            let right = |(at, word): &(RemotePath, Word)| match word {
+                Word::Listing(names, complete, since, begun)
+                    if *at == parent && !touched[since.names] =>
+                {
+                    let others = names.iter().filter(|(n, _)| *n != name).cloned();
+                    let names = others
+                        .chain(made.map(|size| (name.clone(), size)))
+                        .collect();
+                    let since = Since {
+                        names: before + 1,
+                        ..*since
+                    };
+                    Some((at.clone(), Word::Listing(names, *complete, since, *begun)))
+                }
+                _ => None,
+            };
+            let told: Vec<_> = self.history.iter().filter_map(right).collect();
+            self.history.extend(told);
+            for kept in &mut self.current {
+                if let Some(now) = right(kept) {
+                    *kept = now;
+                }
+            }
+        }
+        self.learn(path, Word::Own(made, before + 1, now));
     }
 
     fn attributes(&self, path: &RemotePath, now: Instant) -> Answer {
@@ -304,6 +449,7 @@ enum Step {
     Begin,
     Wait(u64),
     Change(RemotePath),
+    Note(RemotePath, Option<u64>),
     Insert(usize, RemotePath, Option<u64>),
     List(usize, RemotePath, Vec<Name>, bool),
 }
@@ -320,6 +466,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Begin),
         2 => (0..6u64).prop_map(Step::Wait),
         1 => any_path().prop_map(Step::Change),
+        3 => (any_path(), prop::option::of(0..100u64)).prop_map(|(p, s)| Step::Note(p, s)),
         4 => (0..4usize, any_path(), prop::option::of(0..100u64))
             .prop_map(|(back, p, s)| Step::Insert(back, p, s)),
         4 => (0..4usize, any_path(), names, any::<bool>())
@@ -361,6 +508,12 @@ proptest! {
                     small.changed(&at);
                     model.changes.push(at);
                 }
+                Step::Note(at, made) => {
+                    let attributes = made.map(attributes);
+                    large.note(&at, attributes.as_ref(), now);
+                    small.note(&at, attributes.as_ref(), now);
+                    model.note(at, made, now);
+                }
                 Step::Insert(back, at, found) => {
                     let (ticket, small_ticket, since) = tickets[tickets.len().saturating_sub(back + 1)];
                     let attributes = found.map(attributes);
@@ -379,13 +532,15 @@ proptest! {
                         own: None,
                         complete,
                     };
+                    let told = names.into_iter().map(|name| (name, size)).collect();
+                    let right = model.put_right(&at, told, since);
                     let accepted = large
                         .insert_listing(&at, Arc::new(Directory::new(listing.clone(), ticket)));
-                    prop_assert_eq!(accepted, !model.touched(&at, since));
+                    prop_assert_eq!(accepted.is_some(), right.is_some());
                     small.insert_listing(&at, Arc::new(Directory::new(listing, small_ticket)));
-                    if accepted {
-                        let word = Word::Listing(names, size, complete, since, ticket.at());
-                        model.learn(at, word);
+                    if let Some(names) = right {
+                        let since = Since { fetched: since, names: model.changes.len() };
+                        model.learn(at, Word::Listing(names, complete, since, ticket.at()));
                     }
                 }
             }
@@ -409,7 +564,11 @@ fn what_we_made_ourselves_is_known_and_the_listing_goes_on() {
     let now = Instant::now();
     let before = cache.begin(now);
     let directory = Directory::new(listing(&["a", "b"], 7, true), before);
-    assert!(cache.insert_listing(&path("/d"), Arc::new(directory)));
+    assert!(
+        cache
+            .insert_listing(&path("/d"), Arc::new(directory))
+            .is_some()
+    );
     cache.note(&path("/d/c"), Some(&attributes(3)), now);
     cache.note(&path("/d/a"), None, now);
     assert!(
@@ -436,9 +595,7 @@ fn what_we_made_ourselves_is_known_and_the_listing_goes_on() {
     cache.note(&path("/d/a"), Some(&attributes(9)), now);
     let listed = cache.listing(&path("/d"), now).expect("it is still known");
     assert_eq!(names(listed), [name("a"), name("b"), name("c")]);
-    // A fetch that began before is refused, and a change by others ends the listing.
-    let late = Directory::new(listing(&["a", "b"], 7, true), before);
-    assert!(!cache.insert_listing(&path("/d"), Arc::new(late)));
+    // A change by others ends the listing.
     cache.changed(&path("/d/b"));
     assert!(cache.listing(&path("/d"), now).is_none());
     cache.note(&path("/d/b"), None, now);

@@ -919,8 +919,8 @@ impl Fs {
         if !directory.is_complete() {
             log::warn!("{path}: the server cut the listing short");
         }
-        self.cache.insert_listing(path, directory.clone());
-        directory
+        let kept = self.cache.insert_listing(path, directory.clone());
+        kept.unwrap_or(directory)
     }
 
     fn enter(

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 mod ahead;
 mod far;
 mod leftovers;
+mod listings;
 mod model;
 mod spelling;
 mod write_back;
