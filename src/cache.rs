@@ -186,6 +186,13 @@ impl Cache {
         fresh.then_some(directory)
     }
 
+    /// Whether the names of `path` are known, and some of them from what we made there ourselves.
+    pub fn was_made_in(&self, path: &RemotePath) -> bool {
+        let inner = self.inner.lock();
+        let made = |listed: &Listed| listed.names > listed.directory.ticket.tick;
+        inner.held_listing(path).is_some_and(made)
+    }
+
     /// Keeps what a fetch told of `path`; `None` says that there is no such file. Refused
     /// (`false`) where the path or an ancestor changed since the fetch began. What a later fetch
     /// told stays.

@@ -23,6 +23,7 @@ mod names;
 mod neighbours;
 mod overlay;
 mod read;
+mod renew;
 mod report;
 pub mod shelf;
 mod spelling;
@@ -62,6 +63,7 @@ use neighbours::Neighbours;
 use overlay::Overlay;
 pub use read::Data;
 use read::{Failure, Reads, Target};
+use renew::Renewals;
 pub use report::{Pending, PendingState, Report};
 use shelf::{Edition, Shelf};
 use spelling::Aliases;
@@ -204,6 +206,7 @@ pub struct Fs {
     stats: Flights<Attributes>,
     lists: Flights<Arc<Directory>>,
     walks: Walks,
+    renewals: Renewals,
     neighbours: Neighbours,
     /// What was last known of the root. A leaf lock.
     root: Mutex<Option<Attributes>>,
@@ -260,6 +263,7 @@ impl Fs {
             stats: Flights::new(),
             lists: Flights::new(),
             // What is not believed for a while need not be fetched ahead.
+            renewals: Renewals::default(),
             walks: Walks::new(config.prefetch && !config.dir_timeout.is_zero()),
             neighbours: Neighbours::new(config.prefetch && !config.attr_timeout.is_zero()),
             roots: Arc::new(Flights::new()),
@@ -392,6 +396,9 @@ impl Fs {
         let (attributes, until) = match answer {
             Answer::Present(attributes, until) => (attributes, until),
             Answer::Absent(until) => {
+                if let Some(directory) = path.parent() {
+                    self.renew(&directory, until);
+                }
                 let ttl = self.kernel_may_believe(remaining(until));
                 return Ok(Lookup::Absent(ttl));
             }

@@ -40,3 +40,22 @@ fn writers_beside_each_other_do_not_list_their_directory_for_each_new_file() {
     let names = fs::read_dir(mount.there("")).unwrap();
     assert_eq!(names.count(), WRITERS * FILES);
 }
+
+#[test]
+fn files_made_one_after_another_do_not_wait_for_listings() {
+    const BELIEF: Duration = Duration::from_secs(1);
+    let (mount, faults) = mount(BELIEF);
+    let begun = Instant::now();
+    let mut slow = 0;
+    for n in 0.. {
+        let before = Instant::now();
+        fs::write(mount.here(&n.to_string()), "new").unwrap();
+        // The first ones find out what the server can do.
+        slow += u32::from(begun + BELIEF < before && before.elapsed() >= STALL);
+        if begun.elapsed() > 4 * BELIEF {
+            break;
+        }
+    }
+    assert!(faults.counts().hits >= 4, "not listed again");
+    assert!(slow <= 1, "{slow} of them waited");
+}
