@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime};
 
 use super::super::spool::{Method, Record, RecordId, Spool, SpoolFile, default_state_dir};
 use super::super::{Error, Fs, Ino};
+use super::send::end_of;
 use super::upload::{Clock, Stop};
 use super::{Doubt, Draft, base_of, version_of};
 use crate::proto::{Name, RemotePath};
@@ -394,6 +395,13 @@ impl Fs {
                 }
                 return Ok(There::AsLeft);
             }
+        }
+        // What arrived of an append may have been changed here since.
+        if let Some(Method::Append(offset)) = record.torn
+            && (offset + 1..=record.size).contains(&found.size)
+            && self.holds(file, &record.path, end_of(offset..found.size))?
+        {
+            return Ok(There::AsLeft);
         }
         // Of the rest the spool knows nothing; but all that was written here is there.
         let is_part = record.missing(0..record.size).next().is_some();

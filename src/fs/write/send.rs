@@ -25,6 +25,8 @@ pub(super) const CHUNK: usize = 256 << 10;
 const BRIDGE: u64 = 512 << 10;
 /// A file that did not grow for so long is not being written any more.
 const SETTLING: Duration = Duration::from_millis(500);
+/// So many bytes that are the same at the same place are no chance.
+const BLOCK: u64 = 512;
 /// Whether a file is still there that was there so long ago need not be asked.
 const MOMENT: Duration = Duration::from_secs(1);
 /// How long the removal of what a failed upload left may take.
@@ -292,7 +294,8 @@ impl Fs {
         }
     }
 
-    /// Where a broken append is to be continued: behind what arrived of it, if that is ours.
+    /// Where a broken append is to be continued: behind what arrived of it, if that is ours. Where it
+    /// is, but was changed here since, the file is taken for what we begin upon: [`Stop::Again`].
     fn resume_append(
         &self,
         draft: &Draft,
@@ -317,10 +320,16 @@ impl Fs {
         if found.size <= offset || found.size > task.size {
             return Ok(offset);
         }
-        match self.is_there(&draft.file, path, offset..found.size, clock)? {
-            true => Ok(found.size),
-            false => Ok(offset),
+        let arrived = offset..found.size;
+        if self.is_there(&draft.file, path, arrived.clone(), clock)? {
+            return Ok(found.size);
         }
+        if self.is_there(&draft.file, path, end_of(arrived), clock)? {
+            let uploaded = draft.file.with(|record| record.uploaded)?;
+            self.settled(draft, uploaded, &found, None)?;
+            return Err(Stop::Again);
+        }
+        Ok(offset)
     }
 
     /// Some ranges in place. Broken, it leaves the file neither old nor new: the spool has the
@@ -622,6 +631,11 @@ impl Fs {
 }
 
 /// Where a version of a file is kept that must not replace another's: `NAME.conflict-SECONDS`.
+/// The end of what arrived of an append: what others have appended since would be there.
+pub(super) fn end_of(arrived: Range<u64>) -> Range<u64> {
+    arrived.end.saturating_sub(BLOCK).max(arrived.start)..arrived.end
+}
+
 fn conflict_copy(path: &RemotePath, now: SystemTime) -> Option<RemotePath> {
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let ending = format!(".conflict-{seconds}");

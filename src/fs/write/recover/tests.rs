@@ -291,6 +291,41 @@ fn while_appending() {
     }
 }
 
+/// The file was taken for one that others had changed.
+#[test]
+fn what_arrived_of_an_append_may_be_changed_before_the_next_attempt() {
+    let old = content(1, 300_000);
+    let tail = content(2, 200_000);
+    let mut all = [&old[..], &tail].concat();
+    all[340_000..360_000].fill(b'x');
+    for write_back in [false, true] {
+        let mut rig = Rig::new();
+        rig.write_back = write_back;
+        for arrived in [100_000, 200_000] {
+            let base = rig.put("f", &old);
+            let method = Some(Method::Append(300_000));
+            let file = rig.written("f", Some(base), &[(300_000, &tail)], method);
+            file.write_at(&all[340_000..360_000], 340_000).unwrap();
+            file.commit().unwrap();
+            drop(file);
+            fs::write(rig.there("f"), [&old, &tail[..arrived]].concat()).unwrap();
+            rig.sends("f", &all);
+        }
+    }
+    // What somebody else has appended behind it stays.
+    let mut rig = Rig::new();
+    let base = rig.put("f", &old);
+    let method = Some(Method::Append(300_000));
+    let id = rig
+        .written("f", Some(base), &[(300_000, &tail)], method)
+        .id();
+    let theirs = [&old, &tail[..100_000], b"theirs"].concat();
+    fs::write(rig.there("f"), &theirs).unwrap();
+    let fs = rig.remount();
+    assert_eq!(fs.resend(id, false), Err(CHANGED.to_owned()));
+    assert!(fs::read(rig.there("f")).unwrap() == theirs);
+}
+
 /// The second of two broken attempts must know where the first began.
 #[test]
 fn an_append_that_breaks_again_is_continued_once_more() {
