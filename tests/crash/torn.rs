@@ -3,12 +3,14 @@
 use crate::common::command::{run_soon, within};
 use crate::common::mount::{Mount, Place};
 use crate::common::server::{Kind, RealServer};
-use crate::common::{tree, wait_until};
+use crate::common::{own_files, tree, wait_until};
 use ftpsfs::fs::spool::{Inspection, What};
 use nix::sys::signal::{Signal, kill};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 const NAMES: [&str; 3] = ["first", "second", "third"];
@@ -21,20 +23,27 @@ fn content(index: usize) -> Vec<u8> {
 fn promised(server: &mut RealServer) -> Place {
     let mount = Mount::new(server, "writeback");
     let paths = NAMES.map(|name| mount.path(name));
-    let files = within(Duration::from_secs(30), move || {
+    let (wrote, has_written) = mpsc::channel();
+    let (paused, is_paused) = mpsc::channel();
+    let writer = thread::spawn(move || {
+        own_files();
         let write = |(index, path): (usize, PathBuf)| {
             let mut file = File::create(path).expect("make a file");
             file.write_all(&content(index)).expect("write");
             file
         };
-        paths.into_iter().enumerate().map(write).collect::<Vec<_>>()
-    });
-    server.pause();
-    within(Duration::from_secs(30), move || {
+        let files: Vec<_> = paths.into_iter().enumerate().map(write).collect();
+        wrote.send(()).expect("tell");
+        is_paused.recv().expect("hear");
         for file in files {
             nix::unistd::close(file).expect("close");
         }
     });
+    let patience = Duration::from_secs(30);
+    has_written.recv_timeout(patience).expect("files written");
+    server.pause();
+    paused.send(()).expect("tell");
+    within(patience, move || writer.join().expect("files closed"));
     let place = mount.into_place();
     kill(place.daemon(), Signal::SIGKILL).expect("kill the daemon");
     assert!(place.is_deserted());
