@@ -30,6 +30,7 @@ use super::mountpoint::{self, Manner};
 use super::notify;
 use super::plan::{Caching, Spooling};
 use super::status::Mounting;
+use super::utab;
 
 /// Everything that a mount needs.
 pub struct Settings {
@@ -66,6 +67,7 @@ pub fn run(settings: Settings, report: Option<Report>) -> Result<(), Failure> {
         enter(namespace)?;
     }
     let point = mountpoint::prepare(&settings.directory, &settings.label)?;
+    utab::clear(&point);
     check_device()?;
     let mut file_system = settings.file_system;
     let found = match &settings.spool {
@@ -233,6 +235,7 @@ fn serve(
     speed_up(device.as_deref());
     let _announced = channel::announce(&mounting, device.as_deref());
     heed_signals(signals, device.clone(), mounting);
+    let _line = utab::Line::write(label, point);
     let name = point.display();
     log::info!("mounted {label} on {name} ({mode})");
     notify::tell(&format!("READY=1\nSTATUS={label} on {name} ({mode})"));

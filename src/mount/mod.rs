@@ -24,6 +24,7 @@ mod plan;
 mod recover;
 pub mod source;
 mod status;
+mod utab;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};

@@ -274,7 +274,7 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
 }
 
 /// The kernel writes blanks, line ends, `#` and backslashes as `\040`.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {

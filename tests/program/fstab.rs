@@ -253,6 +253,46 @@ fn mount_keeps_what_file_managers_want_to_know() {
     bench.expect_gone();
 }
 
+/// It took the mount for some FUSE file system, and did not ask our helper.
+#[test]
+fn umount_waits_for_what_was_promised() {
+    let faults = ftpsfs::server::Faults::default();
+    let bench = Bench::with(|config| config.faults = Some(faults.clone()));
+    let o = reaching(&bench) + ",writeback";
+    let line = format!("127.0.0.1:/ @DIR/mnt ftps noauto,port=@PORT,{o} 0 0\n");
+    fs::write(bench.path("local"), vec![5; 400_000]).unwrap();
+    // mount(8) has ended when the table gets its line.
+    let wait =
+        "for n in $(seq 100); do grep -q TARGET=@DIR/mnt /run/mount/utab && break; sleep 0.1; done";
+    let direct = format!("@DIR/ftpsfs mount 127.0.0.1:/ @DIR/mnt -o port=@PORT,{o}");
+    for mount in ["mount @DIR/mnt", &direct] {
+        faults.set("data received record 20 in STOR: stall 2s".parse().unwrap());
+        let script = format!(
+            "
+            {mount}
+            {wait}
+            cp @DIR/local @DIR/mnt/new
+            umount @DIR/mnt
+            cmp @DIR/local @DIR/served/new
+            grep TARGET=@DIR/mnt /run/mount/utab || echo gone"
+        );
+        assert_eq!(said(&with_fstab(&bench, &line, &script)), "gone\n");
+        bench.expect_gone();
+        fs::remove_file(bench.path("served/new")).unwrap();
+    }
+    // However it ends.
+    let script = format!(
+        "
+        {direct}
+        grep -c TARGET=@DIR/mnt /run/mount/utab
+        fusermount3 -u @DIR/mnt
+        for n in $(seq 100); do grep -q TARGET=@DIR/mnt /run/mount/utab || break; sleep 0.1; done
+        grep TARGET=@DIR/mnt /run/mount/utab || echo gone"
+    );
+    assert_eq!(said(&with_fstab(&bench, &line, &script)), "1\ngone\n");
+    bench.expect_gone();
+}
+
 #[test]
 fn a_systemd_credential_logs_in() {
     let bench = Bench::new();
