@@ -126,7 +126,6 @@ impl Fs {
         self.resolve_doubt(draft, self.soon())?;
         let moment = self.inodes.moment();
         let record = draft.file.record()?;
-        let failed = |why: String| Stop::Remote(remote::Error::Failed(why));
         let found = self.find(&record)?;
         let mut there = self.compare(&record, &draft.file, found.as_ref());
         // What of the appended bytes was changed again since cannot be compared any more.
@@ -138,7 +137,7 @@ impl Fs {
         {
             there = Ok(There::AsLeft);
         }
-        let version = match there.map_err(failed)? {
+        let version = match there? {
             There::Others => return Ok(()),
             There::AsLeft => record.uploaded,
             There::Sent => record.version,
@@ -253,7 +252,10 @@ impl Fs {
         }
         let there = match anyhow {
             true => There::AsLeft,
-            false => self.compare(&record, &file, found.as_ref())?,
+            false => {
+                let there = self.compare(&record, &file, found.as_ref());
+                there.map_err(|stop| stop.to_string())?
+            }
         };
         let sent = match there {
             // With write-back both are kept: the upload finds out once more, and goes beside it.
@@ -346,7 +348,7 @@ impl Fs {
         record: &Record,
         file: &SpoolFile,
         found: Option<&Attributes>,
-    ) -> Result<There, String> {
+    ) -> Result<There, Stop> {
         let Some(found) = found else {
             // Some servers remove what a broken STOR has left.
             let is_ours = record.base.is_none() || record.torn == Some(Method::Direct);
@@ -390,8 +392,7 @@ impl Fs {
                 }
                 if record.torn.is_none() {
                     // An earlier version arrived: what is sent now replaces that.
-                    let noted = file.mark_uploaded(record.uploaded, base_of(found));
-                    noted.map_err(|error| error.to_string())?;
+                    file.mark_uploaded(record.uploaded, base_of(found))?;
                 }
                 return Ok(There::AsLeft);
             }
@@ -417,22 +418,15 @@ impl Fs {
     }
 
     /// Whether the server has the spool's bytes in a range.
-    fn holds(
-        &self,
-        file: &SpoolFile,
-        path: &RemotePath,
-        range: Range<u64>,
-    ) -> Result<bool, String> {
+    fn holds(&self, file: &SpoolFile, path: &RemotePath, range: Range<u64>) -> Result<bool, Stop> {
         let mut clock = Clock::new(self.config.timeout, self.config.min_rate);
         if range.is_empty() {
             return Ok(true);
         }
         match self.is_there(file, path, range, &mut clock) {
-            Ok(is_there) => Ok(is_there),
             // The spool has no such bytes, or the file is another one by now.
             Err(Stop::Again | Stop::Unwanted | Stop::Remote(remote::Error::Changed)) => Ok(false),
-            Err(Stop::Remote(error)) => Err(error.to_string()),
-            Err(Stop::Local(error)) => Err(error.to_string()),
+            looked => looked,
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Must not know handles or the kernel.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -344,6 +345,17 @@ impl From<SpoolError> for Stop {
             // Released by a truncation meanwhile.
             SpoolError::Missing(_) => Self::Again,
             error => Self::Local(error),
+        }
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Again => f.write_str("it changed meanwhile"),
+            Self::Unwanted => f.write_str("it was removed meanwhile"),
+            Self::Remote(error) => error.fmt(f),
+            Self::Local(error) => error.fmt(f),
         }
     }
 }

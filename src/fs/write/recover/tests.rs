@@ -16,7 +16,7 @@ use crate::fs::tests::config;
 use crate::fs::{Access, Patience};
 use crate::proto::Security;
 use crate::remote::Remote;
-use crate::server::{self, Server, Users};
+use crate::server::{self, Faults, Server, Users};
 use crate::tls::TrustOptions;
 
 struct Rig {
@@ -25,12 +25,16 @@ struct Rig {
     server: Server,
     spool: Option<Spool>,
     write_back: bool,
+    hard: bool,
+    faults: Faults,
 }
 
 impl Rig {
     fn new() -> Self {
         let (served, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+        let mut config = server::Config::new(served.path(), Security::Implicit, Users::Anyone);
+        let faults = Faults::default();
+        config.faults = Some(faults.clone());
         let server = Server::start(config).unwrap();
         let mut rig = Self {
             served,
@@ -38,6 +42,8 @@ impl Rig {
             server,
             spool: None,
             write_back: false,
+            hard: false,
+            faults,
         };
         rig.spool = Some(rig.open());
         rig
@@ -126,6 +132,8 @@ impl Rig {
             crate::fs::Config {
                 spool: Some(spool),
                 write_back: self.write_back,
+                hard: self.hard,
+                timeout: Duration::from_secs(if self.hard { 2 } else { 10 }),
                 ..config()
             },
         )
@@ -324,6 +332,29 @@ fn what_arrived_of_an_append_may_be_changed_before_the_next_attempt() {
     let fs = rig.remount();
     assert_eq!(fs.resend(id, false), Err(CHANGED.to_owned()));
     assert!(fs::read(rig.there("f")).unwrap() == theirs);
+}
+
+/// fsync failed, where the server was too slow to show what it had of a broken append.
+#[test]
+fn hard_waits_for_a_server_that_does_not_show_what_it_has() {
+    let mut rig = Rig::new();
+    (rig.write_back, rig.hard) = (true, true);
+    let all = content(1, 500_000);
+    let base = rig.put("f", &all[..300_000]);
+    let method = Some(Method::Append(300_000));
+    drop(rig.written("f", Some(base), &[(300_000, &all[300_000..])], method));
+    fs::write(rig.there("f"), &all[..400_000]).unwrap();
+    let fs = rig.remount();
+    let record = rig.spool().records().remove(0);
+    let file = rig.spool().adopt(record.id).unwrap();
+    let found = fs.find(&record).unwrap();
+    rig.faults.set("RETR always: stall 30s".parse().unwrap());
+    let failed = fs.send_adopted(&record, file, found.as_ref());
+    let error = failed.unwrap_err();
+    assert!(fs.waits_out(&error), "{error}");
+    rig.faults.clear();
+    drop(fs);
+    rig.sends("f", &all);
 }
 
 /// The second of two broken attempts must know where the first began.
