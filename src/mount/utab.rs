@@ -29,19 +29,10 @@ pub struct Line(PathBuf);
 impl Line {
     /// To be written while whoever wanted the mount still waits for it.
     pub fn write(label: &str, point: &Path) -> Self {
-        match mount_that_waits() {
-            _ if !geteuid().is_root() => {}
-            None => write(label, point),
-            // It has a line of its own to write, perhaps, and does not where there is one.
-            Some(pid) => {
-                let (label, point) = (label.to_owned(), point.to_owned());
-                thread::spawn(move || {
-                    let deadline = Instant::now() + PATIENCE;
-                    while is_alive(pid) && Instant::now() < deadline {
-                        thread::sleep(LOOK);
-                    }
-                    write(&label, &point);
-                });
+        if geteuid().is_root() {
+            match mount_that_waits() {
+                None => write(label, point),
+                Some(pid) => write_after(pid, label.to_owned(), point.to_owned()),
             }
         }
         Self(point.to_owned())
@@ -56,29 +47,41 @@ impl Drop for Line {
 
 /// Removes a line of ours where nothing is mounted.
 pub fn clear(point: &Path) {
-    let is_ours = lines_of(point).any(|options| options.split(',').any(|option| option == OPTION));
-    if is_ours && !is_mounted(point) {
-        let mut command = Command::new("umount");
-        command.args(["--fake", "--internal-only", "--no-canonicalize"]);
-        run(command.arg(point));
+    let is_ours = |options: &String| options.split(',').any(|option| option == OPTION);
+    if lines_of(point).iter().any(is_ours) && !is_mounted(point) {
+        have("umount", |command| command.arg("--").arg(point));
     }
 }
 
 fn write(label: &str, point: &Path) {
-    if lines_of(point).next().is_none() && is_mounted(point) {
-        let mut command = Command::new("mount");
-        command.args(["--fake", "--internal-only", "--no-canonicalize"]);
-        command.args(["-t", FS_TYPE, "-o", OPTION]);
-        run(command.arg(label).arg(point));
+    if lines_of(point).is_empty() && is_mounted(point) {
+        have("mount", |command| {
+            let command = command.args(["-t", FS_TYPE, "-o", OPTION, "--"]);
+            command.arg(label).arg(point)
+        });
     }
+}
+
+/// mount(8) may have a line of its own to write, and does not where there is one.
+fn write_after(pid: i32, label: String, point: PathBuf) {
+    thread::spawn(move || {
+        let deadline = Instant::now() + PATIENCE;
+        while is_alive(pid) && Instant::now() < deadline {
+            thread::sleep(LOOK);
+        }
+        write(&label, &point);
+    });
 }
 
 fn is_mounted(point: &Path) -> bool {
     mountpoint::at(point).is_ok_and(|mounted| mounted.is_some_and(|it| it.is_ours()))
 }
 
-fn run(command: &mut Command) {
-    let why = match command.stdin(Stdio::null()).output() {
+/// Has a program do no more than what it does to the table.
+fn have(program: &str, told: impl FnOnce(&mut Command) -> &mut Command) {
+    let mut command = Command::new(program);
+    command.args(["--fake", "--internal-only", "--no-canonicalize"]);
+    let why = match told(&mut command).stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => return,
         Ok(output) => mountpoint::first_line(&output.stderr),
         Err(error) => error.to_string(),
@@ -87,9 +90,8 @@ fn run(command: &mut Command) {
 }
 
 /// The options in the lines of a mount point.
-fn lines_of(point: &Path) -> impl Iterator<Item = String> {
-    let table = fs::read(TABLE).unwrap_or_default();
-    options_of(&table, point).into_iter()
+fn lines_of(point: &Path) -> Vec<String> {
+    options_of(&fs::read(TABLE).unwrap_or_default(), point)
 }
 
 fn options_of(table: &[u8], point: &Path) -> Vec<String> {

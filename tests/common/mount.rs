@@ -162,9 +162,9 @@ impl Place {
         processes[0]
     }
 
-    /// True when every process has ended within five seconds.
+    /// True when every process has ended before long.
     pub fn is_deserted(&self) -> bool {
-        wait_until(Duration::from_secs(5), || self.processes().is_empty())
+        wait_until(Duration::from_secs(20), || self.processes().is_empty())
     }
 
     /// The mount point's lines in mountinfo: empty when nothing is mounted there.
