@@ -8,15 +8,13 @@ use std::collections::HashSet;
 use std::slice;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::walk::PATIENCE;
 use super::{Fs, remaining};
 use crate::proto::RemotePath;
-
-/// How long a listing that nobody waits for may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The directories that are being listed again.
 #[derive(Default)]

@@ -35,7 +35,7 @@ const QUEUE: usize = 8192;
 /// Threads that list.
 const WORKERS: usize = 4;
 /// How long a listing that nobody waits for may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked for a session that nobody needs.
 const LOOK: Duration = Duration::from_millis(4);
 

@@ -375,19 +375,23 @@ impl Fs {
             None => found.size > 0 && found.size == record.size,
             Some(_) => false,
         };
-        let ours_from = [
-            is_published.then_some(0),
+        let arrived = |from: u64| {
+            let is_ours = (from..=record.size).contains(&found.size);
+            is_ours.then_some(from..found.size)
+        };
+        let ours = [
+            is_published.then(|| arrived(0)).flatten(),
             match record.torn {
-                Some(Method::Append(offset)) => Some(offset),
-                Some(Method::Direct) => Some(0),
+                // What arrived may have been changed here since.
+                Some(Method::Append(offset)) => arrived(offset).map(end_of),
+                Some(Method::Direct) => arrived(0),
                 _ => None,
             },
         ];
-        for start in ours_from.into_iter().flatten() {
-            if (start..=record.size).contains(&found.size)
-                && self.holds(file, &record.path, start..found.size)?
-            {
-                if start == 0 && found.size == record.size {
+        for range in ours.into_iter().flatten() {
+            let is_whole = range == (0..record.size);
+            if self.holds(file, &record.path, range)? {
+                if is_whole {
                     return Ok(There::Sent);
                 }
                 if record.torn.is_none() {
@@ -396,13 +400,6 @@ impl Fs {
                 }
                 return Ok(There::AsLeft);
             }
-        }
-        // What arrived of an append may have been changed here since.
-        if let Some(Method::Append(offset)) = record.torn
-            && (offset + 1..=record.size).contains(&found.size)
-            && self.holds(file, &record.path, end_of(offset..found.size))?
-        {
-            return Ok(There::AsLeft);
         }
         // Of the rest the spool knows nothing; but all that was written here is there.
         let is_part = record.missing(0..record.size).next().is_some();
