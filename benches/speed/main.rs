@@ -175,6 +175,7 @@ impl Bench {
             address: Some(SERVER),
             // In memory: no disk is measured.
             disk: Some(2 * size + (512 << 20)),
+            talk: false,
             ..Options::default()
         };
         let server = RealServer::start(kind, options);

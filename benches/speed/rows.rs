@@ -306,7 +306,7 @@ fn read_through(path: &Path) -> io::Result<()> {
 fn write_through(path: &Path, size: u64) -> io::Result<()> {
     let mut file = File::create(path)?;
     let mut left = size;
-    let chunk: Vec<u8> = (0..MIB).map(|n| ((n * n) >> 7) as u8).collect();
+    let chunk: Vec<u8> = (0..size.min(MIB)).map(|n| ((n * n) >> 7) as u8).collect();
     while left > 0 {
         let some = left.min(MIB) as usize;
         file.write_all(&chunk[..some])?;

@@ -83,6 +83,8 @@ pub struct Options {
     pub idle: u32,
     /// Bytes per second that a transfer may take at most, 0 for as many as there are (vsftpd only).
     pub rate: u32,
+    /// False: only transfers are logged, which is its own default; else all that is said (vsftpd only).
+    pub talk: bool,
 }
 
 impl Default for Options {
@@ -101,6 +103,7 @@ impl Default for Options {
             local_time: false,
             idle: 300,
             rate: 0,
+            talk: true,
         }
     }
 }
@@ -347,6 +350,7 @@ impl RealServer {
                 ("LOCALTIME", yes(self.options.local_time)),
                 ("IDLE", self.options.idle.to_string()),
                 ("RATE", self.options.rate.to_string()),
+                ("TALK", yes(self.options.talk)),
             ],
         );
         let mut command = program("vsftpd", "usr/sbin/vsftpd");
