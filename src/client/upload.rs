@@ -114,8 +114,11 @@ impl Upload {
             verb,
             ..
         } = self;
+        let ended = lease.finish_upload(verb, handshake, deadline);
+        // Not before the server's word: the kernel loses a FIN that comes just as its socket is closed, and
+        // vsftpd waits until it has sent another, 200 ms later.
         drop(data);
-        let reply = lease.finish_upload(verb, handshake, deadline)?;
+        let reply = ended?;
         if reply.code.is_completion() {
             return Ok(lease);
         }
