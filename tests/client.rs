@@ -607,9 +607,12 @@ fn many_questions_go_on_the_sessions_that_can_be_spared() {
         faults.counts().hits
     };
     assert_eq!(helped(1, "always", "stall 0ms"), 0, "alone");
-    // The one, or by then a third that was opened ahead of need, too.
+    // The one, and maybe a third that was opened ahead of need.
     let theirs = helped(4, "always", "stall 0ms");
-    assert!([2500, 3332].contains(&theirs), "{theirs}");
+    assert!((500..=4500).contains(&theirs), "{theirs}");
+    // One that is slow is not waited for: it has a few under way in the end.
+    let theirs = helped(4, "always", "stall 2ms");
+    assert!((1..=1200).contains(&theirs), "{theirs}");
     // Lost in the middle, and silent.
     assert!([1, 2].contains(&helped(4, "300", "rst")));
     assert!([1, 2].contains(&helped(4, "300", "stall")));

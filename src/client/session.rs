@@ -5,8 +5,10 @@ mod ahead;
 mod early_end;
 mod proof;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -192,9 +194,7 @@ impl Session {
         commands: &[Command],
         deadline: Instant,
     ) -> Result<Vec<Reply>, Error> {
-        if let Some(first) = commands.first() {
-            self.activity.turn_to(first.to_string());
-        }
+        self.turn_to(commands);
         let result = self.try_pipeline(commands, deadline);
         self.note(result)
     }
@@ -204,32 +204,78 @@ impl Session {
         commands: &[Command],
         deadline: Instant,
     ) -> Result<Vec<Reply>, Error> {
-        self.limit_replies(commands);
+        let mut taken = 0;
+        let take = |_, room| {
+            let from = taken;
+            taken = commands.len().min(from + room);
+            (from < taken).then_some(from..taken)
+        };
         let mut replies = Vec::with_capacity(commands.len());
-        let mut sent = 0;
-        let started = Instant::now();
+        self.try_ask(commands, take, |_, reply| replies.push(reply), deadline)?;
+        Ok(replies)
+    }
+
+    /// Sends those of the commands that `take` says come next; it is told how many are under way, and for how many more
+    /// there is room, and says `None` when there are no more. `answer` gets each one's reply, with its place among the
+    /// commands.
+    pub(super) fn ask(
+        &mut self,
+        commands: &[Command],
+        take: impl FnMut(usize, usize) -> Option<Range<usize>>,
+        answer: impl FnMut(usize, Reply),
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.turn_to(commands);
+        let result = self.try_ask(commands, take, answer, deadline);
+        self.note(result)
+    }
+
+    fn turn_to(&mut self, commands: &[Command]) {
+        if let Some(first) = commands.first() {
+            self.activity.turn_to(first.to_string());
+        }
+    }
+
+    fn try_ask(
+        &mut self,
+        commands: &[Command],
+        mut take: impl FnMut(usize, usize) -> Option<Range<usize>>,
+        mut answer: impl FnMut(usize, Reply),
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        self.limit_replies(commands);
         let mut window = WINDOW;
         if self.profile().one_by_one {
             window = 1;
             self.settle_ahead(deadline)?;
         }
-        while replies.len() < commands.len() {
-            if sent < commands.len() && sent - replies.len() <= window / 2 {
-                let until = commands.len().min(replies.len() + window);
-                self.control.send(&commands[sent..until], deadline)?;
-                sent = until;
-                self.settle_ahead(deadline)?;
+        let mut under_way = VecDeque::new();
+        let mut started = Some(Instant::now());
+        let mut is_over = false;
+        loop {
+            if !is_over && under_way.len() <= window / 2 {
+                let next = take(under_way.len(), window - under_way.len());
+                is_over = next.is_none();
+                if let Some(next) = next.filter(|next| !next.is_empty()) {
+                    self.control.send(&commands[next.clone()], deadline)?;
+                    under_way.extend(next);
+                    self.settle_ahead(deadline)?;
+                }
             }
-            let verb = commands[replies.len()].verb();
-            replies.push(match sent - replies.len() > CROWD {
+            let Some(&at) = under_way.front() else {
+                return Ok(());
+            };
+            let verb = commands[at].verb();
+            let reply = match under_way.len() > CROWD {
                 true => self.control.reply_of_many(verb, deadline)?,
                 false => self.control.reply(verb, deadline)?,
-            });
-            if replies.len() == 1 {
+            };
+            under_way.pop_front();
+            answer(at, reply);
+            if let Some(started) = started.take() {
                 self.round_trip = self.round_trip.min(started.elapsed());
             }
         }
-        Ok(replies)
     }
 
     /// Keeps the server from sending more than about so many bytes of the next transfer before

@@ -1,9 +1,12 @@
 //! Many questions on several sessions at a time: a server answers each session's one after another, and has
 //! more than one processor.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::proto::{Command, Reply};
 
@@ -11,14 +14,23 @@ use super::{Error, Lease, Pool, Session};
 
 /// For fewer questions another session is of no use: this is about what a server answers in a round trip.
 const SHARE: usize = 1000;
+/// Under way on a session, at least: what a server answers in a round trip or so.
+const FEWEST: usize = 200;
 /// Sessions that help at the most.
 const HELPERS: usize = 3;
 /// One that is silent for so long is no help.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Questions that several sessions share. Each takes the next ones when it has got answers, so that all have done at
+/// about the same time, however quickly the server serves them.
+struct Shared<'a> {
+    questions: &'a [Command],
+    taken: Mutex<usize>,
+}
+
 impl Pool {
-    /// [`Session::pipeline`] for questions that any session may ask. Those that are idle, and can be spared,
-    /// take equal shares from the beginning; what one of them fails at is asked on `session`, like the rest.
+    /// [`Session::pipeline`] for questions that any session may ask, but the last on `session`. Those that are idle,
+    /// and can be spared, help with them, also if they come later; what one of them fails at is asked on `session`.
     pub fn pipeline(
         self: &Arc<Self>,
         session: &mut Session,
@@ -26,43 +38,93 @@ impl Pool {
         deadline: Instant,
     ) -> Result<Vec<Reply>, Error> {
         let most = (commands.len() / SHARE).saturating_sub(1).min(HELPERS);
-        let helpers: Vec<Lease> = (0..most).map_while(|_| self.spare()).collect();
-        let share = commands.len() / (helpers.len() + 1);
-        let (theirs, ours) = commands.split_at(share * helpers.len());
+        if most == 0 {
+            return session.pipeline(commands, deadline);
+        }
+        let end = commands.len() - 1;
+        let mut last = Some(end..commands.len());
+        let shared = Shared {
+            questions: &commands[..end],
+            taken: Mutex::new(0),
+        };
+        let mut replies: Vec<Option<Reply>> = vec![None; commands.len()];
         thread::scope(|scope| {
-            let parts: Vec<_> = (helpers.into_iter())
-                .zip(theirs.chunks_exact(share.max(1)))
-                .map(|(lease, part)| {
+            let mut helpers = Vec::new();
+            let take = |under_way, room| {
+                while helpers.len() < most
+                    && shared.left() >= SHARE
+                    && let Some(lease) = self.spare()
+                {
                     let thread = thread::Builder::new().name("share".to_owned());
-                    (
-                        part,
-                        thread.spawn_scoped(scope, || help(lease, part, deadline)),
-                    )
-                })
-                .collect();
-            let rest = session.pipeline(ours, deadline);
-            let mut replies = Vec::with_capacity(commands.len());
-            for (part, helper) in parts {
-                let answered = helper.ok().and_then(|helper| helper.join().ok().flatten());
-                match (answered, &rest) {
-                    (Some(answered), _) => replies.extend(answered),
-                    (None, Ok(_)) => replies.extend(session.pipeline(part, deadline)?),
-                    (None, Err(_)) => {}
+                    let help = || help(lease, &shared, deadline);
+                    helpers.push(thread.spawn_scoped(scope, help));
                 }
+                let next = match helpers.is_empty() {
+                    true => shared.take(room),
+                    false => shared.take_share(under_way, room),
+                };
+                next.or_else(|| last.take())
+            };
+            let answer = |at: usize, reply| replies[at] = Some(reply);
+            let asked = session.ask(commands, take, answer, deadline);
+            if asked.is_err() {
+                shared.close();
             }
-            replies.extend(rest?);
-            Ok(replies)
-        })
+            let answered = helpers.into_iter().flatten().map(|helper| helper.join());
+            for (at, reply) in answered.flatten().flatten() {
+                replies[at] = Some(reply);
+            }
+            asked
+        })?;
+        let left: Vec<_> = (0..commands.len())
+            .filter(|&at| replies[at].is_none())
+            .collect();
+        let again: Vec<_> = left.iter().map(|&at| commands[at].clone()).collect();
+        for (at, reply) in left.into_iter().zip(session.pipeline(&again, deadline)?) {
+            replies[at] = Some(reply);
+        }
+        Ok(replies.into_iter().flatten().collect())
     }
 }
 
-/// In half of the time, so that the other half is left for another session.
-fn help(mut lease: Lease, part: &[Command], deadline: Instant) -> Option<Vec<Reply>> {
+impl Shared<'_> {
+    fn left(&self) -> usize {
+        self.questions.len() - *self.taken.lock()
+    }
+
+    fn take(&self, most: usize) -> Option<Range<usize>> {
+        let mut taken = self.taken.lock();
+        let from = *taken;
+        *taken = self.questions.len().min(from + most);
+        (from < self.questions.len()).then_some(from..*taken)
+    }
+
+    /// What a session that has so many under way takes next: the fewer the fewer are left, so that none has many when
+    /// the others have done.
+    fn take_share(&self, under_way: usize, room: usize) -> Option<Range<usize>> {
+        let share = FEWEST.max(self.left() / (4 * HELPERS));
+        match under_way > share / 2 {
+            true => self.take(0),
+            false => self.take(room.min(share - under_way)),
+        }
+    }
+
+    fn close(&self) {
+        *self.taken.lock() = self.questions.len();
+    }
+}
+
+/// What it got for answers. It takes half of the time at most, so that the other half is left for another session.
+fn help(mut lease: Lease, shared: &Shared, deadline: Instant) -> Vec<(usize, Reply)> {
     let half = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+    let mut answers = Vec::new();
+    let take = |under_way, room| shared.take_share(under_way, room);
+    let answer = |at, reply| answers.push((at, reply));
     lease.set_patience(Some(PATIENCE));
-    let answered = lease.pipeline(part, half);
+    let asked = lease.ask(shared.questions, take, answer, half);
     lease.set_patience(None);
-    answered
-        .inspect_err(|error| log::debug!("a share of many questions: {error}"))
-        .ok()
+    if let Err(error) = asked {
+        log::debug!("a share of many questions: {error}");
+    }
+    answers
 }
