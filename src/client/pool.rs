@@ -47,6 +47,9 @@ pub struct Pool {
     bell: Arc<Bell>,
     /// Requests that wait for a session.
     waiting: AtomicUsize,
+    /// Whose turn it is to find out whether the server keeps REST. Not a leaf: it is held over that, but nobody
+    /// waits for it without a deadline, or with a session.
+    pub rest_trial: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -109,6 +112,7 @@ impl Pool {
             changed: Condvar::new(),
             bell: Arc::default(),
             waiting: AtomicUsize::new(0),
+            rest_trial: Mutex::default(),
         });
         let weak = Arc::downgrade(&pool);
         let bell = pool.bell.clone();

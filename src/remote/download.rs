@@ -281,7 +281,7 @@ impl Download {
         let begin = self.offset - back;
         if begin > 0 && self.pool.profile().keeps_rest.is_none() {
             let size = expected.map_or(begin + 1, |expected| expected.size);
-            self.prove_rest(size, deadline)?;
+            self.make_sure_of_rest(size, deadline)?;
         }
         let started = self.start(&ask, begin, deadline)?;
         let mut open = match started.download {
@@ -311,6 +311,15 @@ impl Download {
         self.version = version;
         self.stream = Stream::Open(Box::new(open));
         Ok(Opened::Expected)
+    }
+
+    /// One at a time: who comes second has the first one's answer sooner than its own, and a session more.
+    fn make_sure_of_rest(&self, size: u64, deadline: Instant) -> Result<(), Error> {
+        let _turn = self.pool.rest_trial.try_lock_until(deadline);
+        match self.pool.profile().keeps_rest {
+            None => self.prove_rest(size, deadline),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Some servers say 350 to REST and send from the start all the same, which nothing would show in
@@ -402,7 +411,7 @@ pub(super) fn prove_rest_aside(pool: &Arc<Pool>, path: &RemotePath, size: u64, d
     }
     let download = Download::closed(pool, path, 0);
     let prove = move || {
-        if let Err(error) = download.prove_rest(size, deadline) {
+        if let Err(error) = download.make_sure_of_rest(size, deadline) {
             log::debug!("whether the server keeps REST: {error}");
         }
     };

@@ -313,10 +313,10 @@ impl Reader {
         }
         streams.retain(|s| !s.is_over());
         // One for each reader, should it go on there; the others' sessions are needed next.
-        let random = |s: &Arc<Stream>| !s.is_sequential() && s.idle_since().is_some();
-        let surplus = streams.iter().filter(|s| random(s)).count();
+        let single = |s: &Arc<Stream>| s.is_single() && s.idle_since().is_some();
+        let surplus = streams.iter().filter(|s| single(s)).count();
         for _ in handles.max(1)..surplus {
-            if let Some(at) = streams.iter().position(random) {
+            if let Some(at) = streams.iter().position(single) {
                 streams.remove(at).close();
             }
         }

@@ -216,6 +216,11 @@ impl Stream {
         !self.state.lock().window.is_random()
     }
 
+    /// Whether nobody has gone on reading where the first read was.
+    pub fn is_single(&self) -> bool {
+        self.state.lock().window.is_single()
+    }
+
     /// How much it has still to fetch.
     pub fn left(&self) -> u64 {
         let state = self.state.lock();

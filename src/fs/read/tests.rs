@@ -154,6 +154,43 @@ fn whether_rest_is_kept_is_known_before_a_second_stream_wants_to_begin() {
     assert_eq!(counted.counts().hits, 3, "the other stream began at once");
 }
 
+#[test]
+fn whether_rest_is_kept_is_tried_once_by_those_who_come_at_a_time() {
+    let content = content(MIB);
+    let counted = faults("RETR always: stall 100ms");
+    let (_served, reads, target) = serve(&content, 64 * BUFFER, &counted);
+    thread::scope(|scope| {
+        for at in [100_000, 500_000] {
+            let (reads, target, content) = (&reads, &target, &content);
+            scope.spawn(move || {
+                let reader = Reader::new(reads);
+                let data = reader.read(target, at as u64, 4096, 1, Some(soon()));
+                assert!(content[at..].starts_with(&data.unwrap()), "at {at}");
+            });
+        }
+    });
+    assert_eq!(counted.counts().hits, 3);
+}
+
+/// It could be that of a program which reads on, and was found to be none.
+#[test]
+fn a_random_readers_first_stream_does_not_keep_its_session() {
+    let content = content(40 * MIB);
+    let (_served, reads, target) = serve(&content, 64 * BUFFER, &Faults::default());
+    let reader = Reader::new(&reads);
+    for (at, streams) in [(0, 1), (20, 2), (10, 2), (30, 2)] {
+        let data = reader.read(&target, (at * MIB) as u64, 4096, 1, Some(soon()));
+        assert!(content[at * MIB..].starts_with(&data.unwrap()));
+        assert_eq!(reader.streams.lock().list.len(), streams, "at {at} MiB");
+    }
+    // Of one that was read on from it is kept.
+    for (at, streams) in [(0, 2), (1, 2), (15, 3), (25, 3)] {
+        let data = reader.read(&target, (at * MIB) as u64, MIB, 1, Some(soon()));
+        assert!(content[at * MIB..].starts_with(&data.unwrap()));
+        assert_eq!(reader.streams.lock().list.len(), streams, "at {at} MiB");
+    }
+}
+
 /// The kernel asks for a mebibyte at a time, and two threads take its requests.
 #[test]
 fn a_first_read_that_the_second_overtakes_finds_its_stream() {

@@ -44,6 +44,8 @@ pub(super) struct Window {
     /// The furthest end of a read answered.
     served: u64,
     sequential: bool,
+    /// Whether no second read has gone on where the first was.
+    single: bool,
     /// Where another stream goes on; `u64::MAX` where none does.
     limit: u64,
     /// Whether what was not asked for yet is fetched, too.
@@ -85,6 +87,7 @@ impl Window {
             asked: origin,
             served: origin,
             sequential: origin == 0,
+            single: true,
             limit: u64::MAX,
             eager: false,
             waiting: Vec::new(),
@@ -123,7 +126,7 @@ impl Window {
 
     /// Fetches everything, whether it was asked for yet or not.
     pub fn fetch_all(&mut self) {
-        self.sequential = true;
+        self.continue_reading();
         self.eager = true;
     }
 
@@ -154,9 +157,9 @@ impl Window {
         self.asked == self.origin
     }
 
-    /// Goes on where another stream ended, as far ahead of its reader as that would have been.
+    /// Is read in order: goes as far ahead of its reader as a stream that has been for long.
     pub fn continue_reading(&mut self) {
-        self.sequential = true;
+        (self.sequential, self.single) = (true, false);
     }
 
     /// Whether a read is best served here; `size` is the file's size as it is now known.
@@ -189,7 +192,9 @@ impl Window {
     /// was makes it sequential. Asking twice for the same changes nothing.
     pub fn ask(&mut self, read: &Range<u64>) {
         if read.end > self.asked {
-            self.sequential |= self.asked > self.origin;
+            if self.asked > self.origin {
+                self.continue_reading();
+            }
             self.asked = read.end;
         }
     }
@@ -272,6 +277,11 @@ impl Window {
     /// Whether it only serves single reads so far.
     pub fn is_random(&self) -> bool {
         !self.sequential
+    }
+
+    /// The same of one from the beginning of the file, which was taken for one that is read in order.
+    pub fn is_single(&self) -> bool {
+        self.single
     }
 
     /// Adds what was fetched at `end`.
