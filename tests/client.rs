@@ -395,6 +395,33 @@ fn a_session_is_open_before_the_last_free_one_is_missed() {
 }
 
 #[test]
+fn who_waits_for_another_session_takes_one_that_comes_free_sooner() {
+    let faults = server::Faults::default();
+    let rig = Rig::new(Security::Explicit, |config| {
+        config.faults = Some(faults.clone())
+    });
+    let pool = rig.pool(|_| {}).expect("a pool");
+    let first = pool.acquire(Lane::Metadata, soon()).expect("a session");
+    faults.set("connect always: stall 3s".parse().expect("a rule"));
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| pool.acquire(Lane::Metadata, soon()).map(drop));
+        while faults.counts().hits == 0 {
+            assert!(started.elapsed() < Duration::from_secs(2), "none is opened");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(first);
+        second.join().expect("a thread").expect("the first session");
+    });
+    assert!(started.elapsed() < Duration::from_millis(2500));
+    // The other comes all the same.
+    while rig.server.sessions() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(9), "none came");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
 fn dead_addresses_leave_time_for_a_live_one() {
     let rig = Rig::new(Security::Explicit, |_| {});
     // A full backlog: its SYNs are dropped, as a dead host's are.

@@ -123,24 +123,13 @@ impl Pool {
     }
 
     fn open_another(&self) {
-        let made = self.make(Instant::now() + OPENING);
-        let mut state = self.state.lock();
-        match made {
-            Ok(mut session) => {
-                drop(state);
-                session.prepare();
-                self.take_in(session);
+        self.open(Instant::now() + OPENING, |state, error| {
+            log::debug!("no session ahead of need: {error}");
+            state.foresight_paused = Some(Instant::now() + PAUSE);
+            if matches!(error, Error::Busy(_) | Error::Connect { .. }) {
+                self.keep_to_open(state);
             }
-            Err(error) => {
-                log::debug!("no session ahead of need: {error}");
-                state.open -= 1;
-                state.foresight_paused = Some(Instant::now() + PAUSE);
-                if matches!(error, Error::Busy(_) | Error::Connect { .. }) {
-                    self.keep_to_open(&mut state);
-                }
-                self.changed.notify_all();
-            }
-        }
+        });
     }
 
     /// Takes each data connection that is on its way as far as it goes; when to look again.

@@ -88,6 +88,9 @@ pub(super) struct Outage {
     probe: Option<Instant>,
 }
 
+/// Another session that is being opened, for whoever wants one then; and why it could not be.
+type Opening = Arc<Mutex<Option<Error>>>;
+
 /// A session on loan; dropped, it goes back.
 pub struct Lease {
     pool: Arc<Pool>,
@@ -227,6 +230,7 @@ impl Pool {
         deadline: Instant,
     ) -> Result<Lease, Error> {
         let _waiting = Waiting::new(&self.waiting);
+        let mut opening: Option<Opening> = None;
         let mut state = self.state.lock();
         loop {
             if state.closed {
@@ -258,12 +262,23 @@ impl Pool {
                     None => continue,
                 }
             }
-            if admitted && state.open < limit {
+            let failed = opening.as_ref().and_then(|opening| opening.lock().take());
+            if let Some(error) = failed {
+                opening = None;
+                self.refused(error, &mut state, deadline)?;
+                continue;
+            }
+            if admitted && state.open < limit && opening.is_none() {
                 if let Some(outage) = state.outage.as_ref().filter(|o| o.is_fresh()) {
                     self.await_server(outage.error.clone(), &mut state, deadline)?;
                     continue;
                 }
                 state.open += 1;
+                if state.open > 1 {
+                    // One of the others may come free sooner.
+                    opening = Some(self.open_beside(&mut state, deadline));
+                    continue;
+                }
                 state.count(lane, 1);
                 let made = MutexGuard::unlocked(&mut state, || self.make(deadline));
                 match made {
@@ -280,7 +295,9 @@ impl Pool {
                     }
                 }
             }
-            if let Some((_, download)) = state.parked.pop_front() {
+            if opening.is_none()
+                && let Some((_, download)) = state.parked.pop_front()
+            {
                 let lease = MutexGuard::unlocked(&mut state, || {
                     download
                         .give_up_by(deadline)?
@@ -295,6 +312,36 @@ impl Pool {
                 continue;
             }
             self.changed.wait_until(&mut state, deadline);
+        }
+    }
+
+    /// Opens another session, which is booked already, in a thread of its own.
+    fn open_beside(self: &Arc<Self>, state: &mut State, deadline: Instant) -> Opening {
+        let opening = Opening::default();
+        let (pool, failure) = (self.clone(), opening.clone());
+        let open = move || pool.open(deadline, |_, error| *failure.lock() = Some(error));
+        let thread = thread::Builder::new().name("opening".to_owned());
+        if let Err(error) = thread.spawn(open) {
+            state.open -= 1;
+            *opening.lock() = Some(Error::lost("starting a thread", error));
+        }
+        opening
+    }
+
+    /// Opens a session that is booked already, for whoever wants one then.
+    pub(super) fn open(&self, deadline: Instant, failed: impl FnOnce(&mut State, Error)) {
+        match self.make(deadline) {
+            Ok(mut session) => {
+                self.state.lock().outage = None;
+                session.prepare();
+                self.take_in(session);
+            }
+            Err(error) => {
+                let mut state = self.state.lock();
+                state.open -= 1;
+                failed(&mut state, error);
+                self.changed.notify_all();
+            }
         }
     }
 
@@ -425,7 +472,7 @@ impl Pool {
         Ok(())
     }
 
-    pub(super) fn make(&self, deadline: Instant) -> Result<Session, Error> {
+    fn make(&self, deadline: Instant) -> Result<Session, Error> {
         let session = Session::connect(&self.server, deadline)?;
         log::debug!("{}: session opened", self.server.name());
         Ok(session)
