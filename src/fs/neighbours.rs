@@ -2,7 +2,8 @@
 //! are fetched ahead, on sessions that nobody else needs.
 //!
 //! The order is that of the listing, which is what readdir tells and what a shell's `*` comes to; or
-//! that of a number in the names, where a program counts.
+//! that of a number in the names, where a program counts. While both may be (`f0`, `f1`, and then `f10`
+//! or `f2`?) they are followed in turns.
 //! So many are fetched ahead as the credit allows; each that is asked for earns more. What was
 //! fetched is believed for as long as attributes are, but never long, and not after we ourselves
 //! changed the file.
@@ -63,12 +64,15 @@ struct Course {
     run: usize,
     /// The last name that was read or fetched ahead.
     at: Option<Name>,
+    /// Where it may be a number that is counted up instead of the order of the listing: which one, and the
+    /// last name that was read or fetched ahead so.
+    doubt: Option<(usize, Name)>,
     /// The last name that was read.
     read: Option<Name>,
     /// Which of the numbers in the names is counted up; `None` in the order of the listing.
     counts: Option<usize>,
     /// Fetched ahead and not read yet.
-    ahead: LruCache<RemotePath, ()>,
+    ahead: LruCache<RemotePath, Order>,
     credit: usize,
     workers: usize,
     /// Whether the directory's listing was asked for.
@@ -87,11 +91,19 @@ struct Fetched {
     content: Content,
 }
 
+/// Why a file is expected next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Listed,
+    Counted,
+    Both,
+}
+
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     List(RemotePath),
-    Fetch(RemotePath, Attributes),
+    Fetch(RemotePath, Attributes, Order),
     /// The caller's work is done.
     Nothing,
 }
@@ -106,6 +118,7 @@ impl Neighbours {
                 last_read: None,
                 run: 0,
                 at: None,
+                doubt: None,
                 read: None,
                 counts: None,
                 ahead: LruCache::new(NonZeroUsize::new(2 * MOST_CREDIT).expect("not 0")),
@@ -127,7 +140,8 @@ impl Neighbours {
         };
         let course = &mut *self.course.lock();
         let goes_on = course.is_going_on(now) && course.directory.as_ref() == Some(&directory);
-        let expected = course.ahead.pop(path).is_some();
+        let order = course.ahead.pop(path);
+        let expected = order.is_some();
         let before = course.read.replace(name.clone()).filter(|_| goes_on);
         let counted = before.and_then(|before| counted(before.as_bytes(), name.as_bytes()));
         let is_behind = course.at.as_ref().is_some_and(|at| name < *at);
@@ -137,10 +151,12 @@ impl Neighbours {
         if counted.is_some() && (is_astray || skips) {
             course.counts = counted;
             course.at = None;
+            course.doubt = None;
             course.ahead.clear();
         } else if !goes_on || is_astray {
             course.run = 0;
             course.at = None;
+            course.doubt = None;
             course.counts = None;
             course.credit = FIRST_CREDIT;
             course.ahead.clear();
@@ -149,10 +165,15 @@ impl Neighbours {
         course.directory = Some(directory);
         course.last_read = Some(now);
         course.run += 1;
-        if expected {
+        if let Some(order) = order {
+            course.settle(order);
             course.credit = (course.credit + EARNED).min(MOST_CREDIT);
         }
         let is_further = |at: &Name| course.counts.is_none() && *at < name;
+        // Asked once: the longer it goes on in one order, the less it may be the other.
+        if let (2, None, Some(number)) = (course.run, course.counts, counted) {
+            course.doubt = Some((number, name.clone()));
+        }
         if course.at.as_ref().is_none_or(is_further) {
             course.at = Some(name);
         }
@@ -175,9 +196,17 @@ impl Neighbours {
         let step = course.next(listing);
         match &step {
             Step::List(_) => course.listed = true,
-            Step::Fetch(path, _) => {
-                course.at = path.name();
-                course.ahead.put(path.clone(), ());
+            Step::Fetch(path, _, order) => {
+                let Some(name) = path.name() else { return step };
+                if *order != Order::Listed
+                    && let Some((_, at)) = &mut course.doubt
+                {
+                    *at = name.clone();
+                }
+                if *order != Order::Counted || course.counts.is_some() {
+                    course.at = Some(name);
+                }
+                course.ahead.put(path.clone(), *order);
             }
             Step::Nothing => {}
         }
@@ -237,26 +266,73 @@ impl Course {
                 true => Step::Nothing,
             };
         };
-        let entries = listing.entries();
-        let is_small = |(_, attributes): &&(Name, Attributes)| {
-            attributes.kind == FileKind::File && (1..=SMALL).contains(&attributes.size)
-        };
-        let next = match self.counts {
-            Some(number) => counted_up(at.as_bytes(), number)
-                .and_then(|next| {
-                    let place = entries.binary_search_by(|(name, _)| name.as_bytes().cmp(&next));
-                    entries.get(place.ok()?)
-                })
-                .filter(is_small),
-            None => {
-                let after = entries.partition_point(|(name, _)| name <= at);
-                entries[after..].iter().find(is_small)
+        let counted = |at: &Name, number| counted_up(at.as_bytes(), number);
+        let (next, order) = match (self.counts, &self.doubt) {
+            (Some(number), _) => (
+                counted(at, number).and_then(|n| small(&listing, &n)),
+                Order::Counted,
+            ),
+            (None, None) => (small_after(&listing, at), Order::Listed),
+            (None, Some((number, last))) => {
+                let listed = small_after(&listing, at);
+                let counted = counted(last, *number).and_then(|n| small(&listing, &n));
+                let so_far = |order| self.ahead.iter().filter(|(_, o)| **o == order).count();
+                let is_behind = so_far(Order::Counted) < so_far(Order::Listed);
+                match (listed, counted) {
+                    (Some(listed), Some(counted)) if listed.0 == counted.0 => {
+                        (Some(listed), Order::Both)
+                    }
+                    (listed, Some(counted)) if listed.is_none() || is_behind => {
+                        (Some(counted), Order::Counted)
+                    }
+                    (listed, _) => (listed, Order::Listed),
+                }
             }
         };
         next.map_or(Step::Nothing, |(name, attributes)| {
-            Step::Fetch(directory.join(name), attributes.clone())
+            Step::Fetch(directory.join(name), attributes.clone(), order)
         })
     }
+
+    /// A file was read that was expected because of this order.
+    fn settle(&mut self, order: Order) {
+        let other = match order {
+            Order::Listed => Order::Counted,
+            Order::Counted => Order::Listed,
+            Order::Both => return,
+        };
+        let Some((number, at)) = self.doubt.take() else {
+            return;
+        };
+        if order == Order::Counted {
+            (self.counts, self.at) = (Some(number), Some(at));
+        }
+        let astray: Vec<_> = (self.ahead.iter())
+            .filter(|(_, expected)| **expected == other)
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in astray {
+            self.ahead.pop(&path);
+        }
+    }
+}
+
+/// The file of this name, where it is small.
+fn small<'a>(listing: &'a Directory, name: &[u8]) -> Option<&'a (Name, Attributes)> {
+    let entries = listing.entries();
+    let place = entries.binary_search_by(|(n, _)| n.as_bytes().cmp(name));
+    entries.get(place.ok()?).filter(|entry| is_small(entry))
+}
+
+/// The next small file after this name.
+fn small_after<'a>(listing: &'a Directory, at: &Name) -> Option<&'a (Name, Attributes)> {
+    let entries = listing.entries();
+    let after = entries.partition_point(|(name, _)| name <= at);
+    entries[after..].iter().find(|entry| is_small(entry))
+}
+
+fn is_small((_, attributes): &(Name, Attributes)) -> bool {
+    attributes.kind == FileKind::File && (1..=SMALL).contains(&attributes.size)
 }
 
 /// A name with one of its numbers (the first is 0) one higher, as long as before where it can be.
@@ -355,7 +431,7 @@ impl Fs {
                     drop(spare);
                     drop(self.fetch_listing(&directory, deadline));
                 }
-                Step::Fetch(path, attributes) => {
+                Step::Fetch(path, attributes, _) => {
                     let shelf = self.config.shelf.as_ref();
                     let shelf = shelf.zip(Edition::of(&attributes));
                     if shelf.is_some_and(|(shelf, edition)| shelf.has_all(&path, &edition)) {

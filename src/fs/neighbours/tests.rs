@@ -32,7 +32,7 @@ fn ticket() -> Ticket {
 
 fn taken(neighbours: &Neighbours, listing: &Arc<Directory>) -> Option<String> {
     match neighbours.take(|_| Some(listing.clone())) {
-        Step::Fetch(path, _) => Some(path.to_string()),
+        Step::Fetch(path, ..) => Some(path.to_string()),
         Step::List(_) | Step::Nothing => None,
     }
 }
@@ -125,6 +125,43 @@ fn who_counts_is_followed_by_number_and_who_stops_counting_by_name() {
     assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f23.7z"));
     assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f24.7z"));
     assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f25.7z"));
+}
+
+#[test]
+fn while_it_is_not_known_whether_a_program_counts_both_orders_are_followed() {
+    let mut names: Vec<_> = (0..30).map(|n| format!("f{n}")).collect();
+    names.sort_unstable();
+    let sizes: Vec<_> = names.iter().map(|name| (name.as_str(), 9)).collect();
+    let listing = listing(&sizes);
+    let now = Instant::now();
+    for (read, next) in [
+        ("/f2", ["/f4", "/f5", "/f6"]),
+        ("/f10", ["/f12", "/f13", "/f14"]),
+    ] {
+        let neighbours = Neighbours::new(true);
+        neighbours.was_read(&path("/f0"), now);
+        neighbours.was_read(&path("/f1"), now);
+        for expected in ["/f10", "/f2", "/f11", "/f3"] {
+            assert_eq!(taken(&neighbours, &listing).as_deref(), Some(expected));
+        }
+        neighbours.was_read(&path(read), now);
+        for expected in next {
+            assert_eq!(taken(&neighbours, &listing).as_deref(), Some(expected));
+        }
+    }
+    // Where both come to the same, nothing is said of either.
+    let neighbours = Neighbours::new(true);
+    neighbours.was_read(&path("/f10"), now);
+    neighbours.was_read(&path("/f11"), now);
+    for expected in (12..18).map(|n| format!("/f{n}")) {
+        assert_eq!(taken(&neighbours, &listing), Some(expected));
+    }
+    neighbours.was_read(&path("/f12"), now);
+    for expected in ["/f18", "/f19", "/f2"] {
+        assert_eq!(taken(&neighbours, &listing).as_deref(), Some(expected));
+    }
+    neighbours.was_read(&path("/f13"), now);
+    assert_eq!(taken(&neighbours, &listing).as_deref(), Some("/f20"));
 }
 
 #[test]
