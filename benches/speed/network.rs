@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
@@ -27,6 +28,8 @@ const QUEUE: Duration = Duration::from_millis(50);
 /// `struct virtio_net_hdr`, in front of each packet where the kernel may hand over several segments at once.
 const OFFLOAD_HEADER: usize = 10;
 const LARGEST: usize = OFFLOAD_HEADER + 65536;
+/// How often a round trip is measured.
+const TRIES: usize = 15;
 /// How often it is seen that the link is to end, milliseconds.
 const LOOK: u16 = 100;
 
@@ -36,6 +39,8 @@ pub struct Network {
     server: File,
     /// Of a link that is relayed here.
     counts: Option<Arc<Counts>>,
+    /// What a packet waits in the relay, microseconds.
+    delay: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -63,12 +68,13 @@ pub struct Traffic {
 struct Counts([AtomicU64; 2]);
 
 impl Network {
-    /// `rate`: bytes per second in each direction.
+    /// `rate`: bytes per second in each direction. What the relay itself takes for a round trip is part of it.
     pub fn new(round_trip: Duration, rate: Option<u64>) -> io::Result<Self> {
         let mut network = Self {
             client: namespace()?,
             server: namespace()?,
             counts: None,
+            delay: Arc::new(AtomicU64::new(micros(round_trip / 2))),
             stop: Arc::default(),
             threads: Vec::new(),
         };
@@ -83,7 +89,7 @@ impl Network {
             ];
             within(&network.client, || ip(&[&pair[..], &[&there]].concat()))?;
         } else {
-            network.relay(round_trip / 2, rate)?;
+            network.relay(rate)?;
         }
         for (side, address) in [(&network.client, CLIENT), (&network.server, SERVER)] {
             within(side, || {
@@ -91,6 +97,11 @@ impl Network {
                 ip(&["address", "add", &format!("{address}/24"), "dev", DEVICE])?;
                 ip(&["link", "set", "dev", DEVICE, "txqueuelen", "10000", "up"])
             })?;
+        }
+        if !round_trip.is_zero() {
+            let surplus = within(&network.client, measure)?.saturating_sub(round_trip);
+            let less = micros(surplus / 2).min(network.delay.load(Ordering::Relaxed));
+            network.delay.fetch_sub(less, Ordering::Relaxed);
         }
         Ok(network)
     }
@@ -124,7 +135,7 @@ impl Network {
         })
     }
 
-    fn relay(&mut self, delay: Duration, rate: Option<u64>) -> io::Result<()> {
+    fn relay(&mut self, rate: Option<u64>) -> io::Result<()> {
         let counts = Arc::new(Counts::default());
         // Whole segments are counted and dropped where the rate is limited.
         let offload = rate.is_none();
@@ -135,7 +146,7 @@ impl Network {
             let leaving = Leaving {
                 tun: from.try_clone()?,
                 header: if offload { OFFLOAD_HEADER } else { 0 },
-                delay,
+                delay: self.delay.clone(),
                 rate,
                 counts: counts.clone(),
                 receiver,
@@ -183,7 +194,7 @@ struct Packet {
 struct Leaving {
     tun: File,
     header: usize,
-    delay: Duration,
+    delay: Arc<AtomicU64>,
     rate: Option<u64>,
     counts: Arc<Counts>,
     /// Index of the other end in [`Counts`].
@@ -217,7 +228,7 @@ impl Leaving {
             let heard = &self.counts.0[1 - self.receiver];
             let packet = Packet {
                 bytes: buffer[..length].to_vec(),
-                arrives: sent + self.delay,
+                arrives: sent + Duration::from_micros(self.delay.load(Ordering::Relaxed)),
                 chain: is_message.then(|| heard.load(Ordering::Relaxed) + 1),
             };
             if sender.send(packet).is_err() {
@@ -239,6 +250,26 @@ fn arrive(mut tun: File, packets: &Receiver<Packet>, counts: &Counts, receiver: 
         // What the other end does not take is lost, as on any link.
         let _ = tun.write(&packet.bytes);
     }
+}
+
+/// How long a round trip takes, by connections that are refused: the median.
+fn measure() -> io::Result<Duration> {
+    let mut trips: Vec<_> = (0..TRIES)
+        .map(|_| {
+            let begun = Instant::now();
+            let refused = TcpStream::connect((SERVER, 9));
+            match refused.err().map(|error| error.kind()) {
+                Some(io::ErrorKind::ConnectionRefused) => Ok(begun.elapsed()),
+                _ => Err(io::Error::other("the link does not work")),
+            }
+        })
+        .collect::<io::Result<_>>()?;
+    trips.sort_unstable();
+    Ok(trips[trips.len() / 2])
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether an IPv4 packet has TCP data in it, or opens a connection.
