@@ -182,6 +182,40 @@ impl Neighbours {
         wants
     }
 
+    /// Says that somebody waits for a file that was not fetched ahead: it may tell in which order they go on.
+    fn was_asked(
+        &self,
+        path: &RemotePath,
+        listing: impl FnOnce(&RemotePath) -> Option<Arc<Directory>>,
+    ) {
+        let course = &mut *self.course.lock();
+        let (Some(directory), Some(name)) = (path.parent(), path.name()) else {
+            return;
+        };
+        if course.doubt.is_none() || course.directory.as_ref() != Some(&directory) {
+            return;
+        }
+        let Some(listing) = listing(&directory) else {
+            return;
+        };
+        let is_it = |entry: Option<&(Name, Attributes)>| entry.is_some_and(|(n, _)| *n == name);
+        let order = match (
+            is_it(course.listed_next(&listing)),
+            is_it(course.counted_next(&listing)),
+        ) {
+            (true, false) => Order::Listed,
+            (false, true) => Order::Counted,
+            _ => return,
+        };
+        course.settle(order);
+        course.at = Some(name);
+        course.ahead.put(path.clone(), order);
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.course.lock().doubt.is_some()
+    }
+
     /// Whether a worker still has something to do; where not, its work is done.
     fn go_on(&self, listing: impl FnOnce(&RemotePath) -> Option<Arc<Directory>>) -> bool {
         let course = &mut *self.course.lock();
@@ -251,7 +285,7 @@ impl Course {
     }
 
     fn next(&self, listing: impl FnOnce(&RemotePath) -> Option<Arc<Directory>>) -> Step {
-        let (true, true, Some(directory), Some(at)) = (
+        let (true, true, Some(directory), Some(_)) = (
             self.is_going_on(Instant::now()),
             self.has_credit(),
             &self.directory,
@@ -266,16 +300,12 @@ impl Course {
                 true => Step::Nothing,
             };
         };
-        let counted = |at: &Name, number| counted_up(at.as_bytes(), number);
+        let counted = self.counted_next(&listing);
         let (next, order) = match (self.counts, &self.doubt) {
-            (Some(number), _) => (
-                counted(at, number).and_then(|n| small(&listing, &n)),
-                Order::Counted,
-            ),
-            (None, None) => (small_after(&listing, at), Order::Listed),
-            (None, Some((number, last))) => {
-                let listed = small_after(&listing, at);
-                let counted = counted(last, *number).and_then(|n| small(&listing, &n));
+            (Some(_), _) => (counted, Order::Counted),
+            (None, None) => (self.listed_next(&listing), Order::Listed),
+            (None, Some(_)) => {
+                let listed = self.listed_next(&listing);
                 let so_far = |order| self.ahead.iter().filter(|(_, o)| **o == order).count();
                 let is_behind = so_far(Order::Counted) < so_far(Order::Listed);
                 match (listed, counted) {
@@ -292,6 +322,27 @@ impl Course {
         next.map_or(Step::Nothing, |(name, attributes)| {
             Step::Fetch(directory.join(name), attributes.clone(), order)
         })
+    }
+
+    /// The next small file in the order of the listing.
+    fn listed_next<'a>(&self, listing: &'a Directory) -> Option<&'a (Name, Attributes)> {
+        let entries = listing.entries();
+        let at = self.at.as_ref()?;
+        let after = entries.partition_point(|(name, _)| name <= at);
+        entries[after..].iter().find(|entry| is_small(entry))
+    }
+
+    /// The next one by number, where it is a small file.
+    fn counted_next<'a>(&self, listing: &'a Directory) -> Option<&'a (Name, Attributes)> {
+        let (number, at) = match (self.counts, &self.doubt) {
+            (Some(number), _) => (number, self.at.as_ref()?),
+            (None, Some((number, at))) => (*number, at),
+            (None, None) => return None,
+        };
+        let next = counted_up(at.as_bytes(), number)?;
+        let entries = listing.entries();
+        let place = entries.binary_search_by(|(name, _)| name.as_bytes().cmp(&next));
+        entries.get(place.ok()?).filter(|entry| is_small(entry))
     }
 
     /// A file was read that was expected because of this order.
@@ -315,20 +366,6 @@ impl Course {
             self.ahead.pop(&path);
         }
     }
-}
-
-/// The file of this name, where it is small.
-fn small<'a>(listing: &'a Directory, name: &[u8]) -> Option<&'a (Name, Attributes)> {
-    let entries = listing.entries();
-    let place = entries.binary_search_by(|(n, _)| n.as_bytes().cmp(name));
-    entries.get(place.ok()?).filter(|entry| is_small(entry))
-}
-
-/// The next small file after this name.
-fn small_after<'a>(listing: &'a Directory, at: &Name) -> Option<&'a (Name, Attributes)> {
-    let entries = listing.entries();
-    let after = entries.partition_point(|(name, _)| name <= at);
-    entries[after..].iter().find(|entry| is_small(entry))
 }
 
 fn is_small((_, attributes): &(Name, Attributes)) -> bool {
@@ -388,6 +425,8 @@ impl Fs {
                     }
                     Patience::MemoryOnly => return None,
                     Patience::Until(deadline) => {
+                        let listing = |directory: &_| self.cache.listing(directory, Instant::now());
+                        self.neighbours.was_asked(&target.path, listing);
                         fetches.wait_for(&target.path, tick, deadline)?.ok()?;
                         self.neighbours.stored(target, holds)?
                     }
@@ -418,6 +457,10 @@ impl Fs {
 
     fn fetch_ahead(&self) {
         let listing = |directory: &RemotePath| self.cache.listing(directory, Instant::now());
+        if self.neighbours.is_in_doubt() {
+            // What the program asks for next may tell.
+            thread::sleep(LOOK);
+        }
         while self.neighbours.go_on(listing) {
             let Some(spare) = self.remote.spare() else {
                 thread::sleep(LOOK);

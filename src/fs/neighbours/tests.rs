@@ -149,6 +149,20 @@ fn while_it_is_not_known_whether_a_program_counts_both_orders_are_followed() {
             assert_eq!(taken(&neighbours, &listing).as_deref(), Some(expected));
         }
     }
+    // Who waits for one tells, too.
+    for (asked, next) in [("/f2", ["/f3", "/f4"]), ("/f10", ["/f11", "/f12"])] {
+        let neighbours = Neighbours::new(true);
+        neighbours.was_read(&path("/f0"), now);
+        neighbours.was_read(&path("/f1"), now);
+        neighbours.was_asked(&path(asked), |_| Some(listing.clone()));
+        assert!(!neighbours.is_in_doubt());
+        for expected in next {
+            assert_eq!(taken(&neighbours, &listing).as_deref(), Some(expected));
+        }
+        neighbours.was_read(&path(asked), now);
+        let run = neighbours.course.lock().run;
+        assert_eq!(run, 3, "it goes on");
+    }
     // Where both come to the same, nothing is said of either.
     let neighbours = Neighbours::new(true);
     neighbours.was_read(&path("/f10"), now);
