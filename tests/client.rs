@@ -422,6 +422,31 @@ fn who_waits_for_another_session_takes_one_that_comes_free_sooner() {
 }
 
 #[test]
+fn a_limit_of_the_server_is_learned_although_nobody_waits_for_the_refused_session() {
+    let faults = server::Faults::default();
+    let rig = Rig::new(Security::Explicit, |config| {
+        config.faults = Some(faults.clone());
+        config.max_sessions = 1;
+    });
+    let pool = rig.pool(|_| {}).expect("a pool");
+    faults.set("connect always: stall 200ms".parse().expect("a rule"));
+    for round in 0..10 {
+        let only = pool.acquire(Lane::Metadata, soon()).expect("the session");
+        let before = faults.counts().hits;
+        std::thread::scope(|scope| {
+            scope.spawn(|| pool.acquire(Lane::Metadata, soon()).expect("the same"));
+            let patience = Instant::now() + Duration::from_millis(100);
+            while faults.counts().hits == before && Instant::now() < patience {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            drop(only);
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(faults.counts().hits <= 3, "asked again in round {round}");
+    }
+}
+
+#[test]
 fn dead_addresses_leave_time_for_a_live_one() {
     let rig = Rig::new(Security::Explicit, |_| {});
     // A full backlog: its SYNs are dropped, as a dead host's are.

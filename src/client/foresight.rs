@@ -124,12 +124,17 @@ impl Pool {
 
     fn open_another(&self) {
         self.open(Instant::now() + OPENING, |state, error| {
-            log::debug!("no session ahead of need: {error}");
-            state.foresight_paused = Some(Instant::now() + PAUSE);
-            if matches!(error, Error::Busy(_) | Error::Connect { .. }) {
-                self.keep_to_open(state);
-            }
+            self.was_too_much(state, &error);
         });
+    }
+
+    /// A session that nobody waits for could not be opened.
+    pub(super) fn was_too_much(&self, state: &mut State, error: &Error) {
+        log::debug!("no session ahead of need: {error}");
+        state.foresight_paused = Some(Instant::now() + PAUSE);
+        if matches!(error, Error::Busy(_) | Error::Connect { .. }) {
+            self.keep_to_open(state);
+        }
     }
 
     /// Takes each data connection that is on its way as far as it goes; when to look again.

@@ -319,7 +319,15 @@ impl Pool {
     fn open_beside(self: &Arc<Self>, state: &mut State, deadline: Instant) -> Opening {
         let opening = Opening::default();
         let (pool, failure) = (self.clone(), opening.clone());
-        let open = move || pool.open(deadline, |_, error| *failure.lock() = Some(error));
+        let open = move || {
+            pool.open(deadline, |state, error| {
+                // Who had it opened may have another by now.
+                match Arc::strong_count(&failure) {
+                    1 => pool.was_too_much(state, &error),
+                    _ => *failure.lock() = Some(error),
+                }
+            });
+        };
         let thread = thread::Builder::new().name("opening".to_owned());
         if let Err(error) = thread.spawn(open) {
             state.open -= 1;
