@@ -425,11 +425,12 @@ fn who_waits_for_another_session_takes_one_that_comes_free_sooner() {
 fn a_limit_of_the_server_is_learned_although_nobody_waits_for_the_refused_session() {
     let faults = server::Faults::default();
     let rig = Rig::new(Security::Explicit, |config| {
-        config.faults = Some(faults.clone());
-        config.max_sessions = 1;
+        config.faults = Some(faults.clone())
     });
     let pool = rig.pool(|_| {}).expect("a pool");
-    faults.set("connect always: stall 200ms".parse().expect("a rule"));
+    let rules =
+        r#"connect over 1 always: stall 200ms; connect over 1 always: reply "421 Too many""#;
+    faults.set(rules.parse().expect("rules"));
     for round in 0..10 {
         let only = pool.acquire(Lane::Metadata, soon()).expect("the session");
         let before = faults.counts().hits;
@@ -442,7 +443,9 @@ fn a_limit_of_the_server_is_learned_although_nobody_waits_for_the_refused_sessio
             drop(only);
         });
         std::thread::sleep(Duration::from_millis(300));
-        assert!(faults.counts().hits <= 3, "asked again in round {round}");
+        // Data connections that are open ahead of need are given up first.
+        let refused = faults.counts().hits / 2;
+        assert!((1..=2).contains(&refused), "{refused} in round {round}");
     }
 }
 
