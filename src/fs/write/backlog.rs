@@ -76,7 +76,10 @@ impl Backlog {
         }
         state.queue.push_back(ino);
         self.changed.notify_all();
-        let starts = state.threads < self.most && state.queue.len() > 1 || state.threads == 0;
+        // Those that send may do so for long.
+        let sending = state.known.len() - state.queue.len();
+        let free = state.threads.saturating_sub(sending);
+        let starts = state.threads < self.most && state.queue.len() > free;
         state.threads += usize::from(starts);
         starts
     }
@@ -180,6 +183,20 @@ impl Fs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_does_not_wait_for_the_only_thread_which_hangs() {
+        let backlog = Backlog::new(3);
+        assert!(backlog.add(Ino(1)));
+        assert!(backlog.add(Ino(2)));
+        assert_eq!(backlog.next(), Some(Ino(1)));
+        assert_eq!(backlog.next(), Some(Ino(2)));
+        backlog.done(Ino(2), Sent::Done);
+        assert_eq!(backlog.next(), None, "the second thread ends");
+        assert!(backlog.add(Ino(3)), "the first one hangs");
+        assert!(backlog.add(Ino(4)), "one thread takes one");
+        assert!(!backlog.add(Ino(5)), "there are enough threads");
+    }
 
     #[test]
     fn each_file_waits_once_and_what_changed_meanwhile_is_sent_again() {
