@@ -123,8 +123,10 @@ impl Pool {
     }
 
     fn open_another(&self) {
-        self.open(Instant::now() + OPENING, |state, error| {
-            self.was_too_much(state, &error);
+        self.open(Instant::now() + OPENING, |state, ended| {
+            if let Err(error) = ended {
+                self.was_too_much(state, &error);
+            }
         });
     }
 

@@ -88,8 +88,8 @@ pub(super) struct Outage {
     probe: Option<Instant>,
 }
 
-/// Another session that is being opened, for whoever wants one then; and why it could not be.
-type Opening = Arc<Mutex<Option<Error>>>;
+/// Another session that is being opened, for whoever wants one then; and what came of it.
+type Opening = Arc<Mutex<Option<Result<(), Error>>>>;
 
 /// A session on loan; dropped, it goes back.
 pub struct Lease {
@@ -262,11 +262,13 @@ impl Pool {
                     None => continue,
                 }
             }
-            let failed = opening.as_ref().and_then(|opening| opening.lock().take());
-            if let Some(error) = failed {
+            let ended = opening.as_ref().and_then(|opening| opening.lock().take());
+            if let Some(ended) = ended {
                 opening = None;
-                self.refused(error, &mut state, deadline)?;
-                continue;
+                if let Err(error) = ended {
+                    self.refused(error, &mut state, deadline)?;
+                    continue;
+                }
             }
             if admitted && state.open < limit && opening.is_none() {
                 if let Some(outage) = state.outage.as_ref().filter(|o| o.is_fresh()) {
@@ -318,36 +320,41 @@ impl Pool {
     /// Opens another session, which is booked already, in a thread of its own.
     fn open_beside(self: &Arc<Self>, state: &mut State, deadline: Instant) -> Opening {
         let opening = Opening::default();
-        let (pool, failure) = (self.clone(), opening.clone());
+        let (pool, outcome) = (self.clone(), opening.clone());
         let open = move || {
-            pool.open(deadline, |state, error| {
-                // Who had it opened may have another by now.
-                match Arc::strong_count(&failure) {
-                    1 => pool.was_too_much(state, &error),
-                    _ => *failure.lock() = Some(error),
-                }
+            pool.open(deadline, |state, ended| match ended {
+                // Who had it opened has another by now.
+                Err(error) if Arc::strong_count(&outcome) == 1 => pool.was_too_much(state, &error),
+                ended => *outcome.lock() = Some(ended),
             });
         };
         let thread = thread::Builder::new().name("opening".to_owned());
         if let Err(error) = thread.spawn(open) {
             state.open -= 1;
-            *opening.lock() = Some(Error::lost("starting a thread", error));
+            *opening.lock() = Some(Err(Error::lost("starting a thread", error)));
         }
         opening
     }
 
     /// Opens a session that is booked already, for whoever wants one then.
-    pub(super) fn open(&self, deadline: Instant, failed: impl FnOnce(&mut State, Error)) {
-        match self.make(deadline) {
+    pub(super) fn open(
+        &self,
+        deadline: Instant,
+        ended: impl FnOnce(&mut State, Result<(), Error>),
+    ) {
+        let made = self.make(deadline);
+        let mut state = self.state.lock();
+        match made {
             Ok(mut session) => {
-                self.state.lock().outage = None;
+                state.outage = None;
+                ended(&mut state, Ok(()));
+                drop(state);
                 session.prepare();
                 self.take_in(session);
             }
             Err(error) => {
-                let mut state = self.state.lock();
                 state.open -= 1;
-                failed(&mut state, error);
+                ended(&mut state, Err(error));
                 self.changed.notify_all();
             }
         }
