@@ -124,19 +124,13 @@ impl Pool {
 
     fn open_another(&self) {
         self.open(Instant::now() + OPENING, |state, ended| {
-            if let Err(error) = ended {
-                self.was_too_much(state, &error);
+            let Err(error) = ended else { return };
+            log::debug!("no session ahead of need: {error}");
+            state.foresight_paused = Some(Instant::now() + PAUSE);
+            if matches!(error, Error::Busy(_) | Error::Connect { .. }) {
+                self.keep_to_open(state);
             }
         });
-    }
-
-    /// A session that nobody waits for could not be opened.
-    pub(super) fn was_too_much(&self, state: &mut State, error: &Error) {
-        log::debug!("no session ahead of need: {error}");
-        state.foresight_paused = Some(Instant::now() + PAUSE);
-        if matches!(error, Error::Busy(_) | Error::Connect { .. }) {
-            self.keep_to_open(state);
-        }
     }
 
     /// Takes each data connection that is on its way as far as it goes; when to look again.

@@ -291,6 +291,7 @@ impl Pool {
                     Err(error) => {
                         state.open -= 1;
                         state.count(lane, -1);
+                        self.note_failure(&mut state, &error);
                         self.changed.notify_all();
                         self.refused(error, &mut state, deadline)?;
                         continue;
@@ -322,10 +323,11 @@ impl Pool {
         let opening = Opening::default();
         let (pool, outcome) = (self.clone(), opening.clone());
         let open = move || {
-            pool.open(deadline, |state, ended| match ended {
-                // Who had it opened has another by now.
-                Err(error) if Arc::strong_count(&outcome) == 1 => pool.was_too_much(state, &error),
-                ended => *outcome.lock() = Some(ended),
+            pool.open(deadline, |state, ended| {
+                if let Err(error) = &ended {
+                    pool.note_failure(state, error);
+                }
+                *outcome.lock() = Some(ended);
             });
         };
         let thread = thread::Builder::new().name("opening".to_owned());
@@ -360,8 +362,36 @@ impl Pool {
         }
     }
 
-    /// What a failed attempt to connect means: a limit to keep to, an outage to wait out (then
-    /// `Ok`, try again), or an error to report.
+    /// What a failed attempt to connect tells of the server: a limit to keep to, or an outage.
+    fn note_failure(&self, state: &mut State, error: &Error) {
+        match error {
+            Error::Busy(_) | Error::Connect { .. } if state.open > 0 => {
+                log::debug!("{}: {error}", self.server.name());
+                self.keep_to_open(state);
+            }
+            Error::Busy(_)
+            | Error::Connect { .. }
+            | Error::Lost { .. }
+            | Error::Tls(_)
+            | Error::TimedOut { .. } => {
+                if state.outage.is_none() {
+                    log::warn!("{}: {error}", self.server.name());
+                }
+                let now = Instant::now();
+                let before = state.outage.as_ref();
+                state.outage = Some(Outage {
+                    since: before.map_or(now, |o| o.since),
+                    last_attempt: now,
+                    error: error.clone(),
+                    probe: before.and_then(|o| o.probe),
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// What a failed attempt means to the one who waits: a session of the others (`Ok`), an outage to wait
+    /// out (then `Ok`, try again), or an error to report.
     fn refused(
         &self,
         error: Error,
@@ -369,29 +399,12 @@ impl Pool {
         deadline: Instant,
     ) -> Result<(), Error> {
         match error {
-            Error::Busy(_) | Error::Connect { .. } if state.open > 0 => {
-                log::debug!("{}: {error}", self.server.name());
-                self.keep_to_open(state);
-                Ok(())
-            }
+            Error::Busy(_) | Error::Connect { .. } if state.open > 0 => Ok(()),
             Error::Busy(_)
             | Error::Connect { .. }
             | Error::Lost { .. }
             | Error::Tls(_)
-            | Error::TimedOut { .. } => {
-                let now = Instant::now();
-                let since = state.outage.as_ref().map_or(now, |o| o.since);
-                if state.outage.is_none() {
-                    log::warn!("{}: {error}", self.server.name());
-                }
-                state.outage = Some(Outage {
-                    since,
-                    last_attempt: now,
-                    error: error.clone(),
-                    probe: state.outage.as_ref().and_then(|o| o.probe),
-                });
-                self.await_server(error, state, deadline)
-            }
+            | Error::TimedOut { .. } => self.await_server(error, state, deadline),
             other => Err(other),
         }
     }

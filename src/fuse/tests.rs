@@ -894,7 +894,8 @@ fn readers_killed_before_a_silent_server_leave_few_threads_behind() {
         thread::sleep(Duration::from_millis(500));
     }
     let left = pumps().saturating_sub(before);
-    assert!((50..=135).contains(&left), "{left}");
+    // Other tests have such threads, too, and may have had more before.
+    assert!((20..=135).contains(&left), "{left}");
     mount.proxy.go_on();
     assert_eq!(fs::read_to_string(mount.here("f149")).unwrap(), "hello");
 }
