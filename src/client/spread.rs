@@ -14,8 +14,9 @@ use super::{Error, Lease, Pool, Session};
 
 /// For fewer questions another session is of no use: this is about what a server answers in a round trip.
 const SHARE: usize = 1000;
-/// Under way on a session, at least: what a server answers in a round trip or so.
+/// Under way on a session, at least: what a server answers in a round trip, at this time for each.
 const FEWEST: usize = 200;
+const EACH: Duration = Duration::from_micros(100);
 /// Sessions that help at the most.
 const HELPERS: usize = 3;
 /// One that is silent for so long is no help.
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Shared<'a> {
     questions: &'a [Command],
     taken: Mutex<usize>,
+    /// Under way on a session, at least.
+    fewest: usize,
 }
 
 impl Pool {
@@ -46,6 +49,7 @@ impl Pool {
         let shared = Shared {
             questions: &commands[..end],
             taken: Mutex::new(0),
+            fewest: FEWEST.max(session.round_trip().div_duration_f64(EACH) as usize),
         };
         let mut replies: Vec<Option<Reply>> = vec![None; commands.len()];
         thread::scope(|scope| {
@@ -102,7 +106,7 @@ impl Shared<'_> {
     /// What a session that has so many under way takes next: the fewer the fewer are left, so that none has many when
     /// the others have done.
     fn take_share(&self, under_way: usize, room: usize) -> Option<Range<usize>> {
-        let share = FEWEST.max(self.left() / (4 * HELPERS));
+        let share = self.fewest.max(self.left() / (4 * HELPERS));
         match under_way > share / 2 {
             true => self.take(0),
             false => self.take(room.min(share - under_way)),
