@@ -364,29 +364,21 @@ impl Pool {
 
     /// What a failed attempt to connect tells of the server: a limit to keep to, or an outage.
     fn note_failure(&self, state: &mut State, error: &Error) {
-        match error {
-            Error::Busy(_) | Error::Connect { .. } if state.open > 0 => {
-                log::debug!("{}: {error}", self.server.name());
-                self.keep_to_open(state);
+        if state.is_limited_by(error) {
+            log::debug!("{}: {error}", self.server.name());
+            self.keep_to_open(state);
+        } else if is_outage(error) {
+            if state.outage.is_none() {
+                log::warn!("{}: {error}", self.server.name());
             }
-            Error::Busy(_)
-            | Error::Connect { .. }
-            | Error::Lost { .. }
-            | Error::Tls(_)
-            | Error::TimedOut { .. } => {
-                if state.outage.is_none() {
-                    log::warn!("{}: {error}", self.server.name());
-                }
-                let now = Instant::now();
-                let before = state.outage.as_ref();
-                state.outage = Some(Outage {
-                    since: before.map_or(now, |o| o.since),
-                    last_attempt: now,
-                    error: error.clone(),
-                    probe: before.and_then(|o| o.probe),
-                });
-            }
-            _ => {}
+            let now = Instant::now();
+            let before = state.outage.as_ref();
+            state.outage = Some(Outage {
+                since: before.map_or(now, |o| o.since),
+                last_attempt: now,
+                error: error.clone(),
+                probe: before.and_then(|o| o.probe),
+            });
         }
     }
 
@@ -398,14 +390,10 @@ impl Pool {
         state: &mut MutexGuard<'_, State>,
         deadline: Instant,
     ) -> Result<(), Error> {
-        match error {
-            Error::Busy(_) | Error::Connect { .. } if state.open > 0 => Ok(()),
-            Error::Busy(_)
-            | Error::Connect { .. }
-            | Error::Lost { .. }
-            | Error::Tls(_)
-            | Error::TimedOut { .. } => self.await_server(error, state, deadline),
-            other => Err(other),
+        match &error {
+            limit if state.is_limited_by(limit) => Ok(()),
+            outage if is_outage(outage) => self.await_server(error, state, deadline),
+            _ => Err(error),
         }
     }
 
@@ -654,7 +642,24 @@ pub(super) fn places(limit: usize) -> usize {
     limit.saturating_sub(1).max(1)
 }
 
+/// Whether an attempt to connect failed because the server is not to be had.
+fn is_outage(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Busy(_)
+            | Error::Connect { .. }
+            | Error::Lost { .. }
+            | Error::Tls(_)
+            | Error::TimedOut { .. }
+    )
+}
+
 impl State {
+    /// Whether it failed because the server bears no more sessions than there are.
+    fn is_limited_by(&self, error: &Error) -> bool {
+        self.open > 0 && matches!(error, Error::Busy(_) | Error::Connect { .. })
+    }
+
     /// The session that could begin a transfer the soonest; of those the most recently used.
     fn take_idle(&mut self) -> Option<Session> {
         let ready = |&at: &usize| (self.idle[at].readiness(), at);
